@@ -1,0 +1,41 @@
+# README.md says what each target does. Only python3 (3.11 or newer) and a network are
+# taken for granted; everything else goes into .venv.
+PYTHON ?= python3
+VENV := .venv/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench clean
+
+help:  ## this list
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## */\t/' | expand -t 12
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "Python 3.11 or newer is needed; say which: make PYTHON=python3.12 ..." >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+
+.venv/.requirements: requirements.txt | .venv/bin/python
+	$(VENV)/python -m pip install --quiet -r requirements.txt
+	@touch $@
+
+.venv/.requirements-dev: requirements-dev.txt requirements-postgresql.txt .venv/.requirements
+	$(VENV)/python -m pip install --quiet -r requirements-dev.txt
+	@touch $@
+
+demo: .venv/.requirements  ## the whole pipeline for a minute: broker, predictor, trainer, sample app
+	@exec $(VENV)/python -m utils.demo
+
+test: .venv/.requirements-dev  ## every test, against a real broker of its own
+	$(VENV)/python -m pytest
+
+check: .venv/.requirements-dev  ## linter, formatter, type checker
+	$(VENV)/ruff check .
+	$(VENV)/ruff format --check .
+	$(VENV)/mypy .
+
+bench: .venv/.requirements-dev  ## the benchmarks, each with its ratio
+	$(VENV)/python -m benchmarks
+
+clean:  ## remove .venv and caches; data/, models/ and messages/ stay
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

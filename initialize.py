@@ -1,0 +1,136 @@
+"""Prepares everything once: folders, data set, first model, topics.
+
+    python initialize.py [--hyper hyperopt|hyperparameterhunter|optuna] [--evals 10] [--force]
+
+Safe to run twice: what is there is kept, unless --force trains a new first model (with
+the next free number; what the trainer has collected stays).
+"""
+
+import argparse
+import sys
+from functools import partial
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from train import optimisers
+from train.retrain import train
+from utils import download, kafka_io, messages, model_store, preprocess_data, process
+from utils.model_store import BundleError, ModelStore
+from utils.process import Report
+from utils.settings import Settings
+
+
+def create_folders(settings: Settings) -> None:
+    """Make data/, models/ and messages/."""
+    for folder in (settings.data_dir, settings.models_dir, settings.messages_dir):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise process.UserError(f"cannot make {folder}: {error.strerror}") from None
+
+
+def download_data(settings: Settings, report: Report) -> None:
+    """Fetch the files that pipeline.toml names; others have to be there."""
+    for data_file in settings.data.files:
+        download.fetch(data_file, settings.data_dir, report)
+    train_file = settings.data_dir / settings.data.train
+    if not train_file.exists():
+        raise process.UserError(f"{train_file} is missing, and pipeline.toml does not say whence")
+
+
+def create_model(settings: Settings, arguments: argparse.Namespace, report: Report) -> None:
+    """Search, fit and publish the first bundle, unless there is one that loads."""
+    store = ModelStore(settings.models_dir)
+    for line in store.reconcile():
+        report(line)
+    try:
+        if not arguments.force:
+            bundle = store.load(store.current_id())
+            report(f"model {bundle.model_id} is there and serves; --force trains a new one")
+            return
+    except BundleError as error:
+        if store.on_disk():
+            report(str(error))
+    with _progress() as progress:
+        task = progress.add_task("hyperparameters", total=arguments.evals, loss="")
+
+        def show(done: int, total: int, best: float) -> None:
+            progress.update(task, completed=done, total=total, loss=f"best log loss {best:.4f}")
+
+        result = train(
+            settings,
+            snapshot=None,
+            hyper=arguments.hyper,
+            evals=arguments.evals,
+            first=True,
+            progress=show,
+        )
+    report(
+        f"model {result.model_id} serves: log loss {result.challenger['log_loss']:.4f}, accuracy "
+        f"{result.challenger['accuracy']:.4f} on {result.challenger['rows']} rows kept aside"
+    )
+    if arguments.force:
+        record = {"training_completed": True, "model_id": result.model_id, "accepted": True}
+        kafka_io.announce(settings, {**record, "batch_id": None})
+
+
+def create_topics(settings: Settings, report: Report) -> None:
+    """Create the topics that are missing and the groups' first offsets."""
+    created = kafka_io.ensure_topics(settings.kafka, messages.GROUPS)
+    report(f"topics created: {', '.join(created)}" if created else "the topics are there")
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[loss]}"),
+        console=Console(stderr=True),
+    )
+
+
+def main(arguments: argparse.Namespace, settings: Settings) -> None:
+    """Do it all, in the order in which one step needs the one before."""
+    report = process.reporter("initialize", "yellow")
+    optimisers.get(arguments.hyper)  # a missing package is said before minutes of work
+    if not arguments.wait:
+        kafka_io.check_broker(settings.kafka)  # and so is a missing broker
+    create_folders(settings)
+    download_data(settings, report)
+    create_model(settings, arguments, report)
+    kafka_io.wait_for_broker(settings.kafka, arguments.wait)
+    create_topics(settings, report)
+    report("done; now start predictor.py and trainer.py, then sample_app.py")
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = process.parser(__doc__)
+    optimisers.add_arguments(parser)
+    parser.add_argument(
+        "--wait",
+        type=process.seconds,
+        default=0.0,
+        metavar="SECONDS",
+        help="how long to wait for a broker that is about to start (0)",
+    )
+    parser.add_argument("--force", action="store_true", help="train a new first model")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(
+        process.run(
+            partial(main, arguments()),
+            errors=[
+                kafka_io.KafkaUnavailable,
+                model_store.ModelStoreError,
+                download.DownloadError,
+                optimisers.OptimiserError,
+                preprocess_data.DataError,
+            ],
+        )
+    )

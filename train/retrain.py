@@ -1,0 +1,339 @@
+"""One training from start to end: rows in, bundle out. Knows nothing of Kafka."""
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from train import evaluate, fit, optimisers
+from train.evaluate import Comparison
+from train.optimisers import Best
+from utils import preprocess_data
+from utils.feature_tools import FeatureTools
+from utils.message_store import MessageStore, Offsets, Snapshot
+from utils.model_store import Bundle, BundleError, Draft, ModelStore
+from utils.settings import Settings
+
+GOLDEN_ROWS = 5
+#: Newer outcomes that a judgement of the serving model wants to see at least.
+JUDGE_ROWS = 100
+#: How many standard errors worse than its parent a serving model is when it is taken
+#: back: more than the gate's one, because this is looked at again and again.
+JUDGE_ERRORS = 3.0
+
+Progress = Callable[[int, int, float], None]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Everything there is to learn from, in one order that can be had again.
+
+    The base data first, in the file's order, then the messages with a known outcome by
+    (partition, offset).
+
+    Attributes:
+        ids: One name a row: `base-<line>` or the request_id.
+        frame: The raw feature columns.
+        labels: The class of each row by name.
+        validation: For each row whether it is kept out of training, for ever.
+        offsets: Up to where the log was read, by (topic, partition).
+        base_sha256: Of the base data's file.
+    """
+
+    ids: list[str]
+    frame: pd.DataFrame
+    labels: np.ndarray
+    validation: np.ndarray
+    offsets: Offsets
+    base_sha256: str
+
+    def part(self, mask: np.ndarray) -> tuple[pd.DataFrame, np.ndarray]:
+        """The frame and the labels of the rows in `mask`."""
+        return self.frame[mask], self.labels[mask]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a training came to, as `retrain_topic` and the manifest tell it."""
+
+    model_id: int
+    accepted: bool
+    parent_id: int | None
+    rows: int
+    challenger: dict[str, Any]
+    champion: dict[str, Any] | None
+    comparison: dict[str, Any] | None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def gather(settings: Settings, snapshot: Snapshot | None) -> Rows:
+    """Put the base data and the messages together."""
+    path = settings.data_dir / settings.data.train
+    frame = preprocess_data.read_frame(path, settings.data)
+    labels = frame.pop(settings.data.target)
+    ids = [f"base-{line}" for line in range(len(frame))]
+    offsets: Offsets = {}
+    if snapshot is not None:
+        offsets = snapshot.offsets
+        if len(snapshot.request_ids):
+            ids += list(snapshot.request_ids)
+            frame = pd.concat([frame, snapshot.frame[list(frame.columns)]], ignore_index=True)
+            labels = pd.concat([labels, pd.Series(snapshot.outcomes)], ignore_index=True)
+    return Rows(
+        ids,
+        frame,
+        labels.to_numpy(dtype=object),
+        evaluate.in_validation(ids),
+        offsets,
+        hashlib.sha256(path.read_bytes()).hexdigest(),
+    )
+
+
+def fitted_features(rows: Rows, settings: Settings) -> FeatureTools:
+    """The preprocessor, fitted on the training rows alone."""
+    frame, labels = rows.part(~rows.validation)
+    return preprocess_data.fit_features(
+        frame.assign(**{settings.data.target: labels}), settings.data
+    )
+
+
+def train(
+    settings: Settings,
+    *,
+    snapshot: Snapshot | None,
+    hyper: str,
+    evals: int,
+    batch_ids: Sequence[str] = (),
+    first: bool = False,
+    progress: Progress | None = None,
+) -> Result:
+    """Search, fit, compare with the champion and publish.
+
+    1. rows; 2. preprocessor; 3. search, warm from the champion's parameters; 4. fit;
+    5. gate: both score the validation rows, which neither was trained on; 6. publish.
+
+    Args:
+        snapshot: The messages with their outcomes; None to learn from the base data alone.
+        hyper: The optimiser's name.
+        evals: Evaluations of the search.
+        batch_ids: The retrain requests that this training answers.
+        first: Begin afresh: no warm start, and no gate that could keep the old model.
+        progress: Told (done, total, best loss) after each evaluation.
+    """
+    seconds: dict[str, float] = {}
+    store = ModelStore(settings.models_dir)
+    threads, seed = os.cpu_count() or 1, settings.training.seed
+    with _timed(seconds, "reading"):
+        champion = None if first else serving(store)
+        rows = gather(settings, snapshot)  # 1
+        features = fitted_features(rows, settings)  # 2
+        matrix, codes = training_matrix(rows, features)
+    with _timed(seconds, "searching"):
+        best = optimisers.get(hyper)(  # 3
+            matrix,
+            codes,
+            features,
+            evals=evals,
+            seed=seed,
+            folds=settings.training.folds,
+            start_from=_parameters(champion),
+            threads=threads,
+            progress=progress,
+        )
+    with _timed(seconds, "fitting"):
+        booster = fit.fit(matrix, codes, features, best.params, best.rounds, threads=threads, seed=seed)  # 4
+    with _timed(seconds, "gate"):
+        frame, labels = rows.part(rows.validation)
+        comparison, challenger_metrics, champion_metrics = _gate(  # 5
+            fit.predict(booster, features.transform(frame), threads),
+            features.encode_target(labels),
+            champion if _comparable(champion, features) else None,
+            frame,
+        )
+    accepted = comparison is None or not comparison.worse
+    figures = None if comparison is None else asdict(comparison)
+    with _timed(seconds, "publishing"):
+        model_id = store.publish(  # 6
+            Draft(
+                parent_id=champion.model_id if champion else None,
+                model_text=fit.model_text(booster),
+                features=features,
+                hyperparameters={**best.params, "num_boost_round": best.rounds},
+                seed=seed,
+                training={
+                    "rows": len(codes),
+                    "base_data": settings.data.train,
+                    "base_data_sha256": rows.base_sha256,
+                    "offsets": by_topic(rows.offsets),
+                    "hyper": hyper,
+                    "evaluations": best.evaluations,
+                    "cv_loss": best.loss,
+                },
+                metrics={"challenger": challenger_metrics, "champion": champion_metrics},
+                gate=figures,
+                batch_ids=list(batch_ids),
+                golden_rows=_golden_rows(frame, features),
+            ),
+            accepted=accepted,
+            keep_extra=settings.training.extra_models_to_keep,
+        )
+    return Result(
+        model_id,
+        accepted,
+        champion.model_id if champion else None,
+        len(codes),
+        challenger_metrics,
+        champion_metrics,
+        figures,
+        {name: round(value, 3) for name, value in seconds.items()},
+    )
+
+
+def serving(store: ModelStore) -> Bundle | None:
+    """The bundle that serves; None where there is none that loads."""
+    try:
+        return store.load(store.current_id())
+    except BundleError:
+        return None
+
+
+def training_matrix(rows: Rows, features: FeatureTools) -> tuple[np.ndarray, np.ndarray]:
+    """The encoded training rows and their class codes; unknown classes left out."""
+    frame, labels = rows.part(~rows.validation)
+    codes = features.encode_target(labels)
+    usable = codes >= 0
+    return features.transform(frame)[usable], codes[usable]
+
+
+def _parameters(champion: Bundle | None) -> dict[str, Any] | None:
+    return dict(champion.manifest["hyperparameters"]) if champion else None
+
+
+def _comparable(champion: Bundle | None, features: FeatureTools) -> bool:
+    """Whether both speak of the same classes and columns (pipeline.toml may have changed)."""
+    return champion is not None and (
+        champion.features.classes == features.classes
+        and set(champion.features.columns) == set(features.columns)
+    )
+
+
+def _gate(
+    probabilities: np.ndarray, codes: np.ndarray, champion: Bundle | None, frame: pd.DataFrame
+) -> tuple[Comparison | None, dict[str, Any], dict[str, Any] | None]:
+    known = codes >= 0
+    probabilities, codes, frame = probabilities[known], codes[known], frame[known]
+    challenger_metrics = evaluate.metrics(probabilities, codes)
+    if champion is None:
+        return None, challenger_metrics, None
+    theirs = champion.score(champion.features.transform(frame))
+    comparison = evaluate.paired(
+        evaluate.row_losses(theirs, codes), evaluate.row_losses(probabilities, codes)
+    )
+    return comparison, challenger_metrics, evaluate.metrics(theirs, codes)
+
+
+def _golden_rows(frame: pd.DataFrame, features: FeatureTools) -> list[dict[str, Any]]:
+    return list(
+        preprocess_data.records(
+            frame[list(features.columns)].head(GOLDEN_ROWS), features.numerical
+        )
+    )
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The serving model against its parent on outcomes that neither was trained on."""
+
+    model_id: int
+    parent_id: int
+    rows: int
+    demoted: bool
+    comparison: dict[str, Any]
+
+
+def judge(settings: Settings, messages: MessageStore) -> Judgement | None:
+    """Take the serving model back if newer outcomes show it significantly worse.
+
+    Returns:
+        The judgement; None where there is no parent to go back to or too few outcomes.
+    """
+    store = ModelStore(settings.models_dir)
+    champion = serving(store)
+    if champion is None or champion.parent_id is None:
+        return None
+    try:
+        parent = store.load(champion.parent_id)
+    except BundleError:
+        return None
+    newer = messages.newer_than(read_up_to(champion.manifest), None)
+    codes = champion.features.encode_target(newer.outcomes)
+    frame, codes = newer.frame[codes >= 0], codes[codes >= 0]
+    if len(codes) < JUDGE_ROWS or not _comparable(parent, champion.features):
+        return None
+    comparison = evaluate.paired(
+        *(
+            evaluate.row_losses(bundle.score(bundle.features.transform(frame)), codes)
+            for bundle in (parent, champion)
+        )
+    )
+    demoted = comparison.mean_difference > JUDGE_ERRORS * comparison.standard_error
+    if demoted:
+        reason = (
+            f"on {len(codes)} newer outcomes its log loss is {comparison.mean_difference:.4f} "
+            f"(standard error {comparison.standard_error:.4f}) worse than its parent's"
+        )
+        store.rollback(parent.model_id, reason=reason)
+    return Judgement(
+        champion.model_id, parent.model_id, len(codes), demoted, asdict(comparison)
+    )
+
+
+def by_topic(offsets: Offsets) -> dict[str, dict[str, int]]:
+    """Offsets as the manifest writes them: topic, then partition."""
+    nested: dict[str, dict[str, int]] = {}
+    for (topic, partition), offset in sorted(offsets.items()):
+        nested.setdefault(topic, {})[str(partition)] = offset
+    return nested
+
+
+def read_up_to(manifest: dict[str, Any]) -> Offsets:
+    """The offsets up to which a model's training read the log; `by_topic` undone."""
+    return {
+        (topic, int(partition)): offset
+        for topic, partitions in manifest["training"]["offsets"].items()
+        for partition, offset in partitions.items()
+    }
+
+
+def rebuild(settings: Settings, manifest: dict[str, Any], snapshot: Snapshot | None) -> str:
+    """Train a model again from its manifest; the text of model.txt.
+
+    Args:
+        snapshot: The messages as they were at the manifest's offsets.
+
+    Raises:
+        ValueError: The base data is not what the model was trained on.
+    """
+    rows = gather(settings, snapshot)
+    if rows.base_sha256 != manifest["training"]["base_data_sha256"]:
+        raise ValueError(f"{settings.data.train} is not the file the model was trained on")
+    features = fitted_features(rows, settings)
+    matrix, codes = training_matrix(rows, features)
+    parameters = dict(manifest["hyperparameters"])
+    rounds = parameters.pop("num_boost_round")
+    return fit.model_text(
+        fit.fit(matrix, codes, features, parameters, rounds, threads=os.cpu_count() or 1, seed=manifest["seed"])
+    )
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    begun = time.monotonic()
+    yield
+    seconds[name] = time.monotonic() - begun

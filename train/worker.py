@@ -1,0 +1,138 @@
+"""The process that trains, beside the trainer's loop.
+
+It is started ahead of the first request and kept, so that a request does not wait for
+imports; it is nice to the predictors; and it never outlives the trainer.
+"""
+
+import multiprocessing
+import os
+import signal
+import threading
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+from typing import Any
+
+from utils.settings import Settings
+
+NICENESS = 10
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training: which batches asked for it, how long the first has waited (s)."""
+
+    batch_ids: tuple[str, ...]
+    waited: float
+
+
+class Worker:
+    """Runs trainings and judgements one after the other in another process.
+
+    Args:
+        settings: Handed to the process.
+        hyper: The optimiser's name.
+        evals: Evaluations of each search.
+    """
+
+    def __init__(self, settings: Settings, *, hyper: str, evals: int) -> None:
+        self._settings = settings
+        self._hyper = hyper
+        self._evals = evals
+        self._pool = self._start()
+
+    def _start(self) -> ProcessPoolExecutor:
+        pool = ProcessPoolExecutor(
+            max_workers=1,
+            # Not fork: the parent has threads, which a forked child would lack.
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=_prepare,
+        )
+        pool.submit(_warm_up)
+        return pool
+
+    def train(self, job: Job) -> Future[Any]:
+        """Begin a training; the future gives a `train.retrain.Result`."""
+        return self._submit(_train, self._settings, self._hyper, self._evals, job)
+
+    def judge(self) -> Future[Any]:
+        """Begin a judgement; the future gives a `train.retrain.Judgement` or None."""
+        return self._submit(_judge, self._settings)
+
+    def _submit(self, *call: Any) -> Future[Any]:
+        try:
+            return self._pool.submit(*call)
+        except BrokenProcessPool:  # it was killed, for want of memory perhaps
+            self._pool.shutdown(wait=False)
+            self._pool = self._start()
+            return self._pool.submit(*call)
+
+    def __enter__(self) -> "Worker":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _prepare() -> None:
+    # Ctrl-C reaches the whole group of processes; the trainer decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    os.nice(NICENESS)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+
+
+def _die_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _warm_up() -> None:
+    from train import optimisers, retrain  # noqa: F401
+
+    optimisers.get("hyperopt")
+
+
+def _train(settings: Settings, hyper: str, evals: int, job: Job) -> Any:
+    from train.retrain import train
+    from utils.message_store import MessageStore
+
+    begun = _now()
+    messages = MessageStore.open(settings.messages_url, _features(settings))
+    try:
+        snapshot = messages.snapshot()
+    finally:
+        messages.close()
+    read = _now() - begun
+    result = train(
+        settings, snapshot=snapshot, hyper=hyper, evals=evals, batch_ids=job.batch_ids
+    )
+    seconds = {"waiting": round(job.waited, 3), **result.seconds}
+    seconds["reading"] = round(seconds["reading"] + read, 3)
+    return replace(result, seconds=seconds)
+
+
+def _judge(settings: Settings) -> Any:
+    from train.retrain import judge
+    from utils.message_store import MessageStore
+
+    messages = MessageStore.open(settings.messages_url, _features(settings))
+    try:
+        return judge(settings, messages)
+    finally:
+        messages.close()
+
+
+def _features(settings: Settings) -> Any:
+    from utils.model_store import ModelStore
+
+    store = ModelStore(settings.models_dir)
+    return store.load(store.current_id()).features
+
+
+def _now() -> float:
+    import time
+
+    return time.monotonic()

@@ -1,0 +1,294 @@
+"""Trains again whenever a predictor asks for it, and announces the new model.
+
+    python trainer.py [--hyper hyperopt|hyperparameterhunter|optuna] [--evals 10]
+
+Reads the log into its message store, trains in a process of its own, compares with the
+model that serves and publishes. A second trainer on the same home waits for its turn.
+Stop with Ctrl-C: a training in hand is finished and announced first.
+"""
+
+import argparse
+import sys
+import time
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from train import optimisers
+from train.retrain import Judgement, Result
+from train.worker import Job, Worker
+from utils import kafka_io, messages, model_store, process
+from utils.kafka_io import ExactlyOnce, LogReader, Outgoing, Polled, Position, TopicPartition
+from utils.log_ingest import Ingest
+from utils.message_store import MessageStore, StoreError
+from utils.messages import RetrainRequest
+from utils.model_store import ModelStore
+from utils.settings import Settings
+
+POLL_MS = 50
+#: How many more outcomes make it worth judging the serving model again.
+JUDGE_EVERY = 50
+RETRY_SECONDS = 5.0
+
+
+class Trainer:
+    """The trainer's step, apart from the loop that calls it.
+
+    A request stays in `waiting`, and its offset uncommitted, until it is answered; what
+    answers it is the line of its batch in the model store's history. So a trainer that
+    is killed trains again what was not published, announces again what was published
+    and not announced, and does neither twice.
+
+    Args:
+        exchange: Requests come from it and announcements go to it, in transactions.
+        ingest: Moves the log into the message store.
+        worker: Trains in another process.
+        store: Where the bundles are.
+        report: Told in one line what a user should see.
+    """
+
+    def __init__(
+        self,
+        exchange: ExactlyOnce,
+        ingest: Ingest,
+        worker: Worker,
+        store: ModelStore,
+        report: process.Report,
+    ) -> None:
+        self.exchange = exchange
+        self.ingest = ingest
+        self.worker = worker
+        self.store = store
+        self.report = report
+        self.trainings = 0
+        self._waiting: list[tuple[int, RetrainRequest]] = []
+        self._position: Position | None = None
+        self._partition = TopicPartition(messages.RETRAIN_TOPIC, 0)
+        self._job: Future[Result] | None = None
+        self._judging: Future[Judgement | None] | None = None
+        self._announcements: list[dict[str, Any]] = []
+        self._not_before = 0.0
+        self._asked_at = 0.0
+        self._judged_at = 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether a training runs, or has ended and is not announced yet."""
+        return self._job is not None or self._judging is not None
+
+    def step(self, timeout_ms: int = POLL_MS, *, begin: bool = True) -> None:
+        """Look after everything once.
+
+        1. take requests; 2. read the log; 3. notice an ended training or judgement;
+        4. announce what is done; 5. begin what waits, all of it as one training.
+
+        Args:
+            timeout_ms: How long to wait for requests.
+            begin: False to finish what runs and begin nothing.
+
+        Raises:
+            kafka_io.KafkaError, StoreError: Nothing is lost; step again.
+        """
+        polled = self.exchange.poll(timeout_ms)
+        self._take(polled)  # 1
+        self.ingest.step()  # 2
+        self._notice()  # 3
+        self._announce(polled)  # 4
+        if begin and self._job is None and time.monotonic() >= self._not_before:
+            self._begin()  # 5
+
+    def _take(self, polled: Polled) -> None:
+        if polled.restored is not None:
+            self._waiting.clear()
+            self._position = polled.restored.get(self._partition)
+            if self._position is None:
+                self.report("another trainer has the topic; waiting")
+            elif (rollback := self._rollback()) is not None:
+                # Its announcement may have died with the trainer that made it.
+                self._announcements.append(rollback)
+        for record in polled.records.get(self._partition, ()):
+            self._position = Position(record.offset + 1)
+            try:
+                request = msgspec.json.decode(record.value or b"", type=RetrainRequest)
+            except msgspec.MsgspecError:
+                continue  # the others' announcements travel here too
+            if request.retrain:
+                self._waiting.append((record.offset, request))
+                self._asked_at = self._asked_at or time.monotonic()
+
+    def _notice(self) -> None:
+        if self._job is not None and self._job.done():
+            job, self._job = self._job, None
+            self._finished(job)
+        if self._judging is not None and self._judging.done():
+            judging, self._judging = self._judging, None
+            judgement = self._outcome_of(judging)
+            if judgement is not None and judgement.demoted:
+                self.report(
+                    f"MODEL {judgement.model_id} TAKEN BACK: model {judgement.parent_id} serves "
+                    f"again, better on {judgement.rows} newer outcomes"
+                )
+                rollback = self._rollback()
+                if rollback is not None:
+                    self._announcements.append(rollback)
+
+    def _finished(self, job: Future[Result]) -> None:
+        result = self._outcome_of(job)
+        if result is None:
+            return
+        self.trainings += 1
+        loss = result.challenger["log_loss"]
+        against = f", champion {result.champion['log_loss']:.4f}" if result.champion else ""
+        verdict = "serves now" if result.accepted else "REFUSED, the champion stays"
+        spent = ", ".join(f"{name} {value:.2f}" for name, value in result.seconds.items())
+        self.report(
+            f"RETRAINING COMPLETED: model {result.model_id}, log loss {loss:.4f}{against}; "
+            f"{verdict} (seconds: {spent})"
+        )
+
+    def _outcome_of(self, future: Future[Any]) -> Any:
+        """The worker's result; None, and a pause before the next try, when it failed."""
+        try:
+            return future.result()
+        except (Exception, BrokenProcessPool) as error:  # whatever it was, training goes on
+            self.report(f"the training failed, again in {RETRY_SECONDS:.0f} s: "
+                        f"{process.one_line(error)}")
+            self._not_before = time.monotonic() + RETRY_SECONDS
+            return None
+
+    def _announce(self, polled: Polled) -> None:
+        """Answer the requests whose batch has its model; commit up to the first without."""
+        if not polled.epoch or self._position is None:
+            return
+        answers = {r.batch_id: self.store.bundle_for(r.batch_id) for _, r in self._waiting}
+        records = self._announcements + [
+            _completed(answers[request.batch_id], request)
+            for _, request in self._waiting
+            if answers[request.batch_id]
+        ]
+        if not records and not (polled.records and not self._waiting):
+            return
+        left = [(offset, r) for offset, r in self._waiting if not answers[r.batch_id]]
+        position = Position(left[0][0]) if left else self._position
+        self.exchange.commit(
+            polled,
+            [Outgoing(self._partition.topic, 0, None, msgspec.json.encode(r)) for r in records],
+            {self._partition: position},
+        )
+        self._waiting = left
+        self._announcements.clear()
+
+    def _begin(self) -> None:
+        if self._waiting:
+            requests = [request for _, request in self._waiting]
+            if not self.ingest.has_read(requests):
+                return  # the store is about to catch up
+            batch_ids = [request.batch_id for request in requests]
+            folded = f", {len(batch_ids)} requests in one" if len(batch_ids) > 1 else ""
+            self.report(f"RETRAINING STARTED ({batch_ids[-1]}{folded})")
+            waited = time.monotonic() - self._asked_at
+            self._asked_at = 0.0
+            self._job = self.worker.train(Job(tuple(batch_ids), waited))
+        elif self._judging is None and self.ingest.outcomes - self._judged_at >= JUDGE_EVERY:
+            self._judged_at = self.ingest.outcomes
+            self._judging = self.worker.judge()
+
+    def _rollback(self) -> dict[str, Any] | None:
+        """The record that announces a rollback, if that is what happened last."""
+        history = self.store.history()
+        if not history or "rollback_to" not in history[-1]:
+            return None
+        return model_store.rollback_record(history[-1])
+
+
+def _completed(entry: dict[str, Any] | None, request: RetrainRequest) -> dict[str, Any]:
+    """The announcement that answers one request, from its model's line in the history."""
+    assert entry is not None
+    return {
+        "training_completed": True,
+        "model_id": entry["model_id"],
+        "accepted": entry["accepted"],
+        "batch_id": request.batch_id,
+        "trained_with": entry["batch_ids"],
+        "parent_id": entry["parent_id"],
+        "rows": entry["rows"],
+        "challenger": entry["metrics"]["challenger"],
+        "champion": entry["metrics"]["champion"],
+        "gate": entry["gate"],
+    }
+
+
+def loop(trainer: Trainer, stop: process.Stop, report: process.Report) -> None:
+    """Step until asked to stop and idle; trouble is waited out, not died of."""
+    trouble = ""
+    while not stop() or trainer.busy:
+        try:
+            trainer.step(begin=not stop())
+            if trouble:
+                report("all is well again")
+                trouble = ""
+        except (kafka_io.KafkaError, StoreError, model_store.ModelStoreError) as error:
+            text = process.one_line(error)
+            if text != trouble:
+                report(f"waiting: {text}")
+            trouble = text
+            time.sleep(0.2)
+
+
+def main(arguments: argparse.Namespace, settings: Settings) -> None:
+    """Wire the trainer and run it until a signal."""
+    report = process.reporter("trainer", "magenta")
+    stop = process.Stop().on_signals()
+    with ExitStack() as resources:
+        slot = resources.enter_context(
+            process.only_one(settings, "trainer", stop, report)
+        )
+        if slot is None:
+            return
+        store = ModelStore(settings.models_dir)
+        store.reconcile()
+        features = store.load(store.current_id()).features
+        worker = Worker(settings, hyper=arguments.hyper, evals=arguments.evals)
+        resources.enter_context(worker)
+        message_store = MessageStore(settings.messages_url, features)
+        resources.callback(message_store.close)
+        ingest = resources.enter_context(Ingest(settings.kafka, message_store, features, report))
+        exchange = ExactlyOnce(
+            settings.kafka,
+            group=messages.TRAINER_GROUP,
+            topics=messages.GROUPS[messages.TRAINER_GROUP],
+            slot=slot,
+            max_records=500,
+            report=report,
+        )
+        resources.callback(exchange.close)
+        report(f"ready; {arguments.evals} evaluations with {arguments.hyper} at each request")
+        trainer = Trainer(exchange, ingest, worker, store, report)
+        loop(trainer, stop, report)
+        report(f"stopped after {trainer.trainings} trainings")
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = process.parser(__doc__)
+    optimisers.add_arguments(parser)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(
+        process.run(
+            partial(main, arguments()),
+            errors=[
+                kafka_io.KafkaUnavailable,
+                kafka_io.Fenced,
+                model_store.BundleError,
+                optimisers.OptimiserError,
+                StoreError,
+            ],
+        )
+    )

@@ -1,0 +1,388 @@
+"""From raw columns to the numbers a model sees: scaling, encoding, crossing.
+
+There are two ways in, a DataFrame (`transform`) and decoded messages (`transform_rows`),
+and one arithmetic behind both, so the same values give the same floats bit for bit.
+"""
+
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from operator import attrgetter
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from msgspec import UNSET
+
+from utils.messages import Label, RequestId, label_text
+
+Matrix = npt.NDArray[np.float64]
+
+_NUMBER = re.compile(r"-?\d+(\.\d+)?([eE][+-]?\d+)?", re.ASCII)
+
+#: What a number column holds that the message did not have. A null gives None instead:
+#: the two score alike, but a message with none of the columns is a bad record.
+_ABSENT = float("nan")
+
+
+def canonical_text(text: str) -> str:
+    """A number or truth value as `label_text` writes it; any other text as it is.
+
+    >>> [canonical_text(text) for text in ("1.0", "1e3", "007", "True", ">50K")]
+    ['1', '1000', '7', 'true', '>50K']
+    """
+    if text in ("True", "TRUE", "true", "False", "FALSE", "false"):
+        return text.lower()
+    if not _NUMBER.fullmatch(text):
+        return text
+    if text.lstrip("-").isdigit():
+        return str(int(text)) if len(text) < 4000 else text  # int() refuses 4,300 digits
+    number = float(text)
+    return label_text(number) if np.isfinite(number) else text
+
+
+class _State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What features.json holds."""
+
+    version: int
+    target: str
+    classes: list[str]
+    numerical: dict[str, tuple[float, float]]  # lowest and highest value in training
+    categorical: dict[str, list[str]]  # the category of code 1, 2, ...
+    mixed: list[str]  # categorical columns whose values may come as numbers
+    crosses: list["_Cross"]
+
+
+class _Cross(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    columns: tuple[str, str]
+    pairs: list[tuple[int, int]]  # the pair of codes of code 1, 2, ..., ascending
+
+
+class _Codes(dict[Any, float]):
+    """Category to code; 0 for whatever is missing or was not in training."""
+
+    def __init__(self, categories: Sequence[str]) -> None:
+        super().__init__(zip(categories, map(float, range(1, len(categories) + 1)), strict=True))
+        self[None] = self[UNSET] = 0.0  # hits, so that the misses below stay rare
+
+    def __missing__(self, value: Any) -> float:
+        return 0.0 if isinstance(value, str) else self.get(label_text(value), 0.0)
+
+
+class _Pairs:
+    """Codes of a crossed column, looked up for whole columns of codes at once."""
+
+    def __init__(self, pairs: Sequence[tuple[int, int]], width: int) -> None:
+        """Args: `pairs` ascending; `width` is one more than the second column's highest code."""
+        self._width = width
+        # A last key that nothing equals keeps every position found inside the array.
+        keys = [first * width + second for first, second in pairs]
+        self._keys = np.array([*keys, np.inf], dtype=np.float64)
+
+    def __call__(self, first: Matrix, second: Matrix) -> Matrix:
+        keys = first * self._width + second
+        places = np.searchsorted(self._keys, keys)
+        codes: Matrix = np.where(self._keys[places] == keys, places + 1.0, 0.0)
+        return codes
+
+
+class FeatureTools:
+    """Scales numbers, encodes categories and crosses columns, as learnt by `fit`.
+
+    A row of the matrix is the numbers (min-max scaled to what training saw, NaN where
+    missing), then the codes of the categorical columns, then those of the crosses (code
+    0: missing or not seen in training).
+
+    Attributes:
+        columns: The raw feature columns, `numerical` before `categorical`.
+        feature_names: The columns of the matrix: `columns`, then the crosses.
+        categorical_features: Those of `feature_names` that hold codes.
+        classes: The target's classes; the place of one is its code.
+        target: The target column.
+        row_type: The struct that a message's `data` decodes into: a field per raw
+            column and the target's value as `outcome` (None where it is not given).
+            Other keys are ignored; a value of the wrong type does not decode.
+    """
+
+    columns: tuple[str, ...]
+    numerical: tuple[str, ...]
+    categorical: tuple[str, ...]
+    feature_names: tuple[str, ...]
+    categorical_features: tuple[str, ...]
+    classes: tuple[str, ...]
+    target: str
+    row_type: type[msgspec.Struct]
+
+    def fit(
+        self,
+        frame: pd.DataFrame,
+        *,
+        target: str,
+        numerical: Sequence[str],
+        categorical: Sequence[str],
+        crosses: Sequence[tuple[str, str]],
+        classes: Sequence[str],
+        mixed: Collection[str] = (),
+    ) -> "FeatureTools":
+        """Learn ranges, categories and pairs.
+
+        Args:
+            frame: Raw columns, (rows, any): numbers and text, NaN or None where missing.
+            target: The target's column; need not be in the frame.
+            numerical: Columns of numbers.
+            categorical: Columns of text.
+            crosses: Pairs of categorical columns to cross.
+            classes: The target's classes in the order of their codes.
+            mixed: Categorical columns whose values messages may also write as numbers or
+                true and false (columns of numbers that are names).
+
+        Returns:
+            Itself.
+
+        Raises:
+            ValueError: The columns do not fit together; one line.
+        """
+        for column in (*numerical, *categorical):
+            if column not in frame.columns:
+                raise ValueError(f"there is no column {column!r}")
+        categories = {name: _categories(frame[name]) for name in categorical}
+        codes = {name: _codes_of(frame[name], _Codes(categories[name])) for name in categories}
+        return self._restore(
+            _State(
+                version=1,
+                target=target,
+                classes=list(classes),
+                numerical={name: _range(_numbers(frame, name)) for name in numerical},
+                categorical=categories,
+                mixed=[name for name in categorical if name in mixed],
+                crosses=[_cross(pair, codes) for pair in crosses],
+            )
+        )
+
+    def transform(self, frame: pd.DataFrame) -> Matrix:
+        """Raw columns to features.
+
+        Args:
+            frame: As in `fit`; a column that is not there counts as missing.
+
+        Returns:
+            float64, (rows, features), C order.
+        """
+        matrix = self._empty(len(frame))
+        for place, name in enumerate(self.numerical):
+            matrix[:, place] = _numbers(frame, name)
+        for place, name in enumerate(self.categorical, len(self.numerical)):
+            matrix[:, place] = _codes_of(frame[name], self._codes[name]) if name in frame else 0.0
+        return self._finish(matrix)
+
+    def transform_rows(self, rows: Sequence[Any]) -> Matrix:
+        """Decoded messages to features: the same floats as `transform` gives, bit for bit.
+
+        Args:
+            rows: Values of `row_type`.
+
+        Returns:
+            float64, (rows, features), C order.
+        """
+        matrix = self._empty(len(rows))
+        for place, get in enumerate(self._getters):
+            values: Iterable[Any] = map(get, rows)
+            if place >= len(self.numerical):
+                values = map(self._codes[self.columns[place]].__getitem__, values)
+            matrix[:, place] = np.fromiter(values, np.float64, len(rows))  # None becomes NaN
+        return self._finish(matrix)
+
+    def row_values(self, row: Any) -> tuple[float | str | None, ...]:
+        """A row's raw values in the order of `columns`, None where missing."""
+        values = msgspec.structs.astuple(row)
+        split = len(self.numerical)
+        # Only NaN differs from itself.
+        numbers = [value if value == value else None for value in values[:split]]
+        names = [
+            value if value is None or type(value) is str else _name(value)
+            for value in values[split:-1]
+        ]
+        return (*numbers, *names)
+
+    def knows_nothing_of(self, row: Any) -> bool:
+        """Whether none of the feature columns was in the message (a null was)."""
+        for place, get in enumerate(self._getters):
+            if get(row) is not (_ABSENT if place < len(self.numerical) else UNSET):
+                return False
+        return True
+
+    def encode_target(self, labels: Iterable[str | None]) -> npt.NDArray[np.int64]:
+        """Class names to codes, (rows,); -1 for None and for an unknown class."""
+        codes = {name: code for code, name in enumerate(self.classes)}
+
+        def code(label: str | None) -> int:
+            if not isinstance(label, str):
+                return -1  # None, or the NaN of a frame
+            return codes[label] if label in codes else codes.get(canonical_text(label), -1)
+
+        return np.fromiter(map(code, labels), np.int64)
+
+    def to_json(self) -> bytes:
+        """The whole state; the same state gives the same bytes."""
+        return msgspec.json.format(msgspec.json.encode(self._state), indent=1) + b"\n"
+
+    @classmethod
+    def from_json(cls, text: bytes) -> "FeatureTools":
+        """Read what `to_json` wrote.
+
+        Raises:
+            ValueError: Anything wrong with it; one line.
+        """
+        try:
+            return cls()._restore(msgspec.json.decode(text, type=_State))
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise ValueError(f"not the state of FeatureTools: {error}") from None
+
+    def _restore(self, state: _State) -> "FeatureTools":
+        _check(state)
+        self._state = state
+        self.target = state.target
+        self.classes = tuple(state.classes)
+        self.numerical = tuple(state.numerical)
+        self.categorical = tuple(state.categorical)
+        self.columns = self.numerical + self.categorical
+        crossed = _cross_names(self.columns, [cross.columns for cross in state.crosses])
+        self.feature_names = (*self.columns, *crossed)
+        self.categorical_features = self.feature_names[len(self.numerical) :]
+        self._low = np.array([low for low, _ in state.numerical.values()], dtype=np.float64)
+        high = np.array([high for _, high in state.numerical.values()], dtype=np.float64)
+        with np.errstate(over="ignore"):
+            span = high - self._low
+        # A constant column, or one wider than floats go, is moved but not scaled.
+        self._span = np.where((span > 0) & np.isfinite(span), span, 1.0)
+        self._codes = {name: _Codes(values) for name, values in state.categorical.items()}
+        self._crosses = [self._crosser(cross) for cross in state.crosses]
+        self._getters: list[Callable[[Any], Any]]
+        self._getters = [attrgetter(f"f{place}") for place in range(len(self.columns))]
+        self.row_type = _row_type(state)
+        return self
+
+    def _crosser(self, cross: _Cross) -> tuple[int, int, _Pairs]:
+        first, second = (self.columns.index(name) for name in cross.columns)
+        width = len(self._state.categorical[cross.columns[1]]) + 1
+        return first, second, _Pairs(cross.pairs, width)
+
+    def _empty(self, rows: int) -> Matrix:
+        return np.empty((rows, len(self.feature_names)), dtype=np.float64)
+
+    def _finish(self, matrix: Matrix) -> Matrix:
+        """Scale the numbers and cross the codes, in place: the arithmetic of both ways."""
+        numbers = matrix[:, : len(self.numerical)]
+        with np.errstate(over="ignore"):
+            np.subtract(numbers, self._low, out=numbers)
+            np.divide(numbers, self._span, out=numbers)
+        for place, (first, second, pairs) in enumerate(self._crosses, len(self.columns)):
+            matrix[:, place] = pairs(matrix[:, first], matrix[:, second])
+        return matrix
+
+
+def message_type(features: FeatureTools) -> type[msgspec.Struct]:
+    """The struct of a record of `app_messages`: `request_id` and `data`, a `row_type`."""
+    fields = [("request_id", RequestId), ("data", features.row_type)]
+    return msgspec.defstruct("Message", fields, frozen=True, gc=False)
+
+
+def _row_type(state: _State) -> type[msgspec.Struct]:
+    fields: list[tuple[str, Any, Any]] = []
+    names = {"outcome": state.target}
+    for column in (*state.numerical, *state.categorical):
+        field = f"f{len(fields)}"  # a column may be called anything, a field may not
+        names[field] = column
+        if column in state.numerical:
+            fields.append((field, float | None, _ABSENT))
+        else:
+            fields.append((field, (Label if column in state.mixed else str) | None, UNSET))
+    fields.append(("outcome", Label | None, None))
+    # Without tracking by the garbage collector: the values of a row refer to nothing.
+    return msgspec.defstruct("Row", fields, rename=names, frozen=True, gc=False)
+
+
+def _check(state: _State) -> None:
+    columns = (*state.numerical, *state.categorical)
+    if state.version != 1:
+        raise ValueError(f"features of version {state.version}, this program knows version 1")
+    if not columns:
+        raise ValueError("there are no feature columns")
+    if len({*columns, state.target}) <= len(columns):
+        raise ValueError("a column is named twice, or is the target too")
+    for name in (*columns, state.target):
+        if not name.isprintable() or '"' in name or "\\" in name:
+            raise ValueError(
+                f"a column name cannot hold quotes, \\ or control characters: {name!r}"
+            )
+    if len(state.classes) < 2 or len(set(state.classes)) < len(state.classes):
+        raise ValueError(f"wants two or more different classes, not {state.classes}")
+    for name, categories in state.categorical.items():
+        if len(set(categories)) < len(categories):
+            raise ValueError(f"column {name!r} has a category twice")
+    if unknown := set(state.mixed) - set(state.categorical):
+        raise ValueError(f"not a categorical column: {min(unknown)!r}")
+    for cross in state.crosses:
+        _check_cross(cross, state)
+
+
+def _check_cross(cross: _Cross, state: _State) -> None:
+    for name in cross.columns:
+        if name not in state.categorical:
+            raise ValueError(f"cannot cross {name!r}: it is not a categorical column")
+    sizes = [len(state.categorical[name]) for name in cross.columns]
+    if cross.pairs != sorted(set(cross.pairs)):
+        raise ValueError(f"the pairs of {cross.columns} are not in order")
+    if any(
+        not 1 <= code <= size
+        for pair in cross.pairs
+        for code, size in zip(pair, sizes, strict=True)
+    ):
+        raise ValueError(f"the pairs of {cross.columns} name codes that do not exist")
+
+
+def _cross_names(columns: Sequence[str], crosses: Sequence[tuple[str, str]]) -> list[str]:
+    names: list[str] = []
+    for first, second in crosses:
+        name = f"{first} x {second}"
+        while name in columns or name in names:
+            name += "'"
+        names.append(name)
+    return names
+
+
+def _name(value: Label | msgspec.UnsetType) -> str | None:
+    return None if isinstance(value, msgspec.UnsetType) else label_text(value)
+
+
+def _numbers(frame: pd.DataFrame, name: str) -> Matrix:
+    if name not in frame:
+        return np.full(len(frame), np.nan)
+    values: Matrix = frame[name].to_numpy(dtype=np.float64, na_value=np.nan)
+    return values
+
+
+def _range(values: Matrix) -> tuple[float, float]:
+    known = values[np.isfinite(values)]
+    return (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
+
+
+def _categories(column: "pd.Series[Any]") -> list[str]:
+    return sorted({label_text(value) for value in pd.unique(column.dropna()).tolist()})
+
+
+def _codes_of(column: "pd.Series[Any]", codes: _Codes) -> Matrix:
+    places, values = pd.factorize(column)  # place -1 where missing: the last of the table
+    table = [codes[value] for value in values.tolist()]
+    encoded: Matrix = np.array([*table, 0.0], dtype=np.float64)[places]
+    return encoded
+
+
+def _cross(names: tuple[str, str], codes: Mapping[str, Matrix]) -> _Cross:
+    for name in names:
+        if name not in codes:
+            raise ValueError(f"cannot cross {name!r}: it is not a categorical column")
+    pairs = np.stack([codes[name] for name in names], axis=1).astype(np.int64)
+    known = np.unique(pairs[(pairs > 0).all(axis=1)], axis=0).tolist()
+    return _Cross(columns=(names[0], names[1]), pairs=[(first, second) for first, second in known])

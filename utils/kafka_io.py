@@ -1,0 +1,634 @@
+"""The one module that talks to Kafka's client.
+
+`ExactlyOnce` is the consume-transform-produce loop's partner: what a step sends and the
+offsets it has consumed commit in one transaction. `LogReader` reads partitions without
+a group, `Sender` writes without transactions, and the functions create topics and
+announce.
+
+kafka-python 3.0.12 needs help to be exactly-once; each place says against what.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import msgspec
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import errors as kafka_errors
+from kafka.admin import NewTopic
+from kafka.consumer.subscription_state import ConsumerRebalanceListener
+from kafka.coordinator.assignors.range import RangePartitionAssignor
+from kafka.errors import KafkaError
+from kafka.structs import OffsetAndMetadata
+
+from utils import messages
+from utils.settings import Kafka, Settings
+
+__all__ = [
+    "ExactlyOnce",
+    "KafkaError",
+    "KafkaUnavailable",
+    "LogReader",
+    "Outgoing",
+    "Polled",
+    "Position",
+    "Sender",
+    "TopicPartition",
+    "announce",
+    "beginning_and_end",
+    "check_broker",
+    "ensure_topics",
+    "wait_for_broker",
+]
+
+BOOTSTRAP_TIMEOUT_MS = 5_000
+REQUEST_TIMEOUT_MS = 10_000
+#: Longer than the longest batch, shorter than readers want to wait for a dead writer.
+TRANSACTION_TIMEOUT_MS = 10_000
+SESSION_TIMEOUT_MS = 2_000
+HEARTBEAT_INTERVAL_MS = 500
+#: How often topics are looked at for new partitions.
+METADATA_MAX_AGE_MS = 5_000
+#: A restarted broker has answered "no offset committed" for half a second to groups that
+#: had one; only an answer that stays the same for this long is believed.
+NO_OFFSET_PATIENCE_S = 5.0
+
+
+class KafkaUnavailable(Exception):
+    """The cluster cannot be used; its text is one line meant for the user."""
+
+
+class Fenced(Exception):
+    """Another process has taken this one's place in the group; it has to end."""
+
+
+class Position(NamedTuple):
+    """The next offset to read of a partition, and what its reader wants to remember."""
+
+    offset: int
+    metadata: str = ""
+
+
+class Outgoing(NamedTuple):
+    """A record to send; `partition` None leaves the choice to the key's hash."""
+
+    topic: str
+    partition: int | None
+    key: bytes | None
+    value: bytes | None
+    headers: list[tuple[str, bytes]] | None = None
+
+
+def client_settings(kafka: Kafka) -> dict[str, Any]:
+    """What every client needs to reach the cluster."""
+    settings: dict[str, Any] = {
+        "bootstrap_servers": [server.strip() for server in kafka.bootstrap_servers.split(",")],
+        "security_protocol": kafka.security_protocol,
+        "request_timeout_ms": REQUEST_TIMEOUT_MS,
+        "bootstrap_timeout_ms": BOOTSTRAP_TIMEOUT_MS,
+        "reconnect_backoff_max_ms": 1_000,
+        "metadata_max_age_ms": METADATA_MAX_AGE_MS,
+    }
+    if kafka.security_protocol.startswith("SASL"):
+        settings["sasl_mechanism"] = kafka.sasl_mechanism
+        settings["sasl_plain_username"] = kafka.sasl_username
+        if kafka.sasl_password is not None:
+            settings["sasl_plain_password"] = kafka.sasl_password.get_secret_value()
+    if kafka.ssl_cafile is not None:
+        settings["ssl_cafile"] = str(kafka.ssl_cafile)
+    return settings
+
+
+def _consumer_settings(kafka: Kafka) -> dict[str, Any]:
+    # The admin client takes the common settings alone, so these stand apart. No
+    # deserialiser anywhere: one that raises makes the next poll() hang.
+    return {
+        **client_settings(kafka),
+        "metrics_enabled": False,
+        "isolation_level": "read_committed",
+        "enable_auto_commit": False,
+        "allow_auto_create_topics": False,
+        "fetch_max_wait_ms": 500,
+        "max_partition_fetch_bytes": 4 * 1024 * 1024,
+    }
+
+
+def _admin(kafka: Kafka) -> KafkaAdminClient:
+    try:
+        return KafkaAdminClient(**client_settings(kafka))
+    except (KafkaError, OSError, ValueError) as error:
+        raise KafkaUnavailable(_why_unreachable(kafka, error)) from None
+
+
+def _why_unreachable(kafka: Kafka, error: Exception) -> str:
+    where = kafka.bootstrap_servers
+    text = " ".join(str(error).split()) or type(error).__name__
+    if "certificate" in text.lower() or isinstance(error, OSError) and "SSL" in text:
+        return f"the TLS connection to {where} was refused: {text}"
+    if isinstance(error, kafka_errors.AuthenticationFailedError) or "Authentication" in text:
+        return f"the broker at {where} refused user {kafka.sasl_username!r}: {text}"
+    return f"no Kafka broker answers at {where} (start one: python -m utils.broker)"
+
+
+def check_broker(kafka: Kafka) -> None:
+    """Connect once and leave.
+
+    Raises:
+        KafkaUnavailable: No broker, or it does not let us in.
+    """
+    _admin(kafka).close()
+
+
+def wait_for_broker(kafka: Kafka, seconds: float) -> None:
+    """Wait until the cluster lets us in.
+
+    Raises:
+        KafkaUnavailable: It did not, for that long.
+    """
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            return check_broker(kafka)
+        except KafkaUnavailable:
+            if time.monotonic() >= until:
+                raise
+            time.sleep(0.2)
+
+
+def ensure_topics(kafka: Kafka, groups: Mapping[str, Sequence[str]]) -> list[str]:
+    """Create the topics that are missing, and give each group a first offset.
+
+    Committing an offset for every partition at set-up lets readers tell a partition
+    that was never read from a broker that has not loaded its offsets yet.
+
+    Args:
+        groups: For each consumer group the topics that it reads.
+
+    Returns:
+        The names of the topics created.
+
+    Raises:
+        KafkaUnavailable: The cluster cannot be reached or refuses.
+    """
+    wanted = {topic: kafka.partitions for topic in messages.CO_PARTITIONED}
+    wanted |= {messages.RETRAIN_TOPIC: 1, messages.DEAD_LETTERS: 1}
+    admin = _admin(kafka)
+    try:
+        existing = set(admin.list_topics())
+        missing = [topic for topic in wanted if topic not in existing]
+        if missing:
+            admin.create_topics(
+                [NewTopic(t, num_partitions=wanted[t], replication_factor=-1) for t in missing],
+                raise_errors=False,  # another initialize.py may create them as well
+            )
+            admin.wait_for_topics(missing, timeout_ms=REQUEST_TIMEOUT_MS)
+    except KafkaError as error:
+        raise KafkaUnavailable(f"cannot create the topics: {error}") from None
+    finally:
+        admin.close()
+    for group, topics in groups.items():
+        _commit_first_offsets(kafka, group, topics)
+    return missing
+
+
+def _commit_first_offsets(kafka: Kafka, group: str, topics: Iterable[str]) -> None:
+    consumer = KafkaConsumer(**_consumer_settings(kafka), group_id=group)
+    try:
+        partitions = _partitions(consumer, topics)
+        if any(_committed(consumer, tp) is not None for tp in partitions):
+            return  # the group has a life of its own already
+        consumer.assign(partitions)
+        starts = consumer.beginning_offsets(partitions, timeout_ms=REQUEST_TIMEOUT_MS)
+        consumer.commit(
+            {tp: OffsetAndMetadata(offset, "", -1) for tp, offset in starts.items()},
+            timeout_ms=REQUEST_TIMEOUT_MS,
+        )
+    except kafka_errors.CommitFailedError:
+        return  # the group is running
+    except KafkaError as error:
+        raise KafkaUnavailable(f"cannot set up group {group}: {error}") from None
+    finally:
+        consumer.close()
+
+
+def _partitions(consumer: KafkaConsumer, topics: Iterable[str]) -> list[TopicPartition]:
+    return [
+        TopicPartition(topic, partition)
+        for topic in topics
+        for partition in sorted(consumer.partitions_for_topic(topic) or ())
+    ]
+
+
+def _committed(consumer: KafkaConsumer, tp: TopicPartition) -> OffsetAndMetadata | None:
+    # Without a timeout it retries for ever and heeds no signal.
+    return consumer.committed(tp, metadata=True, timeout_ms=REQUEST_TIMEOUT_MS)
+
+
+class _Flag(ConsumerRebalanceListener):  # type: ignore[misc]
+    """Notes that the assignment changed: inside the listener no offset can be fetched."""
+
+    def __init__(self) -> None:
+        self.raised = True
+
+    def on_partitions_revoked(self, revoked: object) -> None:
+        self.raised = True
+
+    def on_partitions_assigned(self, assigned: object) -> None:
+        self.raised = True
+
+
+@dataclass(frozen=True)
+class Polled:
+    """What one `ExactlyOnce.poll` returned.
+
+    Attributes:
+        records: By partition, in offset order.
+        restored: None, or the partitions now assigned with their committed positions:
+            whatever was remembered of any partition before is void, and whatever was
+            polled before and not committed comes again.
+    """
+
+    records: dict[TopicPartition, list[Any]]
+    restored: dict[TopicPartition, Position] | None = None
+    membership: Any = None
+    epoch: int = 0
+
+
+class ExactlyOnce:
+    """A group member whose output and consumed offsets commit together.
+
+    After any error of `poll` or `commit` the object is still good: the next `poll`
+    replaces the producer (which aborts what was open), reads the committed positions
+    again and goes on from there.
+
+    Args:
+        kafka: How to reach the cluster.
+        group: The consumer group.
+        topics: What it reads; co-partitioned topics arrive with the same numbers.
+        slot: A name that no other living process has and that a restarted one has
+            again: transactional id and static membership in one. A process restarted
+            under its name takes over at once instead of waiting for its own death to
+            be noticed.
+        max_records: The most records that one poll returns.
+        report: Told in one line what a user should know (records expired, a wait).
+    """
+
+    def __init__(
+        self,
+        kafka: Kafka,
+        *,
+        group: str,
+        topics: Sequence[str],
+        slot: str,
+        max_records: int,
+        report: Callable[[str], None],
+    ) -> None:
+        self._kafka = kafka
+        self._slot = slot
+        self._report = report
+        self._rebalance = _Flag()
+        self._epoch = 0
+        self._failed = False
+        self._producer: KafkaProducer | None = None
+        self._newest: dict[TopicPartition, int] = {}
+        try:
+            self._consumer = KafkaConsumer(
+                **_consumer_settings(kafka),
+                group_id=group,
+                group_instance_id=slot,
+                session_timeout_ms=SESSION_TIMEOUT_MS,
+                heartbeat_interval_ms=HEARTBEAT_INTERVAL_MS,
+                partition_assignment_strategy=(RangePartitionAssignor,),
+                auto_offset_reset="none",
+                max_poll_records=max_records,
+            )
+            self._consumer.subscribe(list(topics), listener=self._rebalance)
+        except (KafkaError, OSError, ValueError) as error:
+            raise KafkaUnavailable(_why_unreachable(kafka, error)) from None
+
+    def poll(self, timeout_ms: int) -> Polled:
+        """Fetch records, or learn of a new assignment.
+
+        Raises:
+            KafkaError: Something went wrong; poll again.
+            Fenced: Another process runs under this slot.
+        """
+        try:
+            records = self._consumer.poll(timeout_ms)
+        except (kafka_errors.NoOffsetForPartitionError, kafka_errors.OffsetOutOfRangeError):
+            self._failed, records = True, {}
+        except kafka_errors.FencedInstanceIdError:
+            raise Fenced(f"another process runs as {self._slot}; this one ends") from None
+        # Right after poll(), never later: the client forgets its generation when it
+        # leaves the group, and the broker lets a member without one commit unfenced.
+        membership = self._consumer.group_metadata()
+        if membership.generation_id < 0 or not membership.member_id:
+            return Polled({})
+        if self._rebalance.raised or self._failed:
+            return self._restore(membership)
+        return Polled(records, None, membership, self._epoch)
+
+    def _restore(self, membership: Any) -> Polled:
+        """Take up the assigned partitions where the group has committed them."""
+        self._failed = True
+        self._rebalance.raised = False
+        self._epoch += 1
+        self._replace_producer()
+        assigned = sorted(self._consumer.assignment())
+        positions = {tp: self._position(tp) for tp in assigned}
+        for tp, position in positions.items():
+            self._consumer.seek(tp, position.offset)
+        self._failed = False
+        return Polled({}, positions, membership, self._epoch)
+
+    def _position(self, tp: TopicPartition) -> Position:
+        """The committed position of a partition, wary of a broker just restarted."""
+        newest = self._newest.get(tp, -1)
+        patient_until = time.monotonic() + NO_OFFSET_PATIENCE_S
+        while True:
+            committed = _committed(self._consumer, tp)
+            if committed is not None and committed.offset >= newest:
+                break
+            if time.monotonic() > patient_until:
+                if committed is not None:
+                    break  # the group's offsets were set back on purpose
+                self._report(f"{tp.topic}-{tp.partition} has no committed offset: from its start")
+                break
+            time.sleep(0.2)
+        starts = self._consumer.beginning_offsets([tp], timeout_ms=REQUEST_TIMEOUT_MS)
+        ends = self._consumer.end_offsets([tp], timeout_ms=REQUEST_TIMEOUT_MS)
+        if committed is None:
+            return Position(starts[tp])
+        if starts[tp] <= committed.offset <= ends[tp]:
+            self._newest[tp] = committed.offset
+            return Position(committed.offset, committed.metadata or "")
+        self._newest.pop(tp, None)
+        self._report(
+            f"{tp.topic}-{tp.partition}: offset {committed.offset} is not in the log any more "
+            f"({starts[tp]} to {ends[tp]}); going on at {starts[tp]}"
+        )
+        return Position(starts[tp], committed.metadata or "")
+
+    def _replace_producer(self) -> None:
+        """A producer that has aborted keeps the aborted offsets: never used again."""
+        if self._producer is not None:
+            _discard(self._producer)
+            self._producer = None
+        self._producer = KafkaProducer(
+            **client_settings(self._kafka),
+            metrics_enabled=False,
+            transactional_id=self._slot,
+            transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
+            delivery_timeout_ms=TRANSACTION_TIMEOUT_MS,
+            retry_backoff_ms=5,  # commits wait this long on CONCURRENT_TRANSACTIONS
+            linger_ms=0,
+            batch_size=64 * 1024,
+            max_block_ms=TRANSACTION_TIMEOUT_MS,
+            allow_auto_create_topics=False,
+        )
+        _retry_instead_of_forgetting(self._producer)
+        self._producer.init_transactions()
+
+    def commit(
+        self,
+        polled: Polled,
+        outgoing: Iterable[Outgoing],
+        positions: Mapping[TopicPartition, Position],
+    ) -> None:
+        """Send records and commit positions in one transaction, or nothing at all.
+
+        1. begin; 2. send everything; 3. wait until every record is acknowledged: a
+        commit can succeed without records that have expired; 4. the positions, fenced
+        by the membership that polled them; 5. commit.
+
+        Raises:
+            KafkaError: Nothing may be assumed; the next poll finds out what is
+                committed and takes up from there.
+        """
+        if polled.epoch != self._epoch or self._rebalance.raised:
+            self._failed = True
+            raise kafka_errors.CommitFailedError("the assignment changed meanwhile")
+        producer = self._producer
+        assert producer is not None
+        try:
+            producer.begin_transaction()  # 1
+            futures = [  # 2
+                producer.send(
+                    record.topic,
+                    value=record.value,
+                    key=record.key,
+                    headers=record.headers,
+                    partition=record.partition,
+                )
+                for record in outgoing
+            ]
+            producer.flush(timeout=TRANSACTION_TIMEOUT_MS / 1000)  # 3
+            for future in futures:
+                if not future.succeeded():
+                    raise future.exception or kafka_errors.KafkaTimeoutError("not acknowledged")
+            manager = producer._transaction_manager
+            if positions:  # 4
+                offsets = {
+                    tp: OffsetAndMetadata(position.offset, position.metadata, -1)
+                    for tp, position in positions.items()
+                }
+                self._finish(
+                    producer, manager.send_offsets_to_transaction(offsets, polled.membership)
+                )
+            self._finish(producer, manager.begin_commit())  # 5
+        except BaseException:
+            self._failed = True
+            raise
+        self._newest.update((tp, position.offset) for tp, position in positions.items())
+
+    @staticmethod
+    def _finish(producer: KafkaProducer, result: Any) -> None:
+        # The public calls wait without end, and after a broker's restart they did.
+        producer._sender.wakeup()
+        if not result.wait(timeout_ms=TRANSACTION_TIMEOUT_MS):
+            raise kafka_errors.KafkaTimeoutError("the transaction coordinator does not answer")
+
+    def close(self) -> None:
+        """Leave; nothing is open between two commits, so nothing is lost."""
+        if self._producer is not None:
+            _discard(self._producer)
+        self._consumer.close(autocommit=False, timeout_ms=2_000)
+
+
+def _retry_instead_of_forgetting(producer: KafkaProducer) -> None:
+    """Keep a transactional request whose coordinator has just gone away.
+
+    The sender drops the request, and its caller waits for ever, when `await_ready`
+    raises; when it returns False the request is tried again.
+    """
+    client = producer._sender._client
+    await_ready = client.await_ready
+
+    def ready_or_not(*args: Any, **kwargs: Any) -> bool:
+        try:
+            return bool(await_ready(*args, **kwargs))
+        except KafkaError:
+            time.sleep(0.05)
+            return False
+
+    client.await_ready = ready_or_not
+
+
+def _discard(producer: KafkaProducer) -> None:
+    # force_close first: close() alone waits for records that may never go. An open
+    # transaction is aborted by the next init_transactions under the same id.
+    producer._sender.force_close()
+    try:
+        producer.close(timeout=1)
+    except KafkaError:
+        logging.getLogger(__name__).debug("closing a producer failed", exc_info=True)
+
+
+@dataclass
+class LogReader:
+    """Reads whole partitions in order, committed records only, without a group.
+
+    Args:
+        kafka: How to reach the cluster.
+        topics: All their partitions are read, also those added later.
+        positions: Where to begin, by (topic, partition); others begin at `default`.
+        default: "earliest" or "latest".
+    """
+
+    kafka: Kafka
+    topics: Sequence[str]
+    positions: Mapping[tuple[str, int], int] = field(default_factory=dict)
+    default: str = "earliest"
+    max_records: int = 5_000
+
+    def __post_init__(self) -> None:
+        try:
+            self._consumer = KafkaConsumer(
+                **_consumer_settings(self.kafka),
+                auto_offset_reset="earliest",
+                max_poll_records=self.max_records,
+            )
+            self._assigned: set[TopicPartition] = set()
+            self._look_again_at = 0.0
+            self._take_new_partitions()
+        except (KafkaError, OSError, ValueError) as error:
+            raise KafkaUnavailable(_why_unreachable(self.kafka, error)) from None
+
+    def _take_new_partitions(self) -> None:
+        if time.monotonic() < self._look_again_at:
+            return
+        self._look_again_at = time.monotonic() + METADATA_MAX_AGE_MS / 1000
+        new = [tp for tp in _partitions(self._consumer, self.topics) if tp not in self._assigned]
+        if not new:
+            return
+        # Positions are kept over assign() by asking for them first.
+        kept = {tp: self._consumer.position(tp, timeout_ms=1_000) for tp in self._assigned}
+        if self.default == "latest" and not self._assigned:
+            ends = self._consumer.end_offsets(new, timeout_ms=REQUEST_TIMEOUT_MS)
+        else:
+            ends = self._consumer.beginning_offsets(new, timeout_ms=REQUEST_TIMEOUT_MS)
+        self._assigned.update(new)
+        self._consumer.assign(sorted(self._assigned))
+        for tp in new:
+            self._consumer.seek(tp, self.positions.get((tp.topic, tp.partition), ends[tp]))
+        for tp, position in kept.items():
+            if position is not None:
+                self._consumer.seek(tp, position)
+
+    def poll(self, timeout_ms: int) -> dict[TopicPartition, list[Any]]:
+        """The next records by partition; empty when none came in time."""
+        self._take_new_partitions()
+        if not self._assigned:
+            time.sleep(timeout_ms / 1000)
+            return {}
+        records: dict[TopicPartition, list[Any]] = self._consumer.poll(timeout_ms)
+        return records
+
+    def position(self, tp: TopicPartition) -> int:
+        """The next offset to be read; also past records that are no longer there."""
+        return int(self._consumer.position(tp, timeout_ms=REQUEST_TIMEOUT_MS))
+
+    def ends(self) -> dict[TopicPartition, int]:
+        """For each partition the offset after its last committed record."""
+        ends: dict[TopicPartition, int] = self._consumer.end_offsets(
+            sorted(self._assigned), timeout_ms=REQUEST_TIMEOUT_MS
+        )
+        return ends
+
+    def close(self) -> None:
+        """Release the connection."""
+        self._consumer.close(timeout_ms=1_000)
+
+    def __enter__(self) -> "LogReader":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+class Sender:
+    """Writes records one by one, acknowledged and without duplicates of its own."""
+
+    def __init__(self, kafka: Kafka, *, linger_ms: int = 0) -> None:
+        try:
+            self._producer = KafkaProducer(
+                **client_settings(kafka),
+                metrics_enabled=False,
+                acks="all",
+                enable_idempotence=True,
+                linger_ms=linger_ms,
+                batch_size=256 * 1024,
+                max_block_ms=60_000,
+                allow_auto_create_topics=False,
+            )
+        except (KafkaError, OSError, ValueError) as error:
+            raise KafkaUnavailable(_why_unreachable(kafka, error)) from None
+
+    def send(self, record: Outgoing) -> Any:
+        """Queue a record; the returned future's `get(timeout)` waits for the broker."""
+        return self._producer.send(
+            record.topic,
+            value=record.value,
+            key=record.key,
+            headers=record.headers,
+            partition=record.partition,
+        )
+
+    def flush(self, timeout: float = 30.0) -> None:
+        """Wait until all that was sent is acknowledged; seconds."""
+        self._producer.flush(timeout)
+
+    def close(self) -> None:
+        """Send what is queued and release the connection."""
+        self._producer.close(timeout=5)
+
+    def __enter__(self) -> "Sender":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def announce(settings: Settings, record: Mapping[str, Any]) -> None:
+    """Send one record to `retrain_topic` and wait for its acknowledgement.
+
+    Raises:
+        KafkaUnavailable: It could not be sent.
+    """
+    with Sender(settings.kafka) as sender:
+        value = msgspec.json.encode(record)
+        try:
+            sender.send(Outgoing(messages.RETRAIN_TOPIC, 0, None, value)).get(timeout=30)
+        except KafkaError as error:
+            raise KafkaUnavailable(f"the announcement was not accepted: {error}") from None
+
+
+def beginning_and_end(kafka: Kafka, topic: str) -> dict[int, tuple[int, int]]:
+    """The first offset and the offset after the last committed record, by partition."""
+    with LogReader(kafka, [topic]) as reader:
+        consumer, partitions = reader._consumer, sorted(reader._assigned)
+        starts = consumer.beginning_offsets(partitions, timeout_ms=REQUEST_TIMEOUT_MS)
+        ends = reader.ends()
+        return {tp.partition: (starts[tp], ends[tp]) for tp in partitions}

@@ -1,0 +1,96 @@
+"""What travels on the topics: names, records, and how bytes become them.
+
+Values are JSON in UTF-8. Records are msgspec structs: decoding checks types in C, and a
+record that does not fit says where and why.
+"""
+
+from typing import Annotated, Any
+
+import msgspec
+
+APP_MESSAGES = "app_messages"
+PREDICTIONS = "predictions"
+OUTCOMES = "outcomes"
+RETRAIN_TOPIC = "retrain_topic"
+DEAD_LETTERS = "dead_letters"
+
+#: Topics that share one number of partitions, so that a request, its prediction and its
+#: outcome have the same partition number.
+CO_PARTITIONED = (APP_MESSAGES, PREDICTIONS, OUTCOMES)
+
+#: The consumer groups and what they read.
+PREDICTOR_GROUP = "predictor"
+TRAINER_GROUP = "trainer"
+GROUPS = {PREDICTOR_GROUP: (APP_MESSAGES, OUTCOMES), TRAINER_GROUP: (RETRAIN_TOPIC,)}
+
+RequestId = Annotated[str, msgspec.Meta(min_length=1)]
+
+#: A class as a client may write it: by name, or as the number that names it.
+Label = str | int | float | bool
+
+
+class BadRecord(Exception):
+    """A record that cannot be used; its text is the reason, one line."""
+
+
+class Outcome(msgspec.Struct, frozen=True, gc=False):
+    """A record of `outcomes`."""
+
+    request_id: RequestId
+    outcome: Label
+
+
+class Prediction(msgspec.Struct, frozen=True, gc=False):
+    """A record of `predictions`."""
+
+    request_id: str
+    prediction: int
+    label: str
+    probability: float | list[float]
+    model_id: int
+
+
+class RetrainRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A predictor's record on `retrain_topic`; both offsets are inclusive."""
+
+    retrain: bool = True
+    batch_id: str
+    topic: str
+    partition: int
+    first_offset: int
+    last_offset: int
+    count: int
+
+
+class Decoder:
+    """Decodes the values of one topic into one type of struct."""
+
+    def __init__(self, record_type: Any) -> None:
+        self._decode = msgspec.json.Decoder(record_type).decode
+
+    def __call__(self, value: bytes | None) -> Any:
+        """Decode one record's value.
+
+        Raises:
+            BadRecord: A tombstone, not JSON, not UTF-8, nested too deeply, or not of
+                the type.
+        """
+        if value is None:
+            raise BadRecord("no value (a tombstone)")
+        try:
+            return self._decode(value)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise BadRecord(str(error).replace("\n", " ") or type(error).__name__) from None
+
+
+def label_text(label: Label) -> str:
+    """The name of a class as the data set writes it.
+
+    >>> label_text(">50K"), label_text(1), label_text(1.0), label_text(True)
+    ('>50K', '1', '1', 'true')
+    """
+    if isinstance(label, bool):
+        return "true" if label else "false"
+    if isinstance(label, float) and label.is_integer():
+        return str(int(label))
+    return str(label)

@@ -1,0 +1,186 @@
+"""What every script does the same way: arguments, signals, names, one-line errors."""
+
+import argparse
+import fcntl
+import logging
+import os
+import re
+import signal
+import socket
+import sys
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import FrameType
+
+from rich.console import Console
+from rich.markup import escape
+
+from utils import settings as settings_module
+from utils.settings import Settings, SettingsError
+
+
+#: Shows one line to whoever watches the terminal.
+Report = Callable[[str], None]
+
+
+class UserError(Exception):
+    """Something the user can mend; its text is one line."""
+
+
+def one_line(error: BaseException) -> str:
+    """What an exception says, on one line; its type where it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def reporter(name: str, colour: str) -> Report:
+    """Lines with the time and the script's name before them, coloured on a terminal."""
+    console = Console(highlight=False, soft_wrap=True)
+
+    def report(text: str) -> None:
+        now = time.strftime("%H:%M:%S")
+        console.print(f"[{colour}]{now} {name:<9}[/] {escape(text)}")
+
+    return report
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """An argument parser whose `--help` also explains the environment variables."""
+    return argparse.ArgumentParser(
+        description=description,
+        epilog=settings_module.environment_help(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def at_least(lowest: int) -> Callable[[str], int]:
+    """An argparse type: a whole number, `lowest` or more."""
+
+    def whole_number(text: str) -> int:
+        number = int(text)
+        if number < lowest:
+            raise argparse.ArgumentTypeError(f"must be {lowest} or more, not {number}")
+        return number
+
+    whole_number.__name__ = "whole number"  # argparse names it in its message
+    return whole_number
+
+
+def seconds(text: str) -> float:
+    """An argparse type: seconds, 0 or more."""
+    number = float(text)
+    if not 0 <= number < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be 0 or more, not {text}")
+    return number
+
+
+def run(main: Callable[[Settings], int | None], *, errors: Sequence[type[Exception]] = ()) -> int:
+    """Run a script's main with its settings; errors a user can mend become one line.
+
+    Args:
+        main: Takes the settings; returns the exit status (None is 0).
+        errors: Types whose text is meant for the user, besides SettingsError and
+            UserError.
+
+    Returns:
+        The exit status: 1 after such an error.
+    """
+    # The client logs each lost connection; what matters of it the scripts say themselves.
+    logging.basicConfig(level=logging.CRITICAL, format="%(name)s: %(message)s")
+    if os.environ.get("PIPELINE_LOG"):
+        logging.getLogger().setLevel(os.environ["PIPELINE_LOG"].upper())
+    try:
+        return main(settings_module.load()) or 0
+    except (SettingsError, UserError, *errors) as error:
+        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # `... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+class Stop:
+    """Set by the first SIGINT or SIGTERM; the second ends the process at once."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    def __call__(self) -> bool:
+        """Whether the work in hand is to be finished and no more begun."""
+        return self._event.is_set()
+
+    def set(self) -> None:
+        """Ask for the end from inside."""
+        self._event.set()
+
+    def wait(self, seconds: float) -> bool:
+        """Sleep, but not past a signal; whether there was one."""
+        return self._event.wait(seconds)
+
+    def on_signals(self) -> "Stop":
+        """Install the handlers; they only set the flag."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._handle)
+        return self
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._event.is_set():
+            os._exit(128 + number)
+        self._event.set()
+
+
+@contextmanager
+def slot(settings: Settings, role: str, most: int = 1000) -> Iterator[str]:
+    """A name that no other living process has, and that a restarted one gets again.
+
+    The first free lock file of `data/` decides the number; the kernel releases a lock
+    with its process, however that ends. Host and home are part of the name, so that two
+    machines or two homes on one cluster never share it.
+
+    Raises:
+        UserError: All `most` places are taken.
+    """
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    for number in range(most):
+        path = settings.data_dir / f".{role}-{number}.lock"
+        with path.open("a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            yield _slot_name(settings.home, role, number)
+            return
+    raise UserError(f"{most} {role}s run in {settings.home} already")
+
+
+def _slot_name(home: Path, role: str, number: int) -> str:
+    host = re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:100]
+    return f"{role}-{host}-{zlib.crc32(str(home).encode()):08x}-{number}"
+
+
+@contextmanager
+def only_one(settings: Settings, role: str, stop: Stop, report: Report) -> Iterator[str | None]:
+    """Wait until no other process has the role in this home.
+
+    Yields:
+        The name as of `slot`; None when asked to stop while waiting.
+    """
+    told = False
+    with ExitStack() as resources:
+        while not stop():
+            try:
+                name = resources.enter_context(slot(settings, role, most=1))
+            except UserError:
+                if not told:
+                    report(f"another {role} works on {settings.home}; waiting for its place")
+                told = True
+                stop.wait(0.5)
+            else:
+                yield name
+                return
+        yield None

