@@ -15,8 +15,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from train import optimisers
 from train.retrain import train
-from utils import download, kafka_io, messages, model_store, preprocess_data, process
-from utils.model_store import BundleError, ModelStore
+from utils import download, kafka_io, messages, preprocess_data, process
+from utils.bundles import BundleError, ModelStoreError
+from utils.model_store import ModelStore
 from utils.process import Report
 from utils.settings import Settings
 
@@ -46,7 +47,7 @@ def create_model(settings: Settings, arguments: argparse.Namespace, report: Repo
         report(line)
     try:
         if not arguments.force:
-            bundle = store.load(store.current_id())
+            bundle = store.load_current()
             report(f"model {bundle.model_id} is there and serves; --force trains a new one")
             return
     except BundleError as error:
@@ -127,7 +128,7 @@ if __name__ == "__main__":
             partial(main, arguments()),
             errors=[
                 kafka_io.KafkaUnavailable,
-                model_store.ModelStoreError,
+                ModelStoreError,
                 download.DownloadError,
                 optimisers.OptimiserError,
                 preprocess_data.DataError,

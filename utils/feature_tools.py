@@ -18,6 +18,7 @@ from msgspec import UNSET
 from utils.messages import Label, RequestId, label_text
 
 Matrix = npt.NDArray[np.float64]
+IntegerCodes = npt.NDArray[np.int64]
 
 _NUMBER = re.compile(r"-?\d+(\.\d+)?([eE][+-]?\d+)?", re.ASCII)
 
@@ -212,7 +213,7 @@ class FeatureTools:
                 return False
         return True
 
-    def encode_target(self, labels: Iterable[str | None]) -> npt.NDArray[np.int64]:
+    def encode_target(self, labels: Iterable[str | None]) -> IntegerCodes:
         """Class names to codes, (rows,); -1 for None and for an unknown class."""
         codes = {name: code for code, name in enumerate(self.classes)}
 

@@ -10,6 +10,7 @@ kafka-python 3.0.12 needs help to be exactly-once; each place says against what.
 
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -21,6 +22,8 @@ from kafka.admin import NewTopic
 from kafka.consumer.subscription_state import ConsumerRebalanceListener
 from kafka.coordinator.assignors.range import RangePartitionAssignor
 from kafka.errors import KafkaError
+from kafka.producer.producer_batch import FinalState, ProducerBatch
+from kafka.record.memory_records import MemoryRecordsBuilder
 from kafka.structs import OffsetAndMetadata
 
 from utils import messages
@@ -49,6 +52,11 @@ REQUEST_TIMEOUT_MS = 10_000
 TRANSACTION_TIMEOUT_MS = 10_000
 SESSION_TIMEOUT_MS = 2_000
 HEARTBEAT_INTERVAL_MS = 500
+#: Of one batch of records; the broker takes up to 1 MiB unless told otherwise.
+BATCH_BYTES = 512 * 1024
+#: What the topics created here take. A prediction repeats its request_id, and a rejected
+#: record gains headers, so both can be larger than the message was.
+MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 #: How often topics are looked at for new partitions.
 METADATA_MAX_AGE_MS = 5_000
 #: A restarted broker has answered "no offset committed" for half a second to groups that
@@ -127,7 +135,7 @@ def _why_unreachable(kafka: Kafka, error: Exception) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     if "certificate" in text.lower() or isinstance(error, OSError) and "SSL" in text:
         return f"the TLS connection to {where} was refused: {text}"
-    if isinstance(error, kafka_errors.AuthenticationFailedError) or "Authentication" in text:
+    if isinstance(error, kafka_errors.SaslAuthenticationFailedError) or "uthentication" in text:
         return f"the broker at {where} refused user {kafka.sasl_username!r}: {text}"
     return f"no Kafka broker answers at {where} (start one: python -m utils.broker)"
 
@@ -180,7 +188,7 @@ def ensure_topics(kafka: Kafka, groups: Mapping[str, Sequence[str]]) -> list[str
         missing = [topic for topic in wanted if topic not in existing]
         if missing:
             admin.create_topics(
-                [NewTopic(t, num_partitions=wanted[t], replication_factor=-1) for t in missing],
+                [_new_topic(topic, wanted[topic]) for topic in missing],
                 raise_errors=False,  # another initialize.py may create them as well
             )
             admin.wait_for_topics(missing, timeout_ms=REQUEST_TIMEOUT_MS)
@@ -191,6 +199,16 @@ def ensure_topics(kafka: Kafka, groups: Mapping[str, Sequence[str]]) -> list[str
     for group, topics in groups.items():
         _commit_first_offsets(kafka, group, topics)
     return missing
+
+
+def _new_topic(topic: str, partitions: int) -> NewTopic:
+    larger = topic in (messages.PREDICTIONS, messages.DEAD_LETTERS)
+    return NewTopic(
+        topic,
+        num_partitions=partitions,
+        replication_factor=-1,  # as the cluster thinks best
+        topic_configs={"max.message.bytes": str(MAX_MESSAGE_BYTES)} if larger else {},
+    )
 
 
 def _commit_first_offsets(kafka: Kafka, group: str, topics: Iterable[str]) -> None:
@@ -304,9 +322,20 @@ class ExactlyOnce:
                 auto_offset_reset="none",
                 max_poll_records=max_records,
             )
+            self._know(topics)
             self._consumer.subscribe(list(topics), listener=self._rebalance)
         except (KafkaError, OSError, ValueError) as error:
             raise KafkaUnavailable(_why_unreachable(kafka, error)) from None
+
+    def _know(self, topics: Sequence[str]) -> None:
+        """Fetch what is known of the topics before joining the group.
+
+        A member that leads the group hands out no partition of a topic that it has not
+        heard of yet, and when word comes at the wrong moment it does not do so later.
+        """
+        missing = [topic for topic in topics if not self._consumer.partitions_for_topic(topic)]
+        if missing:
+            self._report(f"waiting for topic {', '.join(missing)} (initialize.py creates it)")
 
     def poll(self, timeout_ms: int) -> Polled:
         """Fetch records, or learn of a new assignment.
@@ -384,7 +413,7 @@ class ExactlyOnce:
             delivery_timeout_ms=TRANSACTION_TIMEOUT_MS,
             retry_backoff_ms=5,  # commits wait this long on CONCURRENT_TRANSACTIONS
             linger_ms=0,
-            batch_size=64 * 1024,
+            max_request_size=MAX_MESSAGE_BYTES,
             max_block_ms=TRANSACTION_TIMEOUT_MS,
             allow_auto_create_topics=False,
         )
@@ -407,27 +436,17 @@ class ExactlyOnce:
             KafkaError: Nothing may be assumed; the next poll finds out what is
                 committed and takes up from there.
         """
-        if polled.epoch != self._epoch or self._rebalance.raised:
+        if polled.epoch != self._epoch or self._rebalance.raised or self._failed:
             self._failed = True
             raise kafka_errors.CommitFailedError("the assignment changed meanwhile")
         producer = self._producer
         assert producer is not None
         try:
             producer.begin_transaction()  # 1
-            futures = [  # 2
-                producer.send(
-                    record.topic,
-                    value=record.value,
-                    key=record.key,
-                    headers=record.headers,
-                    partition=record.partition,
-                )
-                for record in outgoing
-            ]
+            batches = _queue(producer, outgoing)  # 2
             producer.flush(timeout=TRANSACTION_TIMEOUT_MS / 1000)  # 3
-            for future in futures:
-                if not future.succeeded():
-                    raise future.exception or kafka_errors.KafkaTimeoutError("not acknowledged")
+            if not all(batch.final_state is FinalState.SUCCEEDED for batch in batches):
+                raise kafka_errors.KafkaTimeoutError("not every record was acknowledged")
             manager = producer._transaction_manager
             if positions:  # 4
                 offsets = {
@@ -455,6 +474,45 @@ class ExactlyOnce:
         if self._producer is not None:
             _discard(self._producer)
         self._consumer.close(autocommit=False, timeout_ms=2_000)
+
+
+def _queue(producer: KafkaProducer, outgoing: Iterable[Outgoing]) -> list[ProducerBatch]:
+    """What the producer's `send` does, by whole batches instead of record by record.
+
+    `send` checks, locks and makes a future for each record, which took more time than
+    scoring it; here a record costs its bytes.
+    """
+    by_partition: dict[TopicPartition, list[Outgoing]] = defaultdict(list)
+    for record in outgoing:
+        by_partition[TopicPartition(record.topic, record.partition)].append(record)
+    accumulator, queued = producer._accumulator, []
+    for tp, records in by_partition.items():
+        if tp.partition not in producer.partitions_for(tp.topic):
+            raise kafka_errors.UnknownTopicOrPartitionError(f"there is no {tp.topic}-{tp.partition}")
+        producer._transaction_manager.maybe_add_partition_to_transaction(tp)
+        batches = _batches(tp, records)
+        with accumulator._tp_lock(tp):
+            for batch in batches:
+                accumulator._incomplete.add(batch)
+            accumulator._batches[tp].extend(batches)
+        queued += batches
+    producer._sender.wakeup()
+    return queued
+
+
+def _batches(tp: TopicPartition, records: Iterable[Outgoing]) -> list[ProducerBatch]:
+    builder, now = _builder(), int(time.time() * 1000)
+    batches = [ProducerBatch(tp, builder)]
+    for _, _, key, value, headers in records:
+        if builder.append(now, key, value, headers) is None:  # full
+            builder = _builder()
+            batches.append(ProducerBatch(tp, builder))
+            builder.append(now, key, value, headers)
+    return batches
+
+
+def _builder() -> MemoryRecordsBuilder:
+    return MemoryRecordsBuilder(magic=2, compression_type=0, batch_size=BATCH_BYTES)
 
 
 def _retry_instead_of_forgetting(producer: KafkaProducer) -> None:
@@ -611,8 +669,8 @@ class Sender:
         self.close()
 
 
-def announce(settings: Settings, record: Mapping[str, Any]) -> None:
-    """Send one record to `retrain_topic` and wait for its acknowledgement.
+def announce(settings: Settings, record: Any) -> None:
+    """Send one record (a struct or a dict) to `retrain_topic` and wait for its acknowledgement.
 
     Raises:
         KafkaUnavailable: It could not be sent.

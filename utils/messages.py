@@ -62,6 +62,15 @@ class RetrainRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     count: int
 
 
+class Rollback(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A record on `retrain_topic`: an older model serves again."""
+
+    rollback: bool = True
+    model_id: int
+    from_model_id: int | None
+    reason: str
+
+
 class Decoder:
     """Decodes the values of one topic into one type of struct."""
 

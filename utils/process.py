@@ -92,9 +92,10 @@ def run(main: Callable[[Settings], int | None], *, errors: Sequence[type[Excepti
     logging.basicConfig(level=logging.CRITICAL, format="%(name)s: %(message)s")
     if os.environ.get("PIPELINE_LOG"):
         logging.getLogger().setLevel(os.environ["PIPELINE_LOG"].upper())
+    expected = (SettingsError, UserError, *errors)
     try:
         return main(settings_module.load()) or 0
-    except (SettingsError, UserError, *errors) as error:
+    except expected as error:
         print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -96,7 +96,7 @@ class Kafka(_Section):
         for server in value.split(","):
             host, colon, port = server.strip().rpartition(":")
             if not (host and colon and port.isdigit() and 0 < int(port) < 65536):
-                raise ValueError(f"wants host:port, several with commas between, not {value!r}")
+                raise ValueError(f"wants host:port, several with commas between")
         return value
 
     @field_validator("ssl_cafile")

@@ -1,0 +1,179 @@
+"""A whole pipeline in a temporary home, driven as a user drives it."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from utils import kafka_io, messages, settings
+from utils.kafka_io import LogReader, Outgoing, Sender
+from utils.settings import ROOT, Settings
+
+
+class Script:
+    """One of the pipeline's scripts as a process; its output goes to a file."""
+
+    def __init__(self, home: Path, env: dict[str, str], *command: str) -> None:
+        self.output = home / f"{command[0].removesuffix('.py')}-{time.monotonic_ns()}.out"
+        with self.output.open("w") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-u", *command],
+                cwd=ROOT,
+                env=env,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def text(self) -> str:
+        """What it has printed so far."""
+        return self.output.read_text()
+
+    def says(self, text: str, timeout: float = 30.0) -> None:
+        """Wait until it has printed `text`."""
+        until(lambda: text in self.text(), timeout, lambda: f"{text!r} in:\n{self.text()}")
+
+    def kill(self) -> None:
+        """SIGKILL, no goodbye."""
+        self.process.kill()
+        self.process.wait()
+
+    def end(self, number: int = signal.SIGTERM, timeout: float = 40.0) -> int:
+        """Ask it to end; its exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        return self.process.wait(timeout)
+
+
+class Pipeline:
+    """Home, broker address and processes of one test."""
+
+    def __init__(self, home: Path, bootstrap: str, **environment: str) -> None:
+        self.home = home
+        self.env = {
+            **{name: value for name, value in os.environ.items() if name not in _VARIABLES},
+            "PIPELINE_HOME": str(home),
+            "KAFKA_BOOTSTRAP_SERVERS": bootstrap,
+            **environment,
+        }
+        self.settings: Settings = settings.load(self.env)
+        self.scripts: list[Script] = []
+
+    def copy_of(self, prepared: Path) -> None:
+        """Begin with another home's data set and models, and with new topics."""
+        shutil.copytree(prepared / "models", self.home / "models", dirs_exist_ok=True)
+        (self.home / "data").mkdir(exist_ok=True)
+        for name in (self.settings.data.train, self.settings.data.test):
+            shutil.copy(prepared / "data" / name, self.home / "data" / name)
+        (self.home / "messages").mkdir(exist_ok=True)
+        kafka_io.ensure_topics(self.settings.kafka, messages.GROUPS)
+
+    def start(self, *command: str, **environment: str) -> Script:
+        """Start a script."""
+        script = Script(self.home, {**self.env, **environment}, *command)
+        self.scripts.append(script)
+        return script
+
+    def run(self, *command: str, timeout: float = 90.0) -> subprocess.CompletedProcess[str]:
+        """Run a script to its end."""
+        return subprocess.run(
+            [sys.executable, *command],
+            cwd=ROOT,
+            env=self.env,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+
+    def send(self, records: Iterable[tuple[str, bytes | None, Any]], partition: int = 0) -> None:
+        """Send (topic, key, value): bytes as they are, all else as JSON."""
+        with Sender(self.settings.kafka, linger_ms=5) as sender:
+            for topic, key, value in records:
+                raw = value if value is None or isinstance(value, bytes) else _json(value)
+                sender.send(Outgoing(topic, partition, key, raw))
+            sender.flush()
+
+    def send_rows(self, rows: Iterable[dict[str, Any]], prefix: str = "r") -> list[str]:
+        """Send rows as messages with the ids prefix-0, prefix-1, ...; returns the ids."""
+        records = [(f"{prefix}-{number}", row) for number, row in enumerate(rows)]
+        self.send(
+            (messages.APP_MESSAGES, name.encode(), {"request_id": name, "data": row})
+            for name, row in records
+        )
+        return [name for name, _ in records]
+
+    def records(self, topic: str) -> list[Any]:
+        """Every committed record of a topic, by (partition, offset)."""
+        with LogReader(self.settings.kafka, [topic]) as reader:
+            ends = reader.ends()
+            found: list[Any] = []
+            while any(reader.position(tp) < end for tp, end in ends.items()):
+                for records in reader.poll(500).values():
+                    found += records
+        return sorted(found, key=lambda record: (record.partition, record.offset))
+
+    def values(self, topic: str) -> list[Any]:
+        """The same, decoded."""
+        return [json.loads(record.value) for record in self.records(topic)]
+
+    def events(self, kind: str) -> list[Any]:
+        """The records of `retrain_topic` that have this key: "retrain", ..."""
+        return [value for value in self.values(messages.RETRAIN_TOPIC) if value.get(kind)]
+
+    def wait_for(self, topic: str, count: int, timeout: float = 40.0) -> list[Any]:
+        """Wait until a topic holds so many records, and not one more; they, decoded."""
+        self._wait(topic, lambda found: len(found) >= count, timeout, f"{count} in {topic}")
+        values = self.values(topic)
+        assert len(values) == count
+        return values
+
+    def wait_for_events(self, kind: str, count: int, timeout: float = 60.0) -> list[Any]:
+        """Wait until so many records of a kind are on `retrain_topic`."""
+
+        def enough(found: list[Any]) -> bool:
+            return sum(kind in json.loads(record.value) for record in found) >= count
+
+        self._wait(messages.RETRAIN_TOPIC, enough, timeout, f"{count} {kind}")
+        return self.events(kind)
+
+    def _wait(
+        self, topic: str, enough: Callable[[list[Any]], bool], timeout: float, what: str
+    ) -> None:
+        found: list[Any] = []
+        deadline = time.monotonic() + timeout
+        with LogReader(self.settings.kafka, [topic]) as reader:
+            while not enough(found):
+                for records in reader.poll(100).values():
+                    found += records
+                if time.monotonic() > deadline:
+                    told = "\n".join(script.text()[-2000:] for script in self.scripts)
+                    raise AssertionError(f"in {timeout} s not {what}, but {len(found)}:\n{told}")
+
+    def close(self) -> None:
+        """Leave no process behind."""
+        for script in self.scripts:
+            if script.process.poll() is None:
+                script.kill()
+
+
+_VARIABLES = {variable.name for variable in settings.VARIABLES}
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value).encode()
+
+
+def until(
+    condition: Callable[[], bool], timeout: float, what: Callable[[], str] = lambda: "it"
+) -> None:
+    """Wait for a condition; fail with words when it does not come about."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, f"in {timeout} s not: {what()}"
+        time.sleep(0.05)
