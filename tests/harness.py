@@ -128,10 +128,14 @@ class Pipeline:
 
     def wait_for(self, topic: str, count: int, timeout: float = 40.0) -> list[Any]:
         """Wait until a topic holds so many records, and not one more; they, decoded."""
+        return [json.loads(record.value) for record in self.wait_for_raw(topic, count, timeout)]
+
+    def wait_for_raw(self, topic: str, count: int, timeout: float = 40.0) -> list[Any]:
+        """The same, as the log has them."""
         self._wait(topic, lambda found: len(found) >= count, timeout, f"{count} in {topic}")
-        values = self.values(topic)
-        assert len(values) == count
-        return values
+        records = self.records(topic)
+        assert len(records) == count
+        return records
 
     def wait_for_events(self, kind: str, count: int, timeout: float = 60.0) -> list[Any]:
         """Wait until so many records of a kind are on `retrain_topic`."""

@@ -303,6 +303,13 @@ def test_reading_an_odd_file(tmp_path: Path) -> None:
         decode(features, {"job": 7})
 
 
+@given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1))
+def test_a_file_and_json_give_the_same_floats(tmp_path_factory: Any, values: list[float]) -> None:
+    path = tmp_path_factory.mktemp("floats") / "floats.csv"
+    path.write_text("n,y\n" + "".join(f"{value!r},1\n" for value in values))
+    assert read_frame(path, Data(train="", target="y"))["n"].tolist() == values
+
+
 def test_a_comment_sign_inside_a_line_stays(tmp_path: Path) -> None:
     path = tmp_path / "odd.csv"
     path.write_text(ODD)
@@ -328,7 +335,8 @@ def test_several_classes_are_in_order() -> None:
     [
         ({"drop": ("gone",)}, "no column 'gone'"),
         ({"cross": (("gone", "job"),)}, "no column 'gone'"),
-        ({"columns": ("a", "b")}, "no column"),
+        ({"columns": ("a", "b")}, "not such CSV"),
+        ({"columns": tuple("abcdefg")}, "no column"),
         ({"cross": (("Age", "job"),)}, "cannot cross 'Age'"),
         ({"positive": "yes"}, "the positive class 'yes' is none of"),
     ],
@@ -348,8 +356,8 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot read"):
         read_frame(tmp_path / "none.csv", odd_data())
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(DataError, match="not CSV"):
+    with pytest.raises(DataError, match="not such CSV"):
         read_frame(tmp_path / "binary", odd_data())
     (tmp_path / "empty").write_bytes(b"")
-    with pytest.raises(DataError, match="not CSV"):
+    with pytest.raises(DataError, match="not such CSV"):
         read_frame(tmp_path / "empty", odd_data())

@@ -96,8 +96,7 @@ def why(settings: Settings, request_id: str, *, log: bool = False) -> dict[str, 
 
 def _decided(probability: float | list[float], classes: Sequence[str]) -> dict[str, Any]:
     """The class that a probability stands for, by the predictor's rule."""
-    several = isinstance(probability, list)
-    code = int(np.argmax(probability)) if several else int(np.float64(probability) > 0.5)
+    code = int(np.argmax(probability) if isinstance(probability, list) else probability > 0.5)
     return {"prediction": code, "label": classes[code] if code < len(classes) else None}
 
 
@@ -158,9 +157,10 @@ class _Named(msgspec.Struct):
 
 def _in_log(settings: Settings, serving: Bundle, request_id: str) -> Found | None:
     """Read everything; what was decoded for the serving model's columns counts."""
-    decode, same = msgspec.json.Decoder(_Named).decode, {}
+    decode = msgspec.json.Decoder(_Named).decode
+    same: dict[str, list[Any]] = {}
     for topic in TOPICS:
-        same[topic] = records = []
+        records = same.setdefault(topic, [])
         for record in log_scan.scan(settings.kafka, topic, log_scan.bounds(settings.kafka, topic)):
             try:
                 if decode(record.value or b"").request_id == request_id:

@@ -15,6 +15,11 @@ from utils.feature_tools import FeatureTools, IntegerCodes, Matrix
 
 Params = Mapping[str, Any]
 
+#: Fewer are fitted by one thread: LightGBM's threads wait for each other at every split,
+#: which gains little on few rows, and costs many times the work itself as soon as another
+#: process (a predictor, say) wants the processor too.
+ROWS_WORTH_THREADS = 100_000
+
 #: Fixed for a Dataset once it is made, so no search may vary it.
 DATASET_PARAMS: Params = {"max_bin": 255, "feature_pre_filter": False, "verbosity": -1}
 
@@ -88,12 +93,13 @@ def fit(
         features: Say which columns hold categories, and how many classes there are.
         params: What a search has chosen.
         rounds: Boosting rounds (several classes: one tree a class and round).
-        threads: LightGBM's threads; they do not change the model.
+        threads: LightGBM's threads at most; they do not change the model.
         seed: Of bagging and of the choice of features.
 
     Raises:
         ValueError: No rows, or a code that is no class.
     """
+    threads = threads if len(y) >= ROWS_WORTH_THREADS else 1
     rows = dataset(X, y, features, threads=threads)
     chosen = settings(features, params, threads=threads, seed=seed)
     return lgb.train(chosen, rows, num_boost_round=rounds)

@@ -24,6 +24,8 @@ from utils.settings import Settings
 GOLDEN_ROWS = 5
 #: Newer outcomes that a judgement of the serving model wants to see at least.
 JUDGE_ROWS = 100
+#: And how many of the latest it looks at, so that its cost does not grow with the log.
+JUDGE_LATEST = 20_000
 #: How many standard errors worse than its parent a serving model is when it is taken
 #: back: more than the gate's one, because this is looked at again and again.
 JUDGE_ERRORS = 3.0
@@ -272,7 +274,7 @@ def judge(settings: Settings, messages: MessageStore) -> Judgement | None:
         parent = store.load(champion.parent_id)
     except BundleError:
         return None
-    newer = messages.newer_than(read_up_to(champion.manifest), None)
+    newer = messages.newer_than(read_up_to(champion.manifest), JUDGE_LATEST)
     codes = champion.features.encode_target(newer.outcomes)
     frame, codes = newer.frame[codes >= 0], codes[codes >= 0]
     if len(codes) < JUDGE_ROWS or not _comparable(parent, champion.features):

@@ -153,6 +153,15 @@ class Snapshot:
     offsets: Offsets
 
 
+@contextmanager
+def _damage_told() -> Iterator[None]:
+    """What cannot be decoded was damaged on the disk: SQLite has no checksums."""
+    try:
+        yield
+    except (msgspec.MsgspecError, ValueError, LookupError) as error:
+        raise _Damaged from error
+
+
 @dataclass(frozen=True)
 class Judged:
     """The predictions of one model, in the order they were made.
@@ -370,7 +379,10 @@ class MessageStore:
             StoreError: The store cannot be read.
         """
         with self._transaction() as connection:
-            return self._assembled(connection, list(_chunks(connection, self._tables)))
+            with _damage_told():
+                decoding = _Decoding(connection, self._tables)
+                parts = list(_chunks(connection, self._tables, decoding))
+                return self._assembled(parts, decoding, self._read_offsets(connection))
 
     def newer_than(self, offsets: Offsets, limit: int | None = None) -> Snapshot:
         """Messages with an outcome of which either came at or after these offsets.
@@ -398,35 +410,33 @@ class MessageStore:
             .limit(limit)
         )
         with self._transaction() as connection:
-            return self._assembled(connection, [_part(connection.execute(query).all())])
+            with _damage_told():
+                decoding = _Decoding(connection, self._tables)
+                parts = [_rows(connection.execute(query).all(), decoding)]
+                return self._assembled(parts, decoding, self._read_offsets(connection))
 
-    def _assembled(self, connection: Connection, parts: Sequence["_Part"]) -> Snapshot:
+    def _assembled(
+        self, parts: Sequence["_Part"], decoding: "_Decoding", offsets: Offsets
+    ) -> Snapshot:
         """One snapshot of what the database handed over, put in order."""
-        texts = _Texts(connection, self._tables.texts)
-        words = _words(parts, 2 + len(self._features.columns))
-        ids = np.array(
-            [i for part in parts for i in (part.request_ids if part.plain else texts.ids(part))],
-            dtype=object,
-        )
-        outcomes = np.array([o for part in parts for o in part.outcomes], dtype=object)
+        parts = [decoding.part([], b"", ""), *parts]
+        words = np.concatenate([part.words for part in parts], axis=1)
         order: Any = np.lexsort((words[1], words[0]))
         if bool((order[1:] > order[:-1]).all()):
             order = slice(None)  # as it is: spares a copy of everything
-        columns = {
-            name: words[place].view("<f8")[order]
-            if place < 2 + self._tables.numbers
-            else texts.column(words[place][order])
-            for place, name in enumerate(self._features.columns, 2)
-        }
-        return Snapshot(
-            ids[order],
+        columns: dict[str, Any] = {}
+        for place, name in enumerate(self._features.columns, 2):
+            if place < 2 + self._tables.numbers:
+                column: Any = words[place].view("<f8")[order]
+            else:
+                column = decoding.texts(words[place][order])
             # As objects: left alone pandas would make its own kind of text of them.
-            pd.DataFrame(
-                {n: pd.Series(column, dtype=column.dtype) for n, column in columns.items()},
-                copy=False,
-            ),
-            outcomes[order],
-            self._read_offsets(connection),
+            columns[name] = pd.Series(column, dtype=column.dtype, copy=False)
+        return Snapshot(
+            np.concatenate([part.request_ids for part in parts])[order],
+            pd.DataFrame(columns, copy=False),
+            np.concatenate([part.outcomes for part in parts])[order],
+            offsets,
         )
 
     def request(self, request_id: str) -> dict[str, Any] | None:
@@ -617,6 +627,8 @@ class _Tables:
         names: Of the tables.
         layout: What the columns are made for, as text.
         known_outcome: The outcome that counts.
+        classes: What outcomes there are.
+        code: Four hexadecimal digits, the place in `classes` of the outcome that counts.
         is_known: Whether a row has a message and an outcome.
     """
 
@@ -667,12 +679,15 @@ class _Tables:
         ).decode()
         c = self.messages.c
         self.known_outcome = sa.func.coalesce(c.outcome, c.inline_outcome)
+        self.classes = features.classes
+        codes = {name: f"{place:04x}" for place, name in enumerate(self.classes)}
+        self.code = sa.case(codes, value=self.known_outcome)
         self.is_known = sa.and_(c.offset.is_not(None), self.known_outcome.is_not(None))
 
     def known_rows(self) -> sa.Select[Any]:
         """What a snapshot is made of, row by row."""
         c = self.messages.c
-        return sa.select(c.request_id, c.packed, self.known_outcome).where(self.is_known)
+        return sa.select(c.request_id, c.packed, self.code).where(self.is_known)
 
     def create(self, connection: Connection) -> None:
         """Make the tables."""
@@ -795,46 +810,51 @@ class _Names(dict[str | None, int]):
         self[None] = 0
 
 
-class _Texts:
-    """The texts of the database by name."""
+class _Part(NamedTuple):
+    """Some rows of a snapshot: (rows,), (words of `packed`, rows) and (rows,)."""
 
-    def __init__(self, connection: Connection, table: sa.Table) -> None:
-        rows = connection.execute(sa.select(table.c.name, table.c.text))
+    request_ids: npt.NDArray[np.object_]
+    words: npt.NDArray[np.int64]
+    outcomes: npt.NDArray[np.object_]
+
+
+class _Decoding:
+    """From what the database holds to what was put in."""
+
+    def __init__(self, connection: Connection, tables: "_Tables") -> None:
+        rows = connection.execute(sa.select(tables.texts.c.name, tables.texts.c.text))
         self._texts: dict[int, str | None] = {name: _original(text) for name, text in rows}
         self._texts[0] = None
+        self._classes = np.array(tables.classes, dtype=object)
+        self._width = 2 + len(tables.columns)
 
-    def column(self, names: npt.NDArray[np.int64]) -> npt.NDArray[np.object_]:
+    def part(self, keys: Sequence[str], packed: bytes, codes: str, plain: bool = False) -> _Part:
+        """Decode some rows.
+
+        Args:
+            keys: (rows,), the request_ids as stored.
+            packed: The blobs of the rows one after the other.
+            codes: Their `_Tables.code`, the same way.
+            plain: Whether the keys are known to be the request_ids.
+        """
+        if not len(keys) == len(codes) / 4 == len(packed) / 8 / self._width:
+            raise _Damaged
+        ids = keys if plain else [self._request_id(key) for key in keys]
+        words = np.frombuffer(packed, "<i8").reshape(-1, self._width).T.copy()
+        places = np.frombuffer(bytes.fromhex(codes), ">u2")
+        return _Part(np.array(ids, dtype=object), words, self._classes[places])
+
+    def texts(self, names: npt.NDArray[np.int64]) -> npt.NDArray[np.object_]:
         """Names to texts, (rows,)."""
         places, different = pd.factorize(names)
-        try:
-            texts = np.array([self._texts[name] for name in different.tolist()], dtype=object)
-        except KeyError:
-            raise _Damaged from None
+        texts = np.array([self._texts[name] for name in different.tolist()], dtype=object)
         return texts.take(places) if len(texts) else texts
 
-    def ids(self, part: "_Part") -> list[str | None]:
-        """The request_ids behind the keys of `messages`."""
-        return [
-            self._texts[int(key[2:])] if key.startswith(_HIDDEN + "#") else _original(key)
-            for key in part.request_ids
-        ]
+    def _request_id(self, key: str) -> str | None:
+        return self._texts[int(key[2:])] if key.startswith(_HIDDEN + "#") else _original(key)
 
 
-class _Part(NamedTuple):
-    """Some rows of a snapshot."""
-
-    request_ids: Sequence[str]
-    packed: bytes
-    outcomes: Sequence[str]
-    plain: bool = False  # whether all ids are what they were on the log
-
-
-def _part(rows: Sequence[Any]) -> _Part:
-    ids, packed, outcomes = zip(*rows, strict=True) if rows else ((), (), ())
-    return _Part(ids, b"".join(packed), outcomes)
-
-
-def _chunks(connection: Connection, tables: _Tables) -> Iterator[_Part]:
+def _chunks(connection: Connection, tables: _Tables, decoding: _Decoding) -> Iterator[_Part]:
     """Every row of a snapshot, in any order, in parts.
 
     The database glues thousands of rows together: an aggregate, decoded here in C, takes
@@ -842,16 +862,18 @@ def _chunks(connection: Connection, tables: _Tables) -> Iterator[_Part]:
     decoded the database works on the next.
     """
     if not _glues_blobs(connection):
-        yield _part(connection.execute(tables.known_rows()).all())
+        yield _rows(connection.execute(tables.known_rows()).all(), decoding)
         return
     decode = msgspec.json.Decoder(list[str]).decode
-    try:
-        for ids, packed, outcomes in _ahead(_glued(connection, tables)):
-            if packed:
-                plain = r"\u001a" not in ids  # as JSON writes _HIDDEN
-                yield _Part(decode(ids), bytes(packed), decode(outcomes), plain)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        raise _Damaged from None
+    for keys, packed, codes in _ahead(_glued(connection, tables)):
+        if packed:
+            plain = r"\u001a" not in keys  # as JSON writes _HIDDEN
+            yield decoding.part(decode(keys), packed, codes, plain)
+
+
+def _rows(rows: Sequence[Any], decoding: _Decoding) -> _Part:
+    keys, packed, codes = zip(*rows, strict=True) if rows else ((), (), ())
+    return decoding.part(keys, b"".join(packed), "".join(codes))
 
 
 def _glues_blobs(connection: Connection) -> bool:
@@ -877,7 +899,7 @@ def _glued(connection: Connection, tables: _Tables) -> Iterator[Any]:
         query = sa.select(
             sa.cast(f.json_agg(c.request_id), sa.Text),
             f.string_agg(c.packed, sa.text("''::bytea")),
-            sa.cast(f.json_agg(tables.known_outcome), sa.Text),
+            f.string_agg(tables.code, sa.text("''")),
         ).where(tables.is_known)
         yield from connection.execute(query.group_by(c.partition, c.offset.op("/")(_CHUNK)))
         return
@@ -886,21 +908,11 @@ def _glued(connection: Connection, tables: _Tables) -> Iterator[Any]:
     query = sa.select(
         f.json_group_array(c.request_id),
         sa.cast(f.group_concat(c.packed, sa.text("''")), sa.LargeBinary),
-        f.json_group_array(tables.known_outcome),
+        f.group_concat(tables.code, sa.text("''")),
     ).where(tables.is_known, rowid.between(first, last))
     rows = connection.execute(sa.select(f.max(rowid)).select_from(tables.messages)).scalar() or 0
     for begin in range(1, rows + 1, _CHUNK):
         yield connection.execute(query, {"first": begin, "last": begin + _CHUNK - 1}).one()
-
-
-def _words(parts: Sequence[_Part], width: int) -> npt.NDArray[np.int64]:
-    """The blobs of all parts as (width, rows)."""
-    for part in parts:
-        if not len(part.request_ids) == len(part.outcomes) == len(part.packed) / 8 / width:
-            raise _Damaged
-    nothing = np.empty((width, 0), "<i8")
-    words = [np.frombuffer(part.packed, "<i8").reshape(-1, width).T for part in parts]
-    return np.concatenate([nothing, *words], axis=1)
 
 
 def _unread(records: Sequence[Any], topic: str, place: int, read: Offsets) -> list[Any]:

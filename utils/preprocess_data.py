@@ -1,6 +1,7 @@
 """Reads a data set as pipeline.toml describes it, and learns its features."""
 
 import io
+import warnings
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -31,21 +32,21 @@ def read_frame(path: Path, data: Data) -> pd.DataFrame:
     """
     text_columns = {data.target, *data.categorical}
     try:
-        frame = pd.read_csv(
-            _without_comments(path, data.comment),
-            names=list(data.columns) or None,
-            index_col=False,
-            skipinitialspace=True,
-            keep_default_na=False,  # "NA" is a category unless pipeline.toml says otherwise
-            na_values=["", *data.missing],
-            dtype=dict.fromkeys(text_columns, str),
-            float_precision="round_trip",  # the float that JSON makes of the same digits
-            low_memory=False,
-        )
+        with warnings.catch_warnings(action="error", category=pd.errors.ParserWarning):
+            frame = pd.read_csv(
+                _without_comments(path, data.comment),
+                names=list(data.columns) or None,
+                index_col=False,
+                skipinitialspace=True,
+                keep_default_na=False,  # "NA" is a category unless pipeline.toml says otherwise
+                na_values=["", *data.missing],
+                dtype=dict.fromkeys(text_columns, str),
+                low_memory=False,  # a column has one type, not one for each part of the file
+            )
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from None
-    except (ValueError, pd.errors.ParserError) as error:
-        raise DataError(f"{path} is not CSV: {' '.join(str(error).split())}") from None
+    except (ValueError, pd.errors.ParserWarning) as error:
+        raise DataError(f"{path} is not such CSV: {' '.join(str(error).split())}") from None
     frame.columns = [str(name).strip() for name in frame.columns]
     named = {
         data.target,
