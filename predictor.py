@@ -245,9 +245,7 @@ def predictions(batch: Batch) -> list[Outgoing]:
             messages.PREDICTIONS,
             partition,
             request_id.encode(),
-            _encode(
-                messages.Prediction(request_id, code, labels[code], probability, model_id)
-            ),
+            _encode(messages.Prediction(request_id, code, labels[code], probability, model_id)),
         )
         for (partition, request_id), code, probability in zip(
             accepted, codes.astype(int).tolist(), probabilities.tolist(), strict=True
@@ -311,8 +309,10 @@ def main(settings: Settings) -> None:
         )
         resources.callback(exchange.close)
         bundle = watcher.current()
-        report(f"model {bundle.model_id} serves; a retraining every "
-               f"{settings.training.retrain_every} known outcomes")
+        report(
+            f"model {bundle.model_id} serves; a retraining every "
+            f"{settings.training.retrain_every} known outcomes"
+        )
         predictor = Predictor(
             exchange, bundle, watcher, every=settings.training.retrain_every, report=report
         )
@@ -322,6 +322,4 @@ def main(settings: Settings) -> None:
 
 if __name__ == "__main__":
     process.parser(__doc__).parse_args()
-    sys.exit(
-        process.run(main, errors=[kafka_io.KafkaUnavailable, kafka_io.Fenced, BundleError])
-    )
+    sys.exit(process.run(main, errors=[kafka_io.KafkaUnavailable, kafka_io.Fenced, BundleError]))

@@ -197,7 +197,9 @@ class SampleApp:
         ledger, say = self.ledger, partial(self._console.print, markup=False)
         sent, answered = len(ledger.sent), len(ledger.answered)
         models = ", ".join(f"{m} ({count})" for m, count in sorted(ledger.models.items()))
-        say(f"sent {sent}, answered {answered}, in {seconds:.1f} s; models seen: {models or 'none'}")
+        say(
+            f"sent {sent}, answered {answered}, in {seconds:.1f} s; models seen: {models or 'none'}"
+        )
         if ledger.latencies:
             ordered = sorted(ledger.latencies)
             p99 = ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))]

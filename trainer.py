@@ -23,7 +23,7 @@ from train.retrain import Judgement, Result
 from train.worker import Job, Worker
 from utils import kafka_io, messages, process
 from utils.bundles import BundleError, ModelStoreError
-from utils.kafka_io import ExactlyOnce, LogReader, Outgoing, Polled, Position, TopicPartition
+from utils.kafka_io import ExactlyOnce, Outgoing, Polled, Position, TopicPartition
 from utils.log_ingest import Ingest
 from utils.message_store import MessageStore, StoreError
 from utils.messages import RetrainRequest
@@ -156,8 +156,9 @@ class Trainer:
         try:
             return future.result()
         except (Exception, BrokenProcessPool) as error:  # whatever it was, training goes on
-            self.report(f"the training failed, again in {RETRY_SECONDS:.0f} s: "
-                        f"{process.one_line(error)}")
+            self.report(
+                f"the training failed, again in {RETRY_SECONDS:.0f} s: {process.one_line(error)}"
+            )
             self._not_before = time.monotonic() + RETRY_SECONDS
             return None
 
@@ -248,9 +249,7 @@ def main(arguments: argparse.Namespace, settings: Settings) -> None:
     report = process.reporter("trainer", "magenta")
     stop = process.Stop().on_signals()
     with ExitStack() as resources:
-        slot = resources.enter_context(
-            process.only_one(settings, "trainer", stop, report)
-        )
+        slot = resources.enter_context(process.only_one(settings, "trainer", stop, report))
         if slot is None:
             return
         store = ModelStore(settings.models_dir)

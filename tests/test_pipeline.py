@@ -259,9 +259,7 @@ def test_a_second_trainer_waits_for_its_place(pipeline: Pipeline) -> None:
 
 
 def test_sample_app_says_which_predictions_are_missing(pipeline: Pipeline) -> None:
-    app = pipeline.run(
-        *("sample_app.py", "--messages", "3", "--interval", "0", "--timeout", "1")
-    )
+    app = pipeline.run(*("sample_app.py", "--messages", "3", "--interval", "0", "--timeout", "1"))
     assert app.returncode == 1
     assert "sent 3, answered 0" in app.stdout
     assert "WITHOUT A PREDICTION" in app.stdout

@@ -237,9 +237,7 @@ def test_every_command_runs(terminals: Terminals) -> None:
                 assert command in STEPS, f"the README has a command unknown here: {command}"
                 terminals.run(command, STEPS[command])
             if command == "mkdir -p own/data":
-                (terminals.folder / "own" / "pipeline.toml").write_text(
-                    example_of_own_data()
-                )
+                (terminals.folder / "own" / "pipeline.toml").write_text(example_of_own_data())
     terminals.stop_all()
     missing = [name for name in named_files() if not (terminals.folder / name).exists()]
     assert not missing, "the README names files that are not there"

@@ -1,0 +1,1 @@
+"""How models are made and judged; knows nothing of Kafka."""

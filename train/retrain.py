@@ -13,7 +13,6 @@ import pandas as pd
 
 from train import evaluate, fit, optimisers
 from train.evaluate import Comparison
-from train.optimisers import Best
 from utils import preprocess_data
 from utils.bundles import Bundle, BundleError, Draft
 from utils.feature_tools import FeatureTools

@@ -133,7 +133,7 @@ def _admin(kafka: Kafka) -> KafkaAdminClient:
 def _why_unreachable(kafka: Kafka, error: Exception) -> str:
     where = kafka.bootstrap_servers
     text = " ".join(str(error).split()) or type(error).__name__
-    if "certificate" in text.lower() or isinstance(error, OSError) and "SSL" in text:
+    if "certificate" in text.lower() or (isinstance(error, OSError) and "SSL" in text):
         return f"the TLS connection to {where} was refused: {text}"
     if isinstance(error, kafka_errors.SaslAuthenticationFailedError) or "uthentication" in text:
         return f"the broker at {where} refused user {kafka.sasl_username!r}: {text}"
@@ -180,7 +180,7 @@ def ensure_topics(kafka: Kafka, groups: Mapping[str, Sequence[str]]) -> list[str
     Raises:
         KafkaUnavailable: The cluster cannot be reached or refuses.
     """
-    wanted = {topic: kafka.partitions for topic in messages.CO_PARTITIONED}
+    wanted = dict.fromkeys(messages.CO_PARTITIONED, kafka.partitions)
     wanted |= {messages.RETRAIN_TOPIC: 1, messages.DEAD_LETTERS: 1}
     admin = _admin(kafka)
     try:
@@ -488,7 +488,9 @@ def _queue(producer: KafkaProducer, outgoing: Iterable[Outgoing]) -> list[Produc
     accumulator, queued = producer._accumulator, []
     for tp, records in by_partition.items():
         if tp.partition not in producer.partitions_for(tp.topic):
-            raise kafka_errors.UnknownTopicOrPartitionError(f"there is no {tp.topic}-{tp.partition}")
+            raise kafka_errors.UnknownTopicOrPartitionError(
+                f"there is no {tp.topic}-{tp.partition}"
+            )
         producer._transaction_manager.maybe_add_partition_to_transaction(tp)
         batches = _batches(tp, records)
         with accumulator._tp_lock(tp):

@@ -378,11 +378,10 @@ class MessageStore:
         Raises:
             StoreError: The store cannot be read.
         """
-        with self._transaction() as connection:
-            with _damage_told():
-                decoding = _Decoding(connection, self._tables)
-                parts = list(_chunks(connection, self._tables, decoding))
-                return self._assembled(parts, decoding, self._read_offsets(connection))
+        with self._transaction() as connection, _damage_told():
+            decoding = _Decoding(connection, self._tables)
+            parts = list(_chunks(connection, self._tables, decoding))
+            return self._assembled(parts, decoding, self._read_offsets(connection))
 
     def newer_than(self, offsets: Offsets, limit: int | None = None) -> Snapshot:
         """Messages with an outcome of which either came at or after these offsets.
@@ -409,11 +408,10 @@ class MessageStore:
             .order_by(known_since.desc(), c.partition.desc(), c.offset.desc())
             .limit(limit)
         )
-        with self._transaction() as connection:
-            with _damage_told():
-                decoding = _Decoding(connection, self._tables)
-                parts = [_rows(connection.execute(query).all(), decoding)]
-                return self._assembled(parts, decoding, self._read_offsets(connection))
+        with self._transaction() as connection, _damage_told():
+            decoding = _Decoding(connection, self._tables)
+            parts = [_rows(connection.execute(query).all(), decoding)]
+            return self._assembled(parts, decoding, self._read_offsets(connection))
 
     def _assembled(
         self, parts: Sequence["_Part"], decoding: "_Decoding", offsets: Offsets

@@ -22,7 +22,6 @@ from rich.markup import escape
 from utils import settings as settings_module
 from utils.settings import Settings, SettingsError
 
-
 #: Shows one line to whoever watches the terminal.
 Report = Callable[[str], None]
 
@@ -92,7 +91,7 @@ def run(main: Callable[[Settings], int | None], *, errors: Sequence[type[Excepti
     logging.basicConfig(level=logging.CRITICAL, format="%(name)s: %(message)s")
     if os.environ.get("PIPELINE_LOG"):
         logging.getLogger().setLevel(os.environ["PIPELINE_LOG"].upper())
-    expected = (SettingsError, UserError, *errors)
+    expected: tuple[type[Exception], ...] = (SettingsError, UserError, *errors)
     try:
         return main(settings_module.load()) or 0
     except expected as error:

@@ -96,7 +96,7 @@ class Kafka(_Section):
         for server in value.split(","):
             host, colon, port = server.strip().rpartition(":")
             if not (host and colon and port.isdigit() and 0 < int(port) < 65536):
-                raise ValueError(f"wants host:port, several with commas between")
+                raise ValueError("wants host:port, several with commas between")
         return value
 
     @field_validator("ssl_cafile")
@@ -111,9 +111,8 @@ class Kafka(_Section):
         if self.security_protocol.startswith("SASL"):
             for name in ("sasl_mechanism", "sasl_username", "sasl_password"):
                 if getattr(self, name) is None:
-                    raise ValueError(
-                        f"KAFKA_SECURITY_PROTOCOL={self.security_protocol} needs KAFKA_{name.upper()}"
-                    )
+                    needed = f"KAFKA_{name.upper()}"
+                    raise ValueError(f"{self.security_protocol} needs {needed} as well")
         return self
 
 
@@ -261,14 +260,14 @@ def _put(values: dict[str, Any], path: tuple[str, ...], text: str) -> None:
     values[path[-1]] = text
 
 
-def _first_line(
-    error: ValidationError, names: Mapping[tuple[str, ...], str], config: Path
-) -> str:
+def _first_line(error: ValidationError, names: Mapping[tuple[str, ...], str], config: Path) -> str:
     first = error.errors(include_url=False, include_context=False)[0]
     path = tuple(str(part) for part in first["loc"])
     reason = first["msg"].removeprefix("Value error, ")
     name = names.get(path)
     if name is None:
         return f"{config}: {'.'.join(path)}: {reason}"
-    shown = "" if "password" in path[-1] or path == ("messages", "url") else f", not {first['input']!r}"
+    shown = (
+        "" if "password" in path[-1] or path == ("messages", "url") else f", not {first['input']!r}"
+    )
     return f"{name}: {reason}{shown}"
