@@ -5,7 +5,7 @@ VENV := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench clean
+.PHONY: help install demo test check bench clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -22,6 +22,8 @@ help:  ## this list
 .venv/.requirements-dev: requirements-dev.txt requirements-postgresql.txt .venv/.requirements
 	$(VENV)/python -m pip install --quiet -r requirements-dev.txt
 	@touch $@
+
+install: .venv/.requirements  ## .venv with what the pipeline runs on
 
 demo: .venv/.requirements  ## the whole pipeline for a minute: broker, predictor, trainer, sample app
 	@exec $(VENV)/python -m utils.demo

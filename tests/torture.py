@@ -21,7 +21,7 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -427,6 +427,9 @@ class Torture:
             script.process.terminate()
             self._leaving.append(script)
             self._returns.append(time.monotonic() + 4)
+            # It finishes its batch first, so the time runs from its end.
+            self._wait_or_go_on(lambda: script.process.poll() is not None, 20)
+            wound = replace(wound, at=time.time())
         return wound
 
     def _while_loading(self) -> Wound:
