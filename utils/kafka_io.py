@@ -24,7 +24,7 @@ from kafka.coordinator.assignors.range import RangePartitionAssignor
 from kafka.errors import KafkaError
 from kafka.producer.producer_batch import FinalState, ProducerBatch
 from kafka.record.memory_records import MemoryRecordsBuilder
-from kafka.structs import OffsetAndMetadata
+from kafka.structs import MemberState, OffsetAndMetadata
 
 from utils import messages
 from utils.settings import Kafka, Settings
@@ -119,6 +119,8 @@ def _consumer_settings(kafka: Kafka) -> dict[str, Any]:
         "enable_auto_commit": False,
         "allow_auto_create_topics": False,
         "fetch_max_wait_ms": 500,
+        # They save little with a few partitions, and are one thing more to go wrong.
+        "enable_incremental_fetch_sessions": False,
         "max_partition_fetch_bytes": 4 * 1024 * 1024,
     }
 
@@ -257,6 +259,36 @@ class _Flag(ConsumerRebalanceListener):  # type: ignore[misc]
         self.raised = True
 
 
+class _Progress:
+    """Notices a fetcher that has gone silent although there is something to fetch.
+
+    Seen once, on a loaded machine, right after a rebalance; what the client did wrong
+    was not found, so what it fails to do is watched.
+    """
+
+    SECONDS = 5.0
+
+    def __init__(self) -> None:
+        self._behind: dict[TopicPartition, int] = {}
+        self.made()
+
+    def made(self) -> None:
+        """Records came."""
+        self._behind = {}
+        self._look_at = time.monotonic() + self.SECONDS
+
+    def is_due(self) -> bool:
+        """Whether nothing came for so long that a look is worth its requests."""
+        return time.monotonic() >= self._look_at
+
+    def is_stuck(self, behind: dict[TopicPartition, int]) -> bool:
+        """Compare the positions that are behind their log's end with those of the last look."""
+        self._look_at = time.monotonic() + self.SECONDS
+        stuck = any(self._behind.get(tp) == position for tp, position in behind.items())
+        self._behind = behind
+        return stuck
+
+
 @dataclass(frozen=True)
 class Polled:
     """What one `ExactlyOnce.poll` returned.
@@ -304,38 +336,41 @@ class ExactlyOnce:
         report: Callable[[str], None],
     ) -> None:
         self._kafka = kafka
+        self._group = group
+        self._topics = list(topics)
         self._slot = slot
+        self._max_records = max_records
         self._report = report
         self._rebalance = _Flag()
         self._epoch = 0
         self._failed = False
         self._producer: KafkaProducer | None = None
         self._newest: dict[TopicPartition, int] = {}
+        self._progress = _Progress()
         try:
-            self._consumer = KafkaConsumer(
-                **_consumer_settings(kafka),
-                group_id=group,
-                group_instance_id=slot,
-                session_timeout_ms=SESSION_TIMEOUT_MS,
-                heartbeat_interval_ms=HEARTBEAT_INTERVAL_MS,
-                partition_assignment_strategy=(RangePartitionAssignor,),
-                auto_offset_reset="none",
-                max_poll_records=max_records,
-            )
-            self._know(topics)
-            self._consumer.subscribe(list(topics), listener=self._rebalance)
+            self._consumer = self._join()
         except (KafkaError, OSError, ValueError) as error:
             raise KafkaUnavailable(_why_unreachable(kafka, error)) from None
 
-    def _know(self, topics: Sequence[str]) -> None:
-        """Fetch what is known of the topics before joining the group.
-
-        A member that leads the group hands out no partition of a topic that it has not
-        heard of yet, and when word comes at the wrong moment it does not do so later.
-        """
-        missing = [topic for topic in topics if not self._consumer.partitions_for_topic(topic)]
+    def _join(self) -> KafkaConsumer:
+        consumer = KafkaConsumer(
+            **_consumer_settings(self._kafka),
+            group_id=self._group,
+            group_instance_id=self._slot,
+            session_timeout_ms=SESSION_TIMEOUT_MS,
+            heartbeat_interval_ms=HEARTBEAT_INTERVAL_MS,
+            partition_assignment_strategy=(RangePartitionAssignor,),
+            auto_offset_reset="none",
+            max_poll_records=self._max_records,
+        )
+        # Known before joining: a member that leads the group hands out no partition of a
+        # topic that it has not heard of yet, and when word comes at the wrong moment it
+        # does not do so later.
+        missing = [topic for topic in self._topics if not consumer.partitions_for_topic(topic)]
         if missing:
             self._report(f"waiting for topic {', '.join(missing)} (initialize.py creates it)")
+        consumer.subscribe(self._topics, listener=self._rebalance)
+        return consumer
 
     def poll(self, timeout_ms: int) -> Polled:
         """Fetch records, or learn of a new assignment.
@@ -353,11 +388,29 @@ class ExactlyOnce:
         # Right after poll(), never later: the client forgets its generation when it
         # leaves the group, and the broker lets a member without one commit unfenced.
         membership = self._consumer.group_metadata()
-        if membership.generation_id < 0 or not membership.member_id:
+        if membership.state != MemberState.STABLE or not membership.member_id:
+            self._failed = self._failed or bool(records)
             return Polled({})
         if self._rebalance.raised or self._failed:
             return self._restore(membership)
+        if records:
+            self._progress.made()
+        elif self._progress.is_due() and self._is_stuck():
+            self._report("the client has stopped fetching; connecting anew")
+            stuck, self._consumer = self._consumer, self._join()
+            self._failed = True
+            stuck.close(autocommit=False, timeout_ms=1_000)
+            return Polled({})
         return Polled(records, None, membership, self._epoch)
+
+    def _is_stuck(self) -> bool:
+        """Whether committed records have been waiting since the last look, and still are."""
+        assigned = sorted(self._consumer.assignment())
+        ends = self._consumer.end_offsets(assigned, timeout_ms=REQUEST_TIMEOUT_MS)
+        positions = {tp: self._consumer.position(tp, timeout_ms=1_000) for tp in assigned}
+        return self._progress.is_stuck(
+            {tp: at for tp, at in positions.items() if at is not None and at < ends[tp]}
+        )
 
     def _restore(self, membership: Any) -> Polled:
         """Take up the assigned partitions where the group has committed them."""
