@@ -86,6 +86,7 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
 def check(frame: pd.DataFrame, snapshot: Snapshot) -> None:
     """What the store gives is what was put in."""
     read = snapshot.frame.assign(request_id=snapshot.request_ids, outcome=snapshot.outcomes)
+    read[list(TEXTS)] = read[list(TEXTS)].astype(object)
     pd.testing.assert_frame_equal(
         read.sort_values("request_id", ignore_index=True)[list(frame.columns)],
         frame.sort_values("request_id", ignore_index=True),

@@ -18,9 +18,9 @@ The tables: `messages`, a row per request_id with a typed column per feature, th
 outcome, the prediction and where each of them is in the log; `messages_offsets`;
 `messages_layout`, what the columns were made for; and `messages_texts`. A retrain reads
 every row, and reading millions of short texts one by one is what takes long. So a row
-also has all its features in one blob (`packed`: partition, offset, then 8 bytes a
-column: a number, or the name of a text in `messages_texts`), and the database hands
-over the blobs of thousands of rows as one.
+also has its place in the log and all its features in one blob (`packed`, 8 bytes each:
+a number, or the name of a text in `messages_texts`), and the database hands over the
+blobs of thousands of rows as one.
 
     python -m utils.message_store report [--last 500]
 """
@@ -61,6 +61,7 @@ Offsets = dict[tuple[str, int], int]
 #: Of the tables; another number than the store's has it made anew from the log.
 LAYOUT_VERSION = 1
 
+_PARTITION = 2**48  # times the partition, plus the offset: the place in the log as one number
 _CHUNK = 2000  # rows that the database hands over as one
 _LONG_ID = 500  # characters: PostgreSQL's index takes 2,704 bytes
 _MEMO = 100_000  # texts whose names are remembered
@@ -142,7 +143,7 @@ class Snapshot:
 
     Attributes:
         request_ids: (rows,), str.
-        frame: The raw feature columns: float64 with NaN, or str objects with None.
+        frame: The raw feature columns: float64, or categories of str; NaN where missing.
         outcomes: (rows,), str: the classes by name.
         offsets: How far the log had been read.
     """
@@ -294,14 +295,14 @@ class MessageStore:
         if not messages:
             return []
         ids, partitions, offsets, timestamps, values, outcomes = zip(*messages, strict=True)
-        words = np.empty((len(messages), 2 + len(self._features.columns)), "<i8")
-        words[:, 0], words[:, 1] = partitions, offsets
+        words = np.empty((len(messages), 1 + len(self._features.columns)), "<i8")
+        words[:, 0] = np.multiply(partitions, _PARTITION) + offsets
         columns = list(zip(*values, strict=True))
         for place, column in enumerate(columns):
             if place < self._tables.numbers:
-                words.view("<f8")[:, 2 + place] = column  # None becomes NaN
+                words.view("<f8")[:, 1 + place] = column  # None becomes NaN
             else:
-                words[:, 2 + place] = [self._names[value] for value in column]
+                words[:, 1 + place] = [self._names[value] for value in column]
                 columns[place] = tuple(map(_storable, column))
         packed, width = words.tobytes(), 8 * words.shape[1]
         return list(
@@ -419,17 +420,15 @@ class MessageStore:
         """One snapshot of what the database handed over, put in order."""
         parts = [decoding.part([], b"", ""), *parts]
         words = np.concatenate([part.words for part in parts], axis=1)
-        order: Any = np.lexsort((words[1], words[0]))
+        order: Any = np.argsort(words[0])
         if bool((order[1:] > order[:-1]).all()):
             order = slice(None)  # as it is: spares a copy of everything
         columns: dict[str, Any] = {}
-        for place, name in enumerate(self._features.columns, 2):
-            if place < 2 + self._tables.numbers:
-                column: Any = words[place].view("<f8")[order]
+        for place, name in enumerate(self._features.columns):
+            if place < self._tables.numbers:
+                columns[name] = pd.Series(words[1 + place].view("<f8")[order], copy=False)
             else:
-                column = decoding.texts(words[place][order])
-            # As objects: left alone pandas would make its own kind of text of them.
-            columns[name] = pd.Series(column, dtype=column.dtype, copy=False)
+                columns[name] = decoding.texts(words[1 + place])[order]
         return Snapshot(
             np.concatenate([part.request_ids for part in parts])[order],
             pd.DataFrame(columns, copy=False),
@@ -824,7 +823,7 @@ class _Decoding:
         self._texts: dict[int, str | None] = {name: _original(text) for name, text in rows}
         self._texts[0] = None
         self._classes = np.array(tables.classes, dtype=object)
-        self._width = 2 + len(tables.columns)
+        self._width = 1 + len(tables.columns)
 
     def part(self, keys: Sequence[str], packed: bytes, codes: str, plain: bool = False) -> _Part:
         """Decode some rows.
@@ -842,11 +841,17 @@ class _Decoding:
         places = np.frombuffer(bytes.fromhex(codes), ">u2")
         return _Part(np.array(ids, dtype=object), words, self._classes[places])
 
-    def texts(self, names: npt.NDArray[np.int64]) -> npt.NDArray[np.object_]:
+    def texts(self, names: npt.NDArray[np.int64]) -> pd.Categorical:
         """Names to texts, (rows,)."""
         places, different = pd.factorize(names)
-        texts = np.array([self._texts[name] for name in different.tolist()], dtype=object)
-        return texts.take(places) if len(texts) else texts
+        texts = [self._texts[name] for name in different.tolist()]
+        # In an order of their own, not that in which the rows came.
+        known = sorted(text for text in texts if text is not None)
+        code = {text: place for place, text in enumerate(known)}
+        codes = np.array(
+            [code.get(text, -1) for text in texts], dtype=np.min_scalar_type(-1 - len(known))
+        )
+        return pd.Categorical.from_codes(codes[places], categories=pd.Index(known, dtype=object))
 
     def _request_id(self, key: str) -> str | None:
         return self._texts[int(key[2:])] if key.startswith(_HIDDEN + "#") else _original(key)

@@ -1,0 +1,1 @@
+"""What the pipeline costs, each figure beside what it is compared with."""
