@@ -2,10 +2,12 @@
 # taken for granted; everything else goes into .venv.
 PYTHON ?= python3
 VENV := .venv/bin
+MINUTES ?= 5
+SEED ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check bench clean
+.PHONY: help install demo test check torture bench clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -35,6 +37,9 @@ check: .venv/.requirements-dev  ## linter, formatter, type checker
 	$(VENV)/ruff check .
 	$(VENV)/ruff format --check .
 	$(VENV)/mypy .
+
+torture: .venv/.requirements-dev  ## kill everything at random: make torture MINUTES=10 SEED=1
+	$(VENV)/python -m tests.torture --minutes $(MINUTES) --seed $(SEED)
 
 bench: .venv/.requirements-dev  ## the benchmarks, each with its ratio
 	$(VENV)/python -m benchmarks

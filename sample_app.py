@@ -28,6 +28,8 @@ from utils.settings import Settings
 
 #: Below this interval (s) not each message is shown.
 SHOW_EACH_ABOVE = 0.05
+#: How long (s) the last predictions are waited for when the user has said stop.
+STOPPED_PATIENCE = 3.0
 
 
 @dataclass
@@ -125,10 +127,11 @@ class SampleApp:
             if self._done_sending.is_set():
                 if not self.ledger.missing():
                     return
-                if time.monotonic() - last > self._arguments.timeout:
+                patience = STOPPED_PATIENCE if self._stop() else self._arguments.timeout
+                if time.monotonic() - last > patience:
                     return
             else:
-                last = max(last, time.monotonic() - self._arguments.timeout / 2)
+                last = time.monotonic()
 
     def run(self) -> int:
         """Send, read, sum up; the exit status."""
@@ -148,7 +151,9 @@ class SampleApp:
         self._summary(time.monotonic() - begun)
         if self.error is not None:
             raise kafka_io.KafkaUnavailable(process.one_line(self.error))
-        return 1 if self.ledger.missing() or self.ledger.twice else 0
+        if self.ledger.twice:
+            return 1
+        return 1 if self.ledger.missing() and not self._stop() else 0
 
     def _guarded(self, work: Any, client: Any) -> None:
         try:

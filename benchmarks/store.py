@@ -94,13 +94,13 @@ def check(frame: pd.DataFrame, snapshot: Snapshot) -> None:
     )
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--partitions", type=int, default=1)
     parser.add_argument("--url", help="another database (default: SQLite in a temporary folder)")
     parser.add_argument("--repeat", type=int, default=5, help="of the reading (%(default)s)")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     frame = made_up(arguments.rows)
     features = FeatureTools().fit(
         frame.head(1000),

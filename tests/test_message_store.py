@@ -383,7 +383,7 @@ def test_values_come_back_bit_for_bit(url: str, values: tuple[Any, Any]) -> None
     assert tuple(known["values"].values()) == values
     number = np.array([np.nan if values[0] is None else values[0]])
     assert frame["age"].to_numpy().tobytes() == number.tobytes()
-    assert frame["job"].tolist() == [values[1]]
+    assert frame["job"].astype(object).where(frame["job"].notna(), None).tolist() == [values[1]]
 
 
 def test_columns_may_be_called_anything(url: str) -> None:

@@ -117,6 +117,18 @@ def test_bad_records_go_to_dead_letters_untouched(pipeline: Pipeline, adult: lis
         assert (headers["partition"], headers["offset"]) == ("0", str(offset))
         assert letter.key == b"key"
     assert predictor.process.poll() is None
+    shown = pipeline.run("-m", "utils.dead_letters", "list")
+    assert shown.returncode == 0, shown.stderr
+    assert "(tombstone)" in shown.stdout
+    mended = pipeline.home / "mended.json"
+    mended.write_text('{"request_id": "mended", "data": {"age": 39}}')
+    again = pipeline.run("-m", "utils.dead_letters", "resend", "0", "--value", str(mended))
+    assert again.returncode == 0, again.stderr
+    pipeline.wait_for(PREDICTIONS, 11)
+    check_one_prediction_each(pipeline, [*good, "mended"])
+    unknown = pipeline.run("-m", "utils.dead_letters", "resend", "999")
+    assert unknown.returncode == 1
+    assert "has no record 999" in unknown.stderr
 
 
 def test_values_missing_null_unseen_or_extra_are_scored(

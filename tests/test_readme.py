@@ -68,6 +68,7 @@ STEPS = {
     "python -m utils.model_store rebuild 2": Step(),
     "python -m utils.model_store rollback 1": Step(prints="bundle 1 serves"),
     "python -m utils.message_store report": Step(prints="35 messages, 35 of them with an outcome"),
+    "python -m utils.dead_letters list": Step(prints="no record was rejected"),
     "mkdir -p own/data": Step(),
     'python -c "from sklearn.datasets import load_iris; i = load_iris(as_frame=True); '
     "i.data.assign(species=i.target_names[i.target]).to_csv('own/data/iris.csv', "

@@ -21,12 +21,13 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from tests.harness import Pipeline, Script
-from utils import kafka_io, preprocess_data
+from utils import preprocess_data
 from utils.broker import SHORT_LIVED, Broker
 from utils.kafka_io import KafkaError, LogReader, Outgoing, Sender
 from utils.message_store import MessageStore, StoreError
@@ -151,10 +152,8 @@ class Feeder(threading.Thread):
         left = []
         for future, record in self._sent:
             if wait and not future.is_done:
-                try:
+                with suppress(KafkaError):
                     future.get(timeout=60)
-                except KafkaError:
-                    pass
             if not future.is_done:
                 left.append((future, record))
             elif future.succeeded():
@@ -224,9 +223,7 @@ class Report:
         lines = [f"{'survived':42} kills  stall: median   worst"]
         for kind in sorted({*self.kills, *self.stalls}):
             times = self.stalls.get(kind)
-            stall = (
-                f"{statistics.median(times):12.2f} s {max(times):6.2f} s" if times else ""
-            )
+            stall = f"{statistics.median(times):12.2f} s {max(times):6.2f} s" if times else ""
             lines.append(f"  {kind:40} {self.kills[kind] or '':5}  {stall}")
         lines.append(f"  {'together':40} {self.kills.total():5}")
         lines += [f"{name}: {number}" for name, number in self.figures.items()]
@@ -273,6 +270,7 @@ class Torture:
             (1.5, self._away),
             (1, self._leave),
             (1.5, self._while_loading),
+            (1, self._freeze),
             (1, self._kill_trainer),
             (1, self._kill_training),
             (1, self._kill_publishing),
@@ -379,8 +377,11 @@ class Torture:
         self._pause(1.5)
 
     def _pause(self, longest: float) -> None:
-        until = time.monotonic() + self._random.uniform(0, longest)
-        self._wait(lambda: time.monotonic() >= until, longest + 60, "")
+        self._pause_of(self._random.uniform(0, longest))
+
+    def _pause_of(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        self._wait(lambda: time.monotonic() >= until, seconds + 60, "")
 
     def _stall(self, wound: Wound) -> float | None:
         """From the kill to the first new prediction of the partition that waits longest."""
@@ -438,6 +439,19 @@ class Torture:
         time.sleep(self._random.uniform(0, 0.3))
         wound = self._kill_predictor("predictor, when a new model is out")
         self._join()
+        return wound
+
+    def _freeze(self) -> Wound:
+        """Stopped for longer than its session, or than its transaction, may last.
+
+        Others have its partitions when it wakes up in the middle of what it did.
+        """
+        script, wound = self._victim("predictor, frozen for a while")
+        if script is not None:
+            script.process.send_signal(signal.SIGSTOP)
+            self._pause_of(self._random.choice((3.0, 8.0)))
+            script.process.send_signal(signal.SIGCONT)
+            self._predictors.append(script)
         return wound
 
     def _kill_trainer(self, kind: str = "trainer, at any time") -> Wound:
@@ -541,10 +555,9 @@ class Log:
         except StoreError:
             return False
         last = {(r.topic, r.partition): r.offset for r in [*self._messages, *self._outcomes]}
-        return (
-            all(offsets.get(place, 0) > offset for place, offset in last.items())
-            and counts.predictions >= len({json.loads(r.value)["request_id"] for r in self.good})
-        )
+        return all(
+            offsets.get(place, 0) > offset for place, offset in last.items()
+        ) and counts.predictions >= len({json.loads(r.value)["request_id"] for r in self.good})
 
     def _open_store(self) -> MessageStore:
         return MessageStore.open(self._pipeline.settings.messages_url, self._features)
@@ -568,7 +581,9 @@ class Log:
             if more:
                 yield f"partition {partition}: {more.total()} doubled: {_some(more)}"
             if not lost and not more and ids != found:
-                at = next(n for n, pair in enumerate(zip(ids, found, strict=True)) if len({*pair}) > 1)
+                at = next(
+                    n for n, pair in enumerate(zip(ids, found, strict=True)) if len({*pair}) > 1
+                )
                 yield f"partition {partition}: another order from {ids[at]} on"
         self.figures |= {"missing": missing, "doubled": doubled}
 
@@ -583,7 +598,8 @@ class Log:
             found[(*place, letter.key, letter.value)] += 1
         self.figures["rejected"] = found.total()
         if expected != found:
-            yield f"dead letters: missing {_some(expected - found)}, too many {_some(found - expected)}"
+            yield f"dead letters missing: {_some(expected - found)}"
+            yield f"dead letters too many: {_some(found - expected)}"
 
     def _due(self) -> list[tuple[str, int, int, int]]:
         """The requests there should be: topic, partition, first and last offset."""

@@ -93,8 +93,8 @@ class Demo:
                 raise process.UserError(f"{name} ended with status {child.returncode}")
 
     def end(self) -> None:
-        """Ask what runs to end, the broker last; kill what does not."""
-        for name in sorted(self.processes, key="broker".__eq__):
+        """Ask what runs to end, the last started first; kill what does not."""
+        for name in reversed(list(self.processes)):
             child = self.processes[name]
             if child.poll() is None:
                 child.send_signal(signal.SIGTERM)

@@ -48,8 +48,12 @@ __all__ = [
 
 BOOTSTRAP_TIMEOUT_MS = 5_000
 REQUEST_TIMEOUT_MS = 10_000
-#: Longer than the longest batch, shorter than readers want to wait for a dead writer.
-TRANSACTION_TIMEOUT_MS = 10_000
+#: So long an open transaction of a writer that died and does not come back keeps its
+#: heirs from its partitions (they may not know its offsets before it is aborted). A
+#: writer that lives begins one with everything at hand and is done in milliseconds.
+TRANSACTION_TIMEOUT_MS = 4_000
+#: For each step of a transaction; also longer than a broker takes to restart.
+COMMIT_PATIENCE_MS = 10_000
 SESSION_TIMEOUT_MS = 2_000
 HEARTBEAT_INTERVAL_MS = 500
 #: Of one batch of records; the broker takes up to 1 MiB unless told otherwise.
@@ -345,9 +349,13 @@ class ExactlyOnce:
         self._epoch = 0
         self._failed = False
         self._producer: KafkaProducer | None = None
+        self._producer_is_new = False
         self._newest: dict[TopicPartition, int] = {}
         self._progress = _Progress()
         try:
+            # Before joining: it aborts what this slot's last process left open. The
+            # partitions may be with others by now, who wait for just that.
+            self._replace_producer()
             self._consumer = self._join()
         except (KafkaError, OSError, ValueError) as error:
             raise KafkaUnavailable(_why_unreachable(kafka, error)) from None
@@ -426,22 +434,24 @@ class ExactlyOnce:
         return Polled({}, positions, membership, self._epoch)
 
     def _position(self, tp: TopicPartition) -> Position:
-        """The committed position of a partition, wary of a broker just restarted."""
+        """The committed position of a partition, wary of a broker just restarted.
+
+        It may say that the group has no offset, an old one, or that the log ends before
+        it; what it still says after a while is believed.
+        """
         newest = self._newest.get(tp, -1)
         patient_until = time.monotonic() + NO_OFFSET_PATIENCE_S
         while True:
             committed = _committed(self._consumer, tp)
-            if committed is not None and committed.offset >= newest:
+            starts = self._consumer.beginning_offsets([tp], timeout_ms=REQUEST_TIMEOUT_MS)
+            ends = self._consumer.end_offsets([tp], timeout_ms=REQUEST_TIMEOUT_MS)
+            if committed is not None and newest <= committed.offset <= ends[tp]:
                 break
             if time.monotonic() > patient_until:
-                if committed is not None:
-                    break  # the group's offsets were set back on purpose
-                self._report(f"{tp.topic}-{tp.partition} has no committed offset: from its start")
                 break
             time.sleep(0.2)
-        starts = self._consumer.beginning_offsets([tp], timeout_ms=REQUEST_TIMEOUT_MS)
-        ends = self._consumer.end_offsets([tp], timeout_ms=REQUEST_TIMEOUT_MS)
         if committed is None:
+            self._report(f"{tp.topic}-{tp.partition} has no committed offset: from its start")
             return Position(starts[tp])
         if starts[tp] <= committed.offset <= ends[tp]:
             self._newest[tp] = committed.offset
@@ -456,6 +466,8 @@ class ExactlyOnce:
     def _replace_producer(self) -> None:
         """A producer that has aborted keeps the aborted offsets: never used again."""
         if self._producer is not None:
+            if self._producer_is_new:
+                return  # spares a starting process the time
             _discard(self._producer)
             self._producer = None
         self._producer = KafkaProducer(
@@ -463,15 +475,16 @@ class ExactlyOnce:
             metrics_enabled=False,
             transactional_id=self._slot,
             transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
-            delivery_timeout_ms=TRANSACTION_TIMEOUT_MS,
+            delivery_timeout_ms=COMMIT_PATIENCE_MS,
             retry_backoff_ms=5,  # commits wait this long on CONCURRENT_TRANSACTIONS
             linger_ms=0,
             max_request_size=MAX_MESSAGE_BYTES,
-            max_block_ms=TRANSACTION_TIMEOUT_MS,
+            max_block_ms=COMMIT_PATIENCE_MS,
             allow_auto_create_topics=False,
         )
         _retry_instead_of_forgetting(self._producer)
         self._producer.init_transactions()
+        self._producer_is_new = True
 
     def commit(
         self,
@@ -494,10 +507,11 @@ class ExactlyOnce:
             raise kafka_errors.CommitFailedError("the assignment changed meanwhile")
         producer = self._producer
         assert producer is not None
+        self._producer_is_new = False
         try:
             producer.begin_transaction()  # 1
             batches = _queue(producer, outgoing)  # 2
-            producer.flush(timeout=TRANSACTION_TIMEOUT_MS / 1000)  # 3
+            producer.flush(timeout=COMMIT_PATIENCE_MS / 1000)  # 3
             if not all(batch.final_state is FinalState.SUCCEEDED for batch in batches):
                 raise kafka_errors.KafkaTimeoutError("not every record was acknowledged")
             manager = producer._transaction_manager
@@ -519,7 +533,7 @@ class ExactlyOnce:
     def _finish(producer: KafkaProducer, result: Any) -> None:
         # The public calls wait without end, and after a broker's restart they did.
         producer._sender.wakeup()
-        if not result.wait(timeout_ms=TRANSACTION_TIMEOUT_MS):
+        if not result.wait(timeout_ms=COMMIT_PATIENCE_MS):
             raise kafka_errors.KafkaTimeoutError("the transaction coordinator does not answer")
 
     def close(self) -> None:

@@ -62,7 +62,7 @@ Offsets = dict[tuple[str, int], int]
 LAYOUT_VERSION = 1
 
 _PARTITION = 2**48  # times the partition, plus the offset: the place in the log as one number
-_CHUNK = 2000  # rows that the database hands over as one
+_CHUNK = 8000  # rows that the database hands over as one
 _LONG_ID = 500  # characters: PostgreSQL's index takes 2,704 bytes
 _MEMO = 100_000  # texts whose names are remembered
 _LOCK = 0x6D657373  # PostgreSQL's advisory lock of whoever writes
@@ -847,11 +847,10 @@ class _Decoding:
         texts = [self._texts[name] for name in different.tolist()]
         # In an order of their own, not that in which the rows came.
         known = sorted(text for text in texts if text is not None)
-        code = {text: place for place, text in enumerate(known)}
-        codes = np.array(
-            [code.get(text, -1) for text in texts], dtype=np.min_scalar_type(-1 - len(known))
-        )
-        return pd.Categorical.from_codes(codes[places], categories=pd.Index(known, dtype=object))
+        code: dict[str | None, int] = {text: place for place, text in enumerate(known)}
+        table = np.array([code.get(text, -1) for text in texts])
+        codes = table.astype(np.min_scalar_type(-1 - len(known)))[places]
+        return pd.Categorical.from_codes(codes, categories=pd.Index(known, dtype=object))
 
     def _request_id(self, key: str) -> str | None:
         return self._texts[int(key[2:])] if key.startswith(_HIDDEN + "#") else _original(key)

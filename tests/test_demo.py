@@ -1,0 +1,62 @@
+"""`make demo`, as a newcomer runs it: to its end, and interrupted."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.harness import Pipeline, until
+from utils.broker import free_port
+
+
+def processes_of(home: Path) -> list[str]:
+    """The command lines of living processes that were given this home."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            environment = (folder / "environ").read_bytes().split(b"\0")
+            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except OSError:
+            continue  # it ended meanwhile, or is not ours
+        if f"PIPELINE_HOME={home}".encode() in environment and command:
+            found.append(command)
+    return found
+
+
+@pytest.fixture
+def fresh(tmp_path: Path, prepared: Path) -> Pipeline:
+    """An empty home, but for the data set: what is downloaded is tested elsewhere."""
+    pipeline = Pipeline(tmp_path, f"127.0.0.1:{free_port()}")
+    (tmp_path / "data").mkdir()
+    for name in (pipeline.settings.data.train, pipeline.settings.data.test):
+        (tmp_path / "data" / name).symlink_to(prepared / "data" / name)
+    return pipeline
+
+
+def test_the_demo_ends_by_itself_and_loses_nothing(fresh: Pipeline) -> None:
+    demo = fresh.run(
+        *("-m", "utils.demo", "--messages", "60", "--interval", "0.05"),
+        *("--outcome-delay", "0.5", "--evals", "1"),
+        timeout=110,
+    )
+    assert demo.returncode == 0, demo.stdout[-3000:] + demo.stderr
+    for text in (
+        "RETRAIN REQUESTED: 25 outcomes of outcomes-0, offsets 25 to 49",
+        "RETRAINING COMPLETED",
+        "sent 60, answered 60",
+        "retrainings asked for: 2, answered: 2",
+        "nothing lost, nothing twice",
+    ):
+        assert text in demo.stdout, demo.stdout
+    assert not processes_of(fresh.home)
+
+
+@pytest.mark.parametrize("when", ["initialize |", "CONSUMER"])
+def test_ctrl_c_leaves_no_process_behind(fresh: Pipeline, when: str) -> None:
+    demo = fresh.start("-m", "utils.demo", "--evals", "1")
+    demo.says(when, timeout=60)
+    os.kill(demo.process.pid, signal.SIGINT)
+    assert demo.process.wait(60) == 130, demo.text()
+    assert "Traceback" not in demo.text()
+    until(lambda: not processes_of(fresh.home), 5, lambda: str(processes_of(fresh.home)))
