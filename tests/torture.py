@@ -276,6 +276,9 @@ class Torture:
             (1, self._kill_publishing),
             (1, self._kill_broker),
         ]
+        # Each kind once, so that a short run has them all; then as often as they weigh.
+        self._not_yet = [strike for _, strike in self._strikes]
+        self._random.shuffle(self._not_yet)
 
     def run(self, goes_on: Callable[[int], bool]) -> Report:
         """Kill for as long as `goes_on(kills so far)`, let all finish, verify."""
@@ -389,8 +392,11 @@ class Torture:
         return None if None in seen else max((s - wound.at for s in seen if s), default=0.0)
 
     def _strike(self) -> Wound:
-        weights, strikes = zip(*self._strikes, strict=True)
-        (strike,) = self._random.choices(strikes, weights)
+        if self._not_yet:
+            strike = self._not_yet.pop()
+        else:
+            weights, strikes = zip(*self._strikes, strict=True)
+            (strike,) = self._random.choices(strikes, weights)
         if len(self._predictors) < 2 and strike in (self._away, self._leave):
             strike = self._restart
         wound: Wound = strike()

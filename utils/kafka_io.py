@@ -52,8 +52,10 @@ REQUEST_TIMEOUT_MS = 10_000
 #: heirs from its partitions (they may not know its offsets before it is aborted). A
 #: writer that lives begins one with everything at hand and is done in milliseconds.
 TRANSACTION_TIMEOUT_MS = 4_000
-#: For each step of a transaction; also longer than a broker takes to restart.
-COMMIT_PATIENCE_MS = 10_000
+#: For each step of a transaction and each look at the committed offsets. A broker that is
+#: killed takes some answers with it, and the client waits them out: this is how long the
+#: predictions then stand still. Giving up early is safe: the next poll looks again.
+PATIENCE_MS = 5_000
 SESSION_TIMEOUT_MS = 2_000
 HEARTBEAT_INTERVAL_MS = 500
 #: Of one batch of records; the broker takes up to 1 MiB unless told otherwise.
@@ -247,7 +249,7 @@ def _partitions(consumer: KafkaConsumer, topics: Iterable[str]) -> list[TopicPar
 
 def _committed(consumer: KafkaConsumer, tp: TopicPartition) -> OffsetAndMetadata | None:
     # Without a timeout it retries for ever and heeds no signal.
-    return consumer.committed(tp, metadata=True, timeout_ms=REQUEST_TIMEOUT_MS)
+    return consumer.committed(tp, metadata=True, timeout_ms=PATIENCE_MS)
 
 
 class _Flag(ConsumerRebalanceListener):  # type: ignore[misc]
@@ -443,8 +445,8 @@ class ExactlyOnce:
         patient_until = time.monotonic() + NO_OFFSET_PATIENCE_S
         while True:
             committed = _committed(self._consumer, tp)
-            starts = self._consumer.beginning_offsets([tp], timeout_ms=REQUEST_TIMEOUT_MS)
-            ends = self._consumer.end_offsets([tp], timeout_ms=REQUEST_TIMEOUT_MS)
+            starts = self._consumer.beginning_offsets([tp], timeout_ms=PATIENCE_MS)
+            ends = self._consumer.end_offsets([tp], timeout_ms=PATIENCE_MS)
             if committed is not None and newest <= committed.offset <= ends[tp]:
                 break
             if time.monotonic() > patient_until:
@@ -475,11 +477,11 @@ class ExactlyOnce:
             metrics_enabled=False,
             transactional_id=self._slot,
             transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
-            delivery_timeout_ms=COMMIT_PATIENCE_MS,
+            delivery_timeout_ms=REQUEST_TIMEOUT_MS,
             retry_backoff_ms=5,  # commits wait this long on CONCURRENT_TRANSACTIONS
             linger_ms=0,
             max_request_size=MAX_MESSAGE_BYTES,
-            max_block_ms=COMMIT_PATIENCE_MS,
+            max_block_ms=PATIENCE_MS,
             allow_auto_create_topics=False,
         )
         _retry_instead_of_forgetting(self._producer)
@@ -511,7 +513,7 @@ class ExactlyOnce:
         try:
             producer.begin_transaction()  # 1
             batches = _queue(producer, outgoing)  # 2
-            producer.flush(timeout=COMMIT_PATIENCE_MS / 1000)  # 3
+            producer.flush(timeout=PATIENCE_MS / 1000)  # 3
             if not all(batch.final_state is FinalState.SUCCEEDED for batch in batches):
                 raise kafka_errors.KafkaTimeoutError("not every record was acknowledged")
             manager = producer._transaction_manager
@@ -533,7 +535,7 @@ class ExactlyOnce:
     def _finish(producer: KafkaProducer, result: Any) -> None:
         # The public calls wait without end, and after a broker's restart they did.
         producer._sender.wakeup()
-        if not result.wait(timeout_ms=COMMIT_PATIENCE_MS):
+        if not result.wait(timeout_ms=PATIENCE_MS):
             raise kafka_errors.KafkaTimeoutError("the transaction coordinator does not answer")
 
     def close(self) -> None:

@@ -677,8 +677,11 @@ class _Tables:
         c = self.messages.c
         self.known_outcome = sa.func.coalesce(c.outcome, c.inline_outcome)
         self.classes = features.classes
-        codes = {name: f"{place:04x}" for place, name in enumerate(self.classes)}
-        self.code = sa.case(codes, value=self.known_outcome)
+        # Literal, because SQLite binds parameters anew for each row.
+        self.code = sa.case(
+            *((_literal(name), _literal(f"{n:04x}")) for n, name in enumerate(self.classes)),
+            value=self.known_outcome,
+        )
         self.is_known = sa.and_(c.offset.is_not(None), self.known_outcome.is_not(None))
 
     def known_rows(self) -> sa.Select[Any]:
@@ -694,6 +697,10 @@ class _Tables:
     def drop(self, connection: Connection) -> None:
         """Drop them, whatever columns they have."""
         self._metadata.drop_all(connection)
+
+
+def _literal(text: str) -> sa.BindParameter[str]:
+    return sa.literal(text, literal_execute=True)
 
 
 def _place(prefix: str) -> list[sa.Column[int]]:
@@ -1061,6 +1068,8 @@ def _own_transactions(engine: Engine, read_only: bool) -> None:
     @sa.event.listens_for(engine, "connect")
     def _connect(connection: sqlite3.Connection, _: object) -> None:
         connection.isolation_level = None
+        # A snapshot reads every page: with 4096 bytes each it takes a fifth longer.
+        connection.execute("PRAGMA page_size=16384")
         # The writer and its readers do not wait for each other.
         if not read_only:
             connection.execute("PRAGMA journal_mode=WAL")
