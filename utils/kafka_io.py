@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import msgspec
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka import errors as kafka_errors
-from kafka.admin import NewTopic
+from kafka.admin import AbortTransactionSpec, NewTopic
 from kafka.consumer.subscription_state import ConsumerRebalanceListener
 from kafka.coordinator.assignors.range import RangePartitionAssignor
 from kafka.errors import KafkaError
@@ -63,6 +63,10 @@ BATCH_BYTES = 512 * 1024
 #: What the topics created here take. A prediction repeats its request_id, and a rejected
 #: record gains headers, so both can be larger than the message was.
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
+#: What is written in transactions.
+WRITTEN = (messages.PREDICTIONS, messages.RETRAIN_TOPIC, messages.DEAD_LETTERS)
+#: Where the broker keeps the offsets of groups.
+OFFSETS_TOPIC = "__consumer_offsets"
 #: How often topics are looked at for new partitions.
 METADATA_MAX_AGE_MS = 5_000
 #: A restarted broker has answered "no offset committed" for half a second to groups that
@@ -352,6 +356,7 @@ class ExactlyOnce:
         self._failed = False
         self._producer: KafkaProducer | None = None
         self._producer_is_new = False
+        self._left_open = True  # this slot's last process may have been killed
         self._newest: dict[TopicPartition, int] = {}
         self._progress = _Progress()
         try:
@@ -486,6 +491,10 @@ class ExactlyOnce:
         )
         _retry_instead_of_forgetting(self._producer)
         self._producer.init_transactions()
+        if self._left_open:
+            manager = self._producer._transaction_manager
+            _abort_forgotten(self._kafka, manager.producer_id_and_epoch.producer_id)
+            self._left_open = False
         self._producer_is_new = True
 
     def commit(
@@ -510,6 +519,7 @@ class ExactlyOnce:
         producer = self._producer
         assert producer is not None
         self._producer_is_new = False
+        self._left_open = True
         try:
             producer.begin_transaction()  # 1
             batches = _queue(producer, outgoing)  # 2
@@ -529,6 +539,7 @@ class ExactlyOnce:
         except BaseException:
             self._failed = True
             raise
+        self._left_open = False
         self._newest.update((tp, position.offset) for tp, position in positions.items())
 
     @staticmethod
@@ -603,6 +614,46 @@ def _retry_instead_of_forgetting(producer: KafkaProducer) -> None:
             return False
 
     client.await_ready = ready_or_not
+
+
+def _abort_forgotten(kafka: Kafka, producer_id: int) -> None:
+    """Abort what a partition holds open of a transaction that is over.
+
+    A broker that has just been killed and started can abort a transaction (it timed out
+    meanwhile) while the partitions have no leader yet, and then it does not tell them:
+    "these partitions are likely deleted already and hence can be skipped". The records
+    stay open, readers wait for them, and the same producer's next commit commits them
+    too: twice the same prediction. Once `init_transactions` has returned, nothing of
+    this producer can rightly be open.
+    """
+    admin = _admin(kafka)
+    try:
+        topics = admin.describe_topics([*WRITTEN, OFFSETS_TOPIC])
+        partitions = [
+            TopicPartition(topic["name"], partition["partition_index"])
+            for topic in topics
+            for partition in topic["partitions"]
+        ]
+        for tp, state in admin.describe_producers(partitions).items():
+            for producer in state.active_producers:
+                is_open = producer.current_transaction_start_offset >= 0
+                if producer.producer_id == producer_id and is_open:
+                    admin.abort_transaction(
+                        AbortTransactionSpec(
+                            tp,
+                            producer_id,
+                            producer.producer_epoch,
+                            max(producer.coordinator_epoch, 0),  # -1 is refused
+                        )
+                    )
+                    logging.getLogger(__name__).warning("aborted what %s kept open", tp)
+    except (
+        kafka_errors.TopicAuthorizationFailedError,
+        kafka_errors.ClusterAuthorizationFailedError,
+    ):
+        logging.getLogger(__name__).info("not allowed to look for forgotten transactions")
+    finally:
+        admin.close()
 
 
 def _discard(producer: KafkaProducer) -> None:

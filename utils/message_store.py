@@ -14,28 +14,16 @@ What it holds depends on nothing but how far each partition was read:
   message never comes is kept, counted and not trained on;
 - an outcome of an unknown class is refused and counted.
 
-The tables: `messages`, a row per request_id with a typed column per feature, the
-outcome, the prediction and where each of them is in the log; `messages_offsets`;
-`messages_layout`, what the columns were made for; and `messages_texts`. A retrain reads
-every row, and reading millions of short texts one by one is what takes long. So a row
-also has its place in the log and all its features in one blob (`packed`, 8 bytes each:
-a number, or the name of a text in `messages_texts`), and the database hands over the
-blobs of thousands of rows as one.
-
     python -m utils.message_store report [--last 500]
 """
 
 import argparse
-import re
-import sqlite3
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -45,30 +33,36 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import URL, Connection, Dialect, Engine
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
-from sqlalchemy.schema import CreateTable
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import SQLAlchemyError
 
-from utils import process
+from utils import message_database, process
 from utils.feature_tools import FeatureTools
+from utils.message_tables import (
+    HIDDEN,
+    LONG_ID,
+    PARTITION,
+    Damaged,
+    Decoding,
+    Names,
+    Part,
+    Record,
+    Tables,
+    Upsert,
+    chunks,
+    damage_told,
+    insert,
+    original,
+    rows_of,
+    storable,
+)
 from utils.messages import APP_MESSAGES, OUTCOMES, PREDICTIONS
 from utils.settings import Settings
 
 #: The next offset to read, by (topic, partition).
 Offsets = dict[tuple[str, int], int]
 
-#: Of the tables; another number than the store's has it made anew from the log.
-LAYOUT_VERSION = 1
-
-_PARTITION = 2**48  # times the partition, plus the offset: the place in the log as one number
-_CHUNK = 8000  # rows that the database hands over as one
-_LONG_ID = 500  # characters: PostgreSQL's index takes 2,704 bytes
-_MEMO = 100_000  # texts whose names are remembered
 _LOCK = 0x6D657373  # PostgreSQL's advisory lock of whoever writes
-_HIDDEN = "\x1a"  # begins what stands for a character or text the database cannot take
-
-Record = tuple[Any, ...]
 
 #: What SQLite's error codes mean, by how their names begin.
 _REASONS = {
@@ -91,10 +85,6 @@ class StoreError(Exception):
 
 class StoreReplaced(StoreError):
     """The store was damaged or gone; an empty one is in its place."""
-
-
-class _Damaged(Exception):
-    """What the database gave cannot be what was put in."""
 
 
 class StoredMessage(NamedTuple):
@@ -154,15 +144,6 @@ class Snapshot:
     offsets: Offsets
 
 
-@contextmanager
-def _damage_told() -> Iterator[None]:
-    """What cannot be decoded was damaged on the disk: SQLite has no checksums."""
-    try:
-        yield
-    except (msgspec.MsgspecError, ValueError, LookupError) as error:
-        raise _Damaged from error
-
-
 @dataclass(frozen=True)
 class Judged:
     """The predictions of one model, in the order they were made.
@@ -218,14 +199,14 @@ class MessageStore:
         self._features = features
         self._read_only = read_only
         self._report = report or (lambda line: print(line, file=sys.stderr))
-        self._url = _checked_url(url)
+        self._url = message_database.checked_url(url)
         self._shown = self._url.render_as_string(hide_password=True)
-        self._tables = _Tables(features)
-        self._names = _Names()
-        self._engine = _engine(self._url, self._shown, patience, read_only)
+        self._tables = Tables(features)
+        self._names = Names()
+        self._engine = message_database.engine(self._url, self._shown, patience, read_only)
         dialect = self._engine.dialect
         self._upserts = {
-            topic: _Upsert(dialect, self._tables, topic)
+            topic: Upsert(dialect, self._tables, topic)
             for topic in (APP_MESSAGES, OUTCOMES, PREDICTIONS)
         }
         with suppress(StoreReplaced):  # it was reported, and nothing is lost with it
@@ -296,14 +277,14 @@ class MessageStore:
             return []
         ids, partitions, offsets, timestamps, values, outcomes = zip(*messages, strict=True)
         words = np.empty((len(messages), 1 + len(self._features.columns)), "<i8")
-        words[:, 0] = np.multiply(partitions, _PARTITION) + offsets
+        words[:, 0] = np.multiply(partitions, PARTITION) + offsets
         columns = list(zip(*values, strict=True))
         for place, column in enumerate(columns):
             if place < self._tables.numbers:
                 words.view("<f8")[:, 1 + place] = column  # None becomes NaN
             else:
                 words[:, 1 + place] = [self._names[value] for value in column]
-                columns[place] = tuple(map(_storable, column))
+                columns[place] = tuple(map(storable, column))
         packed, width = words.tobytes(), 8 * words.shape[1]
         return list(
             zip(
@@ -323,16 +304,16 @@ class MessageStore:
 
     def _stored_id(self, request_id: str) -> str:
         """The key of a request: its id, but for ids that a key column cannot hold."""
-        if len(request_id) > _LONG_ID:
-            return f"{_HIDDEN}#{self._names[request_id]}"
-        return _storable(request_id) or ""
+        if len(request_id) > LONG_ID:
+            return f"{HIDDEN}#{self._names[request_id]}"
+        return storable(request_id) or ""
 
     def _insert_texts(self, connection: Connection) -> None:
         table = self._tables.texts
-        insert = _insert(connection.dialect, table).on_conflict_do_nothing()
+        statement = insert(connection.dialect, table).on_conflict_do_nothing()
         connection.execute(
             insert,
-            [{"name": n, "text": _storable(text)} for n, text in self._names.fresh.items()],
+            [{"name": n, "text": storable(text)} for n, text in self._names.fresh.items()],
         )
 
     def _read_offsets(self, connection: Connection) -> Offsets:
@@ -353,7 +334,7 @@ class MessageStore:
         if not moved:
             return
         table = self._tables.offsets
-        insert = _insert(connection.dialect, table)
+        statement = insert(connection.dialect, table)
         connection.execute(
             insert.on_conflict_do_update(
                 index_elements=[table.c.topic, table.c.partition],
@@ -379,9 +360,9 @@ class MessageStore:
         Raises:
             StoreError: The store cannot be read.
         """
-        with self._transaction() as connection, _damage_told():
-            decoding = _Decoding(connection, self._tables)
-            parts = list(_chunks(connection, self._tables, decoding))
+        with self._transaction() as connection, damage_told():
+            decoding = Decoding(connection, self._tables)
+            parts = list(chunks(connection, self._tables, decoding))
             return self._assembled(parts, decoding, self._read_offsets(connection))
 
     def newer_than(self, offsets: Offsets, limit: int | None = None) -> Snapshot:
@@ -409,13 +390,13 @@ class MessageStore:
             .order_by(known_since.desc(), c.partition.desc(), c.offset.desc())
             .limit(limit)
         )
-        with self._transaction() as connection, _damage_told():
-            decoding = _Decoding(connection, self._tables)
-            parts = [_rows(connection.execute(query).all(), decoding)]
+        with self._transaction() as connection, damage_told():
+            decoding = Decoding(connection, self._tables)
+            parts = [rows_of(connection.execute(query).all(), decoding)]
             return self._assembled(parts, decoding, self._read_offsets(connection))
 
     def _assembled(
-        self, parts: Sequence["_Part"], decoding: "_Decoding", offsets: Offsets
+        self, parts: Sequence["Part"], decoding: "Decoding", offsets: Offsets
     ) -> Snapshot:
         """One snapshot of what the database handed over, put in order."""
         parts = [decoding.part([], b"", ""), *parts]
@@ -462,7 +443,7 @@ class MessageStore:
         known["request_id"] = request_id
         known["values"] = None
         if packed is not None:
-            originals = (_original(v) if isinstance(v, str) else v for v in values)
+            originals = (original(v) if isinstance(v, str) else v for v in values)
             known["values"] = dict(zip(self._features.columns, originals, strict=True))
         return known
 
@@ -513,8 +494,8 @@ class MessageStore:
             self._check_layout()
             return
         with self._transaction(write=True) as connection:
-            if connection.dialect.name == "sqlite":
-                _check_file(connection)
+            if connection.dialect.name == "sqlite" and not message_database.is_sound(connection):
+                raise Damaged
             there = sa.inspect(connection).get_table_names()
             if "messages_layout" in there:
                 if self._layout_of(connection) != self._tables.layout:
@@ -532,7 +513,10 @@ class MessageStore:
             self._tables.create(connection)
 
     def _check_layout(self) -> None:
-        if _is_sqlite_file(self._url) and not Path(str(self._url.database)).exists():
+        if (
+            message_database.is_sqlite_file(self._url)
+            and not Path(str(self._url.database)).exists()
+        ):
             raise StoreError(f"{self._shown}: the trainer has not made it yet")
         with self._transaction() as connection:
             if not sa.inspect(connection).has_table("messages_layout"):
@@ -558,7 +542,7 @@ class MessageStore:
                         # One writer at a time, as SQLite has it: no deadlocks.
                         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
                     yield connection
-        except (SQLAlchemyError, driver.Error, _Damaged) as error:
+        except (SQLAlchemyError, driver.Error, Damaged) as error:
             # A connection that failed may stay unusable; the next call makes another.
             self._engine.dispose()
             self._names.forget()
@@ -572,7 +556,7 @@ class MessageStore:
         cause = getattr(error, "orig", None) or error
         code = getattr(cause, "sqlite_errorname", "")
         lines = str(cause).strip().splitlines() or [type(cause).__name__]
-        if isinstance(error, _Damaged) or code.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+        if isinstance(error, Damaged) or code.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
             return self._damaged()
         gone = lines[0].startswith("no such table") or type(cause).__name__ == "UndefinedTable"
         if gone and not self._read_only:
@@ -591,14 +575,14 @@ class MessageStore:
     def _damaged(self) -> StoreError:
         """Move a damaged file out of the way: the log has everything that was in it."""
         path = Path(self._url.database or "")
-        if self._read_only or not _is_sqlite_file(self._url):
+        if self._read_only or not message_database.is_sqlite_file(self._url):
             return StoreError(
                 f"{self._shown}: damaged; the trainer replaces it when it starts and reads the "
                 "log again"
             )
-        if not _is_damaged(path):
+        if not message_database.is_damaged(path):
             return StoreError(f"{self._shown}: the file was damaged, but no longer is")
-        aside = _free_name(path)
+        aside = message_database.free_name(path)
         try:
             for suffix in ("-wal", "-shm", ""):
                 with suppress(FileNotFoundError):
@@ -609,319 +593,6 @@ class MessageStore:
                 f"({error.strerror}); move it away, then it is made anew from the log"
             )
         return self._replaced(f"the file was damaged and is now {aside.name}")
-
-
-class _Tables:
-    """The tables for one set of columns.
-
-    Attributes:
-        messages: A row per request_id.
-        offsets: How far each partition was read, and the outcomes refused in it.
-        texts: Texts by name.
-        layouts: One row, what the columns of `messages` were made for.
-        columns: The feature columns of `messages`, in the order of the features.
-        numbers: How many of them are numbers; those come first.
-        names: Of the tables.
-        layout: What the columns are made for, as text.
-        known_outcome: The outcome that counts.
-        classes: What outcomes there are.
-        code: Four hexadecimal digits, the place in `classes` of the outcome that counts.
-        is_known: Whether a row has a message and an outcome.
-    """
-
-    def __init__(self, features: FeatureTools) -> None:
-        metadata = sa.MetaData()
-        big = sa.BigInteger
-        self.numbers = len(features.numerical)
-        self.columns = [
-            sa.Column(name, sa.Double if place < self.numbers else sa.Text)
-            for place, name in enumerate(_sql_names(features.columns))
-        ]
-        self.messages = sa.Table(
-            "messages",
-            metadata,
-            sa.Column("request_id", sa.Text, primary_key=True),
-            sa.Column("packed", sa.LargeBinary),
-            sa.Column("partition", big),
-            sa.Column("offset", big),
-            sa.Column("timestamp", big),
-            sa.Column("inline_outcome", sa.Text),
-            sa.Column("outcome", sa.Text),
-            *_place("outcome"),
-            *self.columns,  # after what a snapshot reads: SQLite looks no further
-            sa.Column("model_id", big),
-            sa.Column("probability", sa.Double),
-            sa.Column("probabilities", sa.Text),  # JSON, of several classes
-            *_place("prediction"),
-        )
-        self.offsets = sa.Table(
-            "messages_offsets",
-            metadata,
-            sa.Column("topic", sa.Text, primary_key=True),
-            sa.Column("partition", big, primary_key=True, autoincrement=False),
-            sa.Column("next_offset", big, nullable=False),
-            sa.Column("refused", big, nullable=False),
-        )
-        self.texts = sa.Table(
-            "messages_texts",
-            metadata,
-            sa.Column("name", big, primary_key=True, autoincrement=False),
-            sa.Column("text", sa.Text, nullable=False),
-        )
-        self.layouts = sa.Table("messages_layout", metadata, sa.Column("layout", sa.Text))
-        self._metadata = metadata
-        self.names = frozenset(metadata.tables)
-        self.layout = msgspec.json.encode(
-            [LAYOUT_VERSION, features.numerical, features.categorical, sorted(features.classes)]
-        ).decode()
-        c = self.messages.c
-        self.known_outcome = sa.func.coalesce(c.outcome, c.inline_outcome)
-        self.classes = features.classes
-        # Literal, because SQLite binds parameters anew for each row.
-        self.code = sa.case(
-            *((_literal(name), _literal(f"{n:04x}")) for n, name in enumerate(self.classes)),
-            value=self.known_outcome,
-        )
-        self.is_known = sa.and_(c.offset.is_not(None), self.known_outcome.is_not(None))
-
-    def known_rows(self) -> sa.Select[Any]:
-        """What a snapshot is made of, row by row."""
-        c = self.messages.c
-        return sa.select(c.request_id, c.packed, self.code).where(self.is_known)
-
-    def create(self, connection: Connection) -> None:
-        """Make the tables."""
-        self._metadata.create_all(connection)
-        connection.execute(self.layouts.insert(), {"layout": self.layout})
-
-    def drop(self, connection: Connection) -> None:
-        """Drop them, whatever columns they have."""
-        self._metadata.drop_all(connection)
-
-
-def _literal(text: str) -> sa.BindParameter[str]:
-    return sa.literal(text, literal_execute=True)
-
-
-def _place(prefix: str) -> list[sa.Column[int]]:
-    names = ("partition", "offset", "timestamp")
-    return [sa.Column(f"{prefix}_{name}", sa.BigInteger) for name in names]
-
-
-class _Upsert:
-    """Puts the records of one topic into `messages`; the newer of two stays."""
-
-    def __init__(self, dialect: Dialect, tables: _Tables, topic: str) -> None:
-        table = tables.messages
-        names, partition, offset = {
-            APP_MESSAGES: (
-                ["packed", "partition", "offset", "timestamp", "inline_outcome"]
-                + [column.name for column in tables.columns],
-                "partition",
-                "offset",
-            ),
-            OUTCOMES: (
-                ["outcome", *(column.name for column in _place("outcome"))],
-                "outcome_partition",
-                "outcome_offset",
-            ),
-            PREDICTIONS: (
-                ["model_id", "probability", "probabilities"]
-                + [column.name for column in _place("prediction")],
-                "prediction_partition",
-                "prediction_offset",
-            ),
-        }[topic]
-        columns = ["request_id", *names]
-        self._incoming = sa.Table(
-            f"incoming_{topic}",
-            sa.MetaData(),
-            *(sa.Column(name, table.c[name].type) for name in columns),
-            prefixes=["TEMPORARY"],
-            postgresql_on_commit="DELETE ROWS",
-        )
-        insert = _insert(dialect, table)
-        if dialect.name == "postgresql":
-            insert = insert.from_select(columns, sa.select(self._incoming))
-        else:
-            insert = insert.values({name: sa.bindparam(name) for name in columns})
-        new = insert.excluded
-        self._statement = insert.on_conflict_do_update(
-            index_elements=[table.c.request_id],
-            set_={name: new[name] for name in names},
-            where=sa.or_(
-                table.c[offset].is_(None),
-                sa.tuple_(new[partition], new[offset])
-                > sa.tuple_(table.c[partition], table.c[offset]),
-            ),
-        )
-        self._sql = str(self._statement.compile(dialect=dialect))
-
-    def __call__(self, connection: Connection, rows: Sequence[Record]) -> None:
-        """Args: `rows`, of different request_ids, with values in the order of the columns."""
-        if not rows:
-            return
-        if connection.dialect.name == "postgresql":
-            # COPY takes 2.5 times the rows a second that single upserts do.
-            self._copy(connection, rows)
-            connection.execute(self._statement)
-        else:
-            # Tuples to the driver: a dictionary a row would halve the rows a second.
-            connection.exec_driver_sql(self._sql, list(rows))
-
-    def _copy(self, connection: Connection, rows: Sequence[Record]) -> None:
-        connection.execute(CreateTable(self._incoming, if_not_exists=True))
-        quote = connection.dialect.identifier_preparer.quote
-        columns = ", ".join(quote(column.name) for column in self._incoming.columns)
-        target = f"{quote(self._incoming.name)} ({columns})"
-        driver_connection: Any = connection.connection.driver_connection
-        with driver_connection.cursor() as cursor, cursor.copy(f"COPY {target} FROM STDIN") as copy:
-            for row in rows:
-                copy.write_row(row)
-
-
-class _Names(dict[str | None, int]):
-    """Text to its name in `packed`: 64 bits of its BLAKE2b, 0 for a missing text.
-
-    A name that follows from the text alone needs no counter that two writers would have
-    to share and a rollback would have to take back.
-
-    Attributes:
-        fresh: Names that may not be in the database yet, with their texts.
-    """
-
-    def __init__(self) -> None:
-        super().__init__({None: 0})
-        self.fresh: dict[int, str] = {}
-
-    def __missing__(self, text: str) -> int:
-        digest = blake2b(text.encode(), digest_size=8).digest()
-        name = int.from_bytes(digest, "little", signed=True) or 1
-        self[text] = name
-        self.fresh[name] = text
-        return name
-
-    def stored(self) -> None:
-        """What is fresh was committed."""
-        self.fresh.clear()
-        if len(self) > _MEMO:
-            self.forget()
-
-    def forget(self) -> None:
-        """What is fresh was not."""
-        self.fresh.clear()
-        self.clear()
-        self[None] = 0
-
-
-class _Part(NamedTuple):
-    """Some rows of a snapshot: (rows,), (words of `packed`, rows) and (rows,)."""
-
-    request_ids: npt.NDArray[np.object_]
-    words: npt.NDArray[np.int64]
-    outcomes: npt.NDArray[np.object_]
-
-
-class _Decoding:
-    """From what the database holds to what was put in."""
-
-    def __init__(self, connection: Connection, tables: "_Tables") -> None:
-        rows = connection.execute(sa.select(tables.texts.c.name, tables.texts.c.text))
-        self._texts: dict[int, str | None] = {name: _original(text) for name, text in rows}
-        self._texts[0] = None
-        self._classes = np.array(tables.classes, dtype=object)
-        self._width = 1 + len(tables.columns)
-
-    def part(self, keys: Sequence[str], packed: bytes, codes: str, plain: bool = False) -> _Part:
-        """Decode some rows.
-
-        Args:
-            keys: (rows,), the request_ids as stored.
-            packed: The blobs of the rows one after the other.
-            codes: Their `_Tables.code`, the same way.
-            plain: Whether the keys are known to be the request_ids.
-        """
-        if not len(keys) == len(codes) / 4 == len(packed) / 8 / self._width:
-            raise _Damaged
-        ids = keys if plain else [self._request_id(key) for key in keys]
-        words = np.frombuffer(packed, "<i8").reshape(-1, self._width).T.copy()
-        places = np.frombuffer(bytes.fromhex(codes), ">u2")
-        return _Part(np.array(ids, dtype=object), words, self._classes[places])
-
-    def texts(self, names: npt.NDArray[np.int64]) -> pd.Categorical:
-        """Names to texts, (rows,)."""
-        places, different = pd.factorize(names)
-        texts = [self._texts[name] for name in different.tolist()]
-        # In an order of their own, not that in which the rows came.
-        known = sorted(text for text in texts if text is not None)
-        code: dict[str | None, int] = {text: place for place, text in enumerate(known)}
-        table = np.array([code.get(text, -1) for text in texts])
-        codes = table.astype(np.min_scalar_type(-1 - len(known)))[places]
-        return pd.Categorical.from_codes(codes, categories=pd.Index(known, dtype=object))
-
-    def _request_id(self, key: str) -> str | None:
-        return self._texts[int(key[2:])] if key.startswith(_HIDDEN + "#") else _original(key)
-
-
-def _chunks(connection: Connection, tables: _Tables, decoding: _Decoding) -> Iterator[_Part]:
-    """Every row of a snapshot, in any order, in parts.
-
-    The database glues thousands of rows together: an aggregate, decoded here in C, takes
-    half the time of as many Python objects fetched row by row; and while one part is
-    decoded the database works on the next.
-    """
-    if not _glues_blobs(connection):
-        yield _rows(connection.execute(tables.known_rows()).all(), decoding)
-        return
-    decode = msgspec.json.Decoder(list[str]).decode
-    for keys, packed, codes in _ahead(_glued(connection, tables)):
-        if packed:
-            plain = r"\u001a" not in keys  # as JSON writes _HIDDEN
-            yield decoding.part(decode(keys), packed, codes, plain)
-
-
-def _rows(rows: Sequence[Any], decoding: _Decoding) -> _Part:
-    keys, packed, codes = zip(*rows, strict=True) if rows else ((), (), ())
-    return decoding.part(keys, b"".join(packed), "".join(codes))
-
-
-def _glues_blobs(connection: Connection) -> bool:
-    """Whether the database's group_concat takes bytes as they are; some old SQLite's do not."""
-    if connection.dialect.name == "postgresql":
-        return True
-    glued = connection.exec_driver_sql("SELECT CAST(group_concat(x'4100ff', '') AS BLOB)")
-    return bool(glued.scalar() == b"A\0\xff")
-
-
-def _ahead(items: Iterator[Any]) -> Iterator[Any]:
-    """The same items, the next of which another thread fetches meanwhile."""
-    with ThreadPoolExecutor(1) as thread:
-        following = thread.submit(next, items, None)
-        while (item := following.result()) is not None:
-            following = thread.submit(next, items, None)
-            yield item
-
-
-def _glued(connection: Connection, tables: _Tables) -> Iterator[Any]:
-    c, f = tables.messages.c, sa.func
-    if connection.dialect.name == "postgresql":
-        query = sa.select(
-            sa.cast(f.json_agg(c.request_id), sa.Text),
-            f.string_agg(c.packed, sa.text("''::bytea")),
-            f.string_agg(tables.code, sa.text("''")),
-        ).where(tables.is_known)
-        yield from connection.execute(query.group_by(c.partition, c.offset.op("/")(_CHUNK)))
-        return
-    rowid: sa.ColumnElement[int] = sa.literal_column("rowid", sa.BigInteger)
-    first, last = sa.bindparam("first", type_=sa.Integer), sa.bindparam("last", type_=sa.Integer)
-    query = sa.select(
-        f.json_group_array(c.request_id),
-        sa.cast(f.group_concat(c.packed, sa.text("''")), sa.LargeBinary),
-        f.group_concat(tables.code, sa.text("''")),
-    ).where(tables.is_known, rowid.between(first, last))
-    rows = connection.execute(sa.select(f.max(rowid)).select_from(tables.messages)).scalar() or 0
-    for begin in range(1, rows + 1, _CHUNK):
-        yield connection.execute(query, {"first": begin, "last": begin + _CHUNK - 1}).one()
 
 
 def _unread(records: Sequence[Any], topic: str, place: int, read: Offsets) -> list[Any]:
@@ -975,148 +646,6 @@ def _judged(model_id: int, rows: Sequence[Any], features: FeatureTools) -> Judge
         np.array(outcomes, dtype=object),
         np.array(missing, dtype=np.int64),
     )
-
-
-def _storable(text: str | None) -> Any:
-    r"""A text without NUL, which PostgreSQL does not take.
-
-    >>> _storable("a\0b"), _original(_storable("a\0\x1ab")) == "a\0\x1ab"
-    ('a\x1a0b', True)
-    """
-    if text is None or ("\0" not in text and _HIDDEN not in text):
-        return text
-    return text.replace(_HIDDEN, _HIDDEN + "1").replace("\0", _HIDDEN + "0")
-
-
-def _original(text: str) -> str:
-    """`_storable` undone."""
-    if _HIDDEN not in text:
-        return text
-    return text.replace(_HIDDEN + "0", "\0").replace(_HIDDEN + "1", _HIDDEN)
-
-
-def _sql_names(columns: Sequence[str]) -> list[str]:
-    """Different names that every database takes, whatever the data set calls its columns.
-
-    >>> _sql_names(["age", "Age", "hours per week", "a" * 99])[:3]
-    ['f_age', 'f_Age_1', 'f_hours_per_week']
-    """
-    names: list[str] = []
-    for place, column in enumerate(columns):
-        name = "f_" + re.sub(r"\W", "_", column, flags=re.ASCII)[:40]
-        while name.lower() in (other.lower() for other in names):
-            name += f"_{place}"
-        names.append(name)
-    return names
-
-
-def _insert(dialect: Dialect, table: sa.Table) -> Any:
-    return (postgresql if dialect.name == "postgresql" else sqlite).insert(table)
-
-
-def _checked_url(url: str) -> URL:
-    try:
-        parsed = sa.make_url(url)
-    except ArgumentError:  # its own text repeats the URL, password and all
-        raise StoreError("MESSAGES_URL is not a database URL") from None
-    if parsed.drivername in ("postgresql", "postgres"):
-        return parsed.set(drivername="postgresql+psycopg")
-    if parsed.get_driver_name() not in ("pysqlite", "psycopg"):
-        raise StoreError(
-            f"MESSAGES_URL wants sqlite:///... or postgresql+psycopg://..., "
-            f"not {parsed.drivername}://"
-        )
-    return parsed
-
-
-def _is_sqlite_file(url: URL) -> bool:
-    """Whether the database is a file whose path the URL gives plainly."""
-    plain = url.database not in (None, "", ":memory:") and "uri" not in url.query
-    return url.get_backend_name() == "sqlite" and plain
-
-
-def _engine(url: URL, shown: str, patience: float, read_only: bool) -> Engine:
-    arguments: dict[str, Any] = {}
-    if url.get_backend_name() == "sqlite":
-        if _is_sqlite_file(url) and not read_only:
-            try:
-                Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise StoreError(f"{shown}: cannot make its folder: {error.strerror}") from None
-        arguments = {"timeout": patience, "check_same_thread": False}  # see _ahead
-    else:
-        arguments = {"connect_timeout": max(2, round(patience))}
-    try:
-        # Without the parameters: an error's text must not show people's data.
-        engine = sa.create_engine(url, connect_args=arguments, hide_parameters=True)
-    except (ModuleNotFoundError, NoSuchModuleError) as error:
-        raise StoreError(f"{shown}: {error}; see requirements-postgresql.txt") from None
-    if engine.dialect.name == "sqlite":
-        _own_transactions(engine, read_only)
-    else:
-        _one_state(engine, patience)
-    return engine
-
-
-def _own_transactions(engine: Engine, read_only: bool) -> None:
-    """Have SQLite's transactions begin where SQLAlchemy's do.
-
-    Left alone the driver begins one before the first write only, so that two SELECTs
-    would see two states.
-    """
-
-    @sa.event.listens_for(engine, "connect")
-    def _connect(connection: sqlite3.Connection, _: object) -> None:
-        connection.isolation_level = None
-        # A snapshot reads every page: with 4096 bytes each it takes a fifth longer.
-        connection.execute("PRAGMA page_size=16384")
-        # The writer and its readers do not wait for each other.
-        if not read_only:
-            connection.execute("PRAGMA journal_mode=WAL")
-        # Safe against kills. A power cut may cost the last transactions, whole ones with
-        # their offsets; then they are read again from the log. FULL would wait for the
-        # disk at each batch for nothing.
-        connection.execute("PRAGMA synchronous=NORMAL")
-        connection.execute("PRAGMA cache_size=-65536")  # KiB: the index of a million ids
-        if read_only:
-            connection.execute("PRAGMA query_only=ON")
-
-    @sa.event.listens_for(engine, "begin")
-    def _begin(connection: Connection) -> None:
-        write = connection.get_execution_options().get("write")
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
-
-
-def _one_state(engine: Engine, patience: float) -> None:
-    """Have each of PostgreSQL's reading transactions see one state, and none wait for ever."""
-
-    @sa.event.listens_for(engine, "begin")
-    def _begin(connection: Connection) -> None:
-        if not connection.get_execution_options().get("write"):
-            connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-        connection.exec_driver_sql(f"SET LOCAL lock_timeout = {round(patience * 1000)}")
-
-
-def _check_file(connection: Connection) -> None:
-    """Look a file through (a million rows: 1 s) before anything relies on it."""
-    if connection.exec_driver_sql("PRAGMA quick_check(1)").scalar() != "ok":
-        raise _Damaged
-
-
-def _is_damaged(path: Path) -> bool:
-    """Whether SQLite itself finds fault with a file; a locked one is not damaged."""
-    try:
-        with closing(sqlite3.connect(path)) as connection:
-            return bool(connection.execute("PRAGMA integrity_check(1)").fetchone() != ("ok",))
-    except sqlite3.DatabaseError as error:
-        return error.sqlite_errorname.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB"))
-
-
-def _free_name(path: Path) -> Path:
-    number = 1
-    while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():
-        number += 1
-    return aside
 
 
 def _report(settings: Settings, arguments: argparse.Namespace) -> None:
