@@ -57,6 +57,8 @@ TRANSACTION_TIMEOUT_MS = 4_000
 #: predictions then stand still. Giving up early is safe: the next poll looks again.
 PATIENCE_MS = 5_000
 SESSION_TIMEOUT_MS = 2_000
+#: How long one poll may take while the member is not in its group yet.
+JOINING_POLL_MS = 1_000
 HEARTBEAT_INTERVAL_MS = 500
 #: Of one batch of records; the broker takes up to 1 MiB unless told otherwise.
 BATCH_BYTES = 512 * 1024
@@ -359,6 +361,7 @@ class ExactlyOnce:
         self._left_open = True  # this slot's last process may have been killed
         self._newest: dict[TopicPartition, int] = {}
         self._progress = _Progress()
+        self._joined = False
         try:
             # Before joining: it aborts what this slot's last process left open. The
             # partitions may be with others by now, who wait for just that.
@@ -395,7 +398,8 @@ class ExactlyOnce:
             Fenced: Another process runs under this slot.
         """
         try:
-            records = self._consumer.poll(timeout_ms)
+            # A join that is cut short again and again may never come to its end.
+            records = self._consumer.poll(timeout_ms if self._joined else JOINING_POLL_MS)
         except (kafka_errors.NoOffsetForPartitionError, kafka_errors.OffsetOutOfRangeError):
             self._failed, records = True, {}
         except kafka_errors.FencedInstanceIdError:
@@ -403,6 +407,7 @@ class ExactlyOnce:
         # Right after poll(), never later: the client forgets its generation when it
         # leaves the group, and the broker lets a member without one commit unfenced.
         membership = self._consumer.group_metadata()
+        self._joined = membership.state == MemberState.STABLE
         if membership.state != MemberState.STABLE or not membership.member_id:
             self._failed = self._failed or bool(records)
             return Polled({})
@@ -684,6 +689,10 @@ class LogReader:
     max_records: int = 5_000
 
     def __post_init__(self) -> None:
+        self._open()
+
+    def _open(self) -> None:
+        self._progress = _Progress()
         try:
             self._consumer = KafkaConsumer(
                 **_consumer_settings(self.kafka),
@@ -724,7 +733,23 @@ class LogReader:
             time.sleep(timeout_ms / 1000)
             return {}
         records: dict[TopicPartition, list[Any]] = self._consumer.poll(timeout_ms)
+        if records:
+            self._progress.made()
+        elif self._progress.is_due():
+            positions = {tp: self._consumer.position(tp, timeout_ms=1_000) for tp in self._assigned}
+            ends = self.ends()
+            behind = {tp: at for tp, at in positions.items() if at is not None and at < ends[tp]}
+            if self._progress.is_stuck(behind):
+                self._connect_anew(positions)
         return records
+
+    def _connect_anew(self, positions: Mapping[TopicPartition, int | None]) -> None:
+        self._consumer.close(timeout_ms=1_000)
+        self.positions = {
+            **self.positions,
+            **{(tp.topic, tp.partition): at for tp, at in positions.items() if at is not None},
+        }
+        self._open()
 
     def position(self, tp: TopicPartition) -> int:
         """The next offset to be read; also past records that are no longer there."""

@@ -10,19 +10,28 @@ from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 
-class UrlError(Exception):
-    """A URL that cannot be used; one line, without the password."""
+class StoreError(Exception):
+    """The store cannot be used just now; its text is one line, without any password.
+
+    Nothing of the failed call is in the store. Go on from `offsets()`, which are those
+    of an empty store where a damaged one was replaced.
+    """
 
 
 def checked_url(url: str) -> URL:
+    """The URL with its driver.
+
+    Raises:
+        StoreError: It is not one of SQLite or PostgreSQL.
+    """
     try:
         parsed = sa.make_url(url)
     except ArgumentError:  # its own text repeats the URL, password and all
-        raise UrlError("MESSAGES_URL is not a database URL") from None
+        raise StoreError("MESSAGES_URL is not a database URL") from None
     if parsed.drivername in ("postgresql", "postgres"):
         return parsed.set(drivername="postgresql+psycopg")
     if parsed.get_driver_name() not in ("pysqlite", "psycopg"):
-        raise UrlError(
+        raise StoreError(
             f"MESSAGES_URL wants sqlite:///... or postgresql+psycopg://..., "
             f"not {parsed.drivername}://"
         )
@@ -36,26 +45,37 @@ def is_sqlite_file(url: URL) -> bool:
 
 
 def engine(url: URL, shown: str, patience: float, read_only: bool) -> Engine:
+    """What makes connections; none is made yet.
+
+    Args:
+        url: As `checked_url` gives it.
+        shown: The same without the password.
+        patience: Seconds to wait for a lock or a server.
+        read_only: Whether SQLite is to refuse writing.
+
+    Raises:
+        StoreError: The driver is not installed, or the file's folder cannot be made.
+    """
     arguments: dict[str, Any] = {}
     if url.get_backend_name() == "sqlite":
         if is_sqlite_file(url) and not read_only:
             try:
                 Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise UrlError(f"{shown}: cannot make its folder: {error.strerror}") from None
+                raise StoreError(f"{shown}: cannot make its folder: {error.strerror}") from None
         arguments = {"timeout": patience}
     else:
         arguments = {"connect_timeout": max(2, round(patience))}
     try:
         # Without the parameters: an error's text must not show people's data.
-        engine = sa.create_engine(url, connect_args=arguments, hide_parameters=True)
+        made = sa.create_engine(url, connect_args=arguments, hide_parameters=True)
     except (ModuleNotFoundError, NoSuchModuleError) as error:
-        raise UrlError(f"{shown}: {error}; see requirements-postgresql.txt") from None
-    if engine.dialect.name == "sqlite":
-        _own_transactions(engine, read_only)
+        raise StoreError(f"{shown}: {error}; see requirements-postgresql.txt") from None
+    if made.dialect.name == "sqlite":
+        _own_transactions(made, read_only)
     else:
-        _one_state(engine, patience)
-    return engine
+        _one_state(made, patience)
+    return made
 
 
 def _own_transactions(engine: Engine, read_only: bool) -> None:
@@ -112,6 +132,7 @@ def is_damaged(path: Path) -> bool:
 
 
 def free_name(path: Path) -> Path:
+    """Where to move a damaged file."""
     number = 1
     while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():
         number += 1

@@ -38,6 +38,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from utils import message_database, process
 from utils.feature_tools import FeatureTools
+from utils.message_database import StoreError as StoreError  # callers look for it here
 from utils.message_tables import (
     HIDDEN,
     LONG_ID,
@@ -51,7 +52,7 @@ from utils.message_tables import (
     Upsert,
     chunks,
     damage_told,
-    insert,
+    insert_into,
     original,
     rows_of,
     storable,
@@ -73,14 +74,6 @@ _REASONS = {
     "SQLITE_READONLY": "cannot be written: it is read-only",
     "SQLITE_CANTOPEN": "cannot be opened",
 }
-
-
-class StoreError(Exception):
-    """The store cannot be used just now; its text is one line, without any password.
-
-    Nothing of the failed call is in the store. Go on from `offsets()`, which are those
-    of an empty store where a damaged one was replaced.
-    """
 
 
 class StoreReplaced(StoreError):
@@ -209,8 +202,12 @@ class MessageStore:
             topic: Upsert(dialect, self._tables, topic)
             for topic in (APP_MESSAGES, OUTCOMES, PREDICTIONS)
         }
-        with suppress(StoreReplaced):  # it was reported, and nothing is lost with it
-            self._prepare()
+        try:
+            with suppress(StoreReplaced):  # it was reported, and nothing is lost with it
+                self._prepare()
+        except BaseException:
+            self.close()
+            raise
 
     @classmethod
     def open(cls, url: str, features: FeatureTools) -> "MessageStore":
@@ -310,7 +307,7 @@ class MessageStore:
 
     def _insert_texts(self, connection: Connection) -> None:
         table = self._tables.texts
-        statement = insert(connection.dialect, table).on_conflict_do_nothing()
+        insert = insert_into(connection.dialect, table).on_conflict_do_nothing()
         connection.execute(
             insert,
             [{"name": n, "text": storable(text)} for n, text in self._names.fresh.items()],
@@ -334,7 +331,7 @@ class MessageStore:
         if not moved:
             return
         table = self._tables.offsets
-        statement = insert(connection.dialect, table)
+        insert = insert_into(connection.dialect, table)
         connection.execute(
             insert.on_conflict_do_update(
                 index_elements=[table.c.topic, table.c.partition],
@@ -575,13 +572,13 @@ class MessageStore:
     def _damaged(self) -> StoreError:
         """Move a damaged file out of the way: the log has everything that was in it."""
         path = Path(self._url.database or "")
-        if self._read_only or not message_database.is_sqlite_file(self._url):
+        ours = message_database.is_sqlite_file(self._url) and not self._read_only
+        # Looked at once more: another process may have put a sound file there meanwhile.
+        if not (ours and message_database.is_damaged(path)):
             return StoreError(
-                f"{self._shown}: damaged; the trainer replaces it when it starts and reads the "
-                "log again"
+                f"{self._shown}: damaged; start the trainer again, which replaces a damaged "
+                "file, or move it away: it is made anew from the log"
             )
-        if not message_database.is_damaged(path):
-            return StoreError(f"{self._shown}: the file was damaged, but no longer is")
         aside = message_database.free_name(path)
         try:
             for suffix in ("-wal", "-shm", ""):

@@ -182,7 +182,7 @@ class Upsert:
             prefixes=["TEMPORARY"],
             postgresql_on_commit="DELETE ROWS",
         )
-        insert = insert(dialect, table)
+        insert = insert_into(dialect, table)
         if dialect.name == "postgresql":
             insert = insert.from_select(columns, sa.select(self._incoming))
         else:
@@ -322,6 +322,7 @@ def chunks(connection: Connection, tables: Tables, decoding: Decoding) -> Iterat
 
 
 def rows_of(rows: Sequence[Any], decoding: Decoding) -> Part:
+    """What `Tables.known_rows` gave, as one part."""
     keys, packed, codes = zip(*rows, strict=True) if rows else ((), (), ())
     return decoding.part(keys, b"".join(packed), "".join(codes))
 
@@ -389,5 +390,6 @@ def sql_names(columns: Sequence[str]) -> list[str]:
     return names
 
 
-def insert(dialect: Dialect, table: sa.Table) -> Any:
+def insert_into(dialect: Dialect, table: sa.Table) -> Any:
+    """The dialect's own INSERT, which knows ON CONFLICT."""
     return (postgresql if dialect.name == "postgresql" else sqlite).insert(table)
