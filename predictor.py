@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
@@ -184,10 +184,9 @@ class Predictor:
         requests: list[messages.RetrainRequest] = []
         positions = {}
         for part in batch.parts:
-            count = replace(self._counts[part.tp])  # a failed commit must not have counted
+            count = self._counts[part.tp]  # after a failed commit it is restored
             requests += filter(None, map(count.observe, part.known))
             positions[part.tp] = Position(part.end, count.metadata())
-            self._counts[part.tp] = count
             outgoing += part.rejected
         outgoing += predictions(batch)
         outgoing += [Outgoing(messages.RETRAIN_TOPIC, 0, None, _encode(r)) for r in requests]

@@ -259,7 +259,7 @@ def main(arguments: argparse.Namespace, settings: Settings) -> None:
         resources.enter_context(worker)
         message_store = MessageStore(settings.messages_url, features, report=report)
         resources.callback(message_store.close)
-        ingest = resources.enter_context(Ingest(settings.kafka, message_store, features, report))
+        ingest = resources.enter_context(Ingest(settings.kafka, message_store, features))
         exchange = ExactlyOnce(
             settings.kafka,
             group=messages.TRAINER_GROUP,

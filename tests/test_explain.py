@@ -112,7 +112,7 @@ def read_log(pipeline: Pipeline) -> Snapshot:
     }
     with (
         MessageStore(settings.messages_url, features) as store,
-        Ingest(settings.kafka, store, features, print) as ingest,
+        Ingest(settings.kafka, store, features) as ingest,
     ):
         while sum(store.offsets().values()) < sum(ends.values()) - len(ends):
             ingest.step()  # up to the marks of the last transactions

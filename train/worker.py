@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
@@ -99,13 +100,10 @@ def _train(settings: Settings, hyper: str, evals: int, job: Job) -> Any:
     from train.retrain import train
     from utils.message_store import MessageStore
 
-    begun = _now()
-    messages = MessageStore.open(settings.messages_url, _features(settings))
-    try:
+    begun = time.monotonic()
+    with MessageStore.open(settings.messages_url, _features(settings)) as messages:
         snapshot = messages.snapshot()
-    finally:
-        messages.close()
-    read = _now() - begun
+    read = time.monotonic() - begun
     result = train(settings, snapshot=snapshot, hyper=hyper, evals=evals, batch_ids=job.batch_ids)
     seconds = {"waiting": round(job.waited, 3), **result.seconds}
     seconds["reading"] = round(seconds["reading"] + read, 3)
@@ -116,21 +114,11 @@ def _judge(settings: Settings) -> Any:
     from train.retrain import judge
     from utils.message_store import MessageStore
 
-    messages = MessageStore.open(settings.messages_url, _features(settings))
-    try:
+    with MessageStore.open(settings.messages_url, _features(settings)) as messages:
         return judge(settings, messages)
-    finally:
-        messages.close()
 
 
 def _features(settings: Settings) -> Any:
     from utils.model_store import ModelStore
 
-    store = ModelStore(settings.models_dir)
-    return store.load_current().features
-
-
-def _now() -> float:
-    import time
-
-    return time.monotonic()
+    return ModelStore(settings.models_dir).load_current().features

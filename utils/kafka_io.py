@@ -253,6 +253,12 @@ def _partitions(consumer: KafkaConsumer, topics: Iterable[str]) -> list[TopicPar
     ]
 
 
+def _positions(consumer: KafkaConsumer) -> dict[TopicPartition, int]:
+    """The next offset of each assigned partition whose position is known."""
+    found = {tp: consumer.position(tp, timeout_ms=1_000) for tp in consumer.assignment()}
+    return {tp: position for tp, position in found.items() if position is not None}
+
+
 def _committed(consumer: KafkaConsumer, tp: TopicPartition) -> OffsetAndMetadata | None:
     # Without a timeout it retries for ever and heeds no signal.
     return consumer.committed(tp, metadata=True, timeout_ms=PATIENCE_MS)
@@ -289,16 +295,20 @@ class _Progress:
         self._behind = {}
         self._look_at = time.monotonic() + self.SECONDS
 
-    def is_due(self) -> bool:
-        """Whether nothing came for so long that a look is worth its requests."""
-        return time.monotonic() >= self._look_at
+    def has_stopped(self, consumer: KafkaConsumer) -> bool:
+        """Whether committed records have been waiting since the last look, and still are.
 
-    def is_stuck(self, behind: dict[TopicPartition, int]) -> bool:
-        """Compare the positions that are behind their log's end with those of the last look."""
+        Asks the broker only when nothing came for `SECONDS`.
+        """
+        if time.monotonic() < self._look_at:
+            return False
         self._look_at = time.monotonic() + self.SECONDS
-        stuck = any(self._behind.get(tp) == position for tp, position in behind.items())
+        positions = _positions(consumer)
+        ends = consumer.end_offsets(sorted(positions), timeout_ms=REQUEST_TIMEOUT_MS)
+        behind = {tp: at for tp, at in positions.items() if at < ends[tp]}
+        stopped = any(self._behind.get(tp) == position for tp, position in behind.items())
         self._behind = behind
-        return stuck
+        return stopped
 
 
 @dataclass(frozen=True)
@@ -415,22 +425,13 @@ class ExactlyOnce:
             return self._restore(membership)
         if records:
             self._progress.made()
-        elif self._progress.is_due() and self._is_stuck():
+        elif self._progress.has_stopped(self._consumer):
             self._report("the client has stopped fetching; connecting anew")
             stuck, self._consumer = self._consumer, self._join()
             self._failed = True
             stuck.close(autocommit=False, timeout_ms=1_000)
             return Polled({})
         return Polled(records, None, membership, self._epoch)
-
-    def _is_stuck(self) -> bool:
-        """Whether committed records have been waiting since the last look, and still are."""
-        assigned = sorted(self._consumer.assignment())
-        ends = self._consumer.end_offsets(assigned, timeout_ms=REQUEST_TIMEOUT_MS)
-        positions = {tp: self._consumer.position(tp, timeout_ms=1_000) for tp in assigned}
-        return self._progress.is_stuck(
-            {tp: at for tp, at in positions.items() if at is not None and at < ends[tp]}
-        )
 
     def _restore(self, membership: Any) -> Polled:
         """Take up the assigned partitions where the group has committed them."""
@@ -713,7 +714,7 @@ class LogReader:
         if not new:
             return
         # Positions are kept over assign() by asking for them first.
-        kept = {tp: self._consumer.position(tp, timeout_ms=1_000) for tp in self._assigned}
+        kept = _positions(self._consumer)
         if self.default == "latest" and not self._assigned:
             ends = self._consumer.end_offsets(new, timeout_ms=REQUEST_TIMEOUT_MS)
         else:
@@ -723,8 +724,7 @@ class LogReader:
         for tp in new:
             self._consumer.seek(tp, self.positions.get((tp.topic, tp.partition), ends[tp]))
         for tp, position in kept.items():
-            if position is not None:
-                self._consumer.seek(tp, position)
+            self._consumer.seek(tp, position)
 
     def poll(self, timeout_ms: int) -> dict[TopicPartition, list[Any]]:
         """The next records by partition; empty when none came in time."""
@@ -735,21 +735,14 @@ class LogReader:
         records: dict[TopicPartition, list[Any]] = self._consumer.poll(timeout_ms)
         if records:
             self._progress.made()
-        elif self._progress.is_due():
-            positions = {tp: self._consumer.position(tp, timeout_ms=1_000) for tp in self._assigned}
-            ends = self.ends()
-            behind = {tp: at for tp, at in positions.items() if at is not None and at < ends[tp]}
-            if self._progress.is_stuck(behind):
-                self._connect_anew(positions)
+        elif self._progress.has_stopped(self._consumer):
+            reached = {
+                (tp.topic, tp.partition): at for tp, at in _positions(self._consumer).items()
+            }
+            self.positions = {**self.positions, **reached}
+            self._consumer.close(timeout_ms=1_000)
+            self._open()
         return records
-
-    def _connect_anew(self, positions: Mapping[TopicPartition, int | None]) -> None:
-        self._consumer.close(timeout_ms=1_000)
-        self.positions = {
-            **self.positions,
-            **{(tp.topic, tp.partition): at for tp, at in positions.items() if at is not None},
-        }
-        self._open()
 
     def position(self, tp: TopicPartition) -> int:
         """The next offset to be read; also past records that are no longer there."""

@@ -9,7 +9,6 @@ from utils import messages
 from utils.feature_tools import FeatureTools, message_type
 from utils.kafka_io import LogReader, TopicPartition
 from utils.message_store import Batch, MessageStore, StoredMessage
-from utils.process import Report
 from utils.settings import Kafka
 
 TOPICS = (messages.APP_MESSAGES, messages.PREDICTIONS, messages.OUTCOMES)
@@ -22,17 +21,13 @@ class Ingest:
         kafka: How to reach the cluster.
         store: What is filled.
         features: Says which columns a message has, and of which type.
-        report: Told in one line what a user should see.
     """
 
-    def __init__(
-        self, kafka: Kafka, store: MessageStore, features: FeatureTools, report: Report
-    ) -> None:
+    def __init__(self, kafka: Kafka, store: MessageStore, features: FeatureTools) -> None:
         self.outcomes = 0
         self._kafka = kafka
         self._store = store
         self._decoding = Decoding(features)
-        self._report = report
         self._open()
 
     def _open(self) -> None:
