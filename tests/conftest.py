@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.harness import Pipeline
+from tests.harness import Pipeline, forget_everything
 from utils import preprocess_data
 from utils.broker import SHORT_LIVED, Broker
 
@@ -46,12 +46,12 @@ def adult(prepared: Path) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def own_broker(tmp_path: Path) -> Iterator[Broker]:
-    """A broker of the test's own: the topics' names are fixed, so its log is the test's alone."""
-    home = tmp_path / "broker"
-    home.mkdir()
-    with Broker(home, jvm=SHORT_LIVED) as running:
-        yield running
+def own_broker(broker: Broker) -> Broker:
+    """The session's broker, empty: the topics' names are fixed, so its log is the test's alone."""
+    if not broker.running:
+        broker.start()
+    forget_everything(broker.bootstrap)
+    return broker
 
 
 @pytest.fixture

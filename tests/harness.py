@@ -11,6 +11,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from kafka import KafkaAdminClient
+from kafka.admin import MemberToRemove
+
 from utils import kafka_io, messages, settings
 from utils.kafka_io import LogReader, Outgoing, Sender
 from utils.settings import ROOT, Settings
@@ -181,3 +184,21 @@ def until(
     while not condition():
         assert time.monotonic() < deadline, f"in {timeout} s not: {what()}"
         time.sleep(0.05)
+
+
+def forget_everything(bootstrap: str) -> None:
+    """Take a broker's topics and groups away, also those of processes that were killed."""
+    admin = KafkaAdminClient(bootstrap_servers=bootstrap)
+    try:
+        groups = [group["group_id"] for group in admin.list_groups()]
+        for name, group in admin.describe_groups(groups).items() if groups else ():
+            members = [MemberToRemove(member["member_id"]) for member in group["members"]]
+            if members:
+                admin.remove_group_members(name, members)
+        if groups:
+            admin.delete_groups(groups)
+        if topics := [name for name in admin.list_topics() if not name.startswith("__")]:
+            admin.delete_topics(topics)
+            until(lambda: not set(topics) & set(admin.list_topics()), 10)
+    finally:
+        admin.close()
