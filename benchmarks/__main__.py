@@ -1,7 +1,69 @@
-"""Every benchmark, one after the other: `make bench`."""
+"""Every benchmark, or one of them.
 
-from benchmarks import predictor, store
+    make bench
+    python -m benchmarks [--quick] [NAME [options of that one]]
+
+Prints tables and keeps them in benchmarks/results.md, with the machine, the versions and
+the date; one benchmark alone replaces its own section there.
+"""
+
+import argparse
+import sys
+import time
+from types import ModuleType
+
+from rich.console import Console
+
+from benchmarks import freshness, growth, latency, quality, report, start, store, throughput
+from benchmarks.common import Workshop
+
+BENCHES: dict[str, ModuleType] = {
+    "throughput": throughput,
+    "latency": latency,
+    "freshness": freshness,
+    "quality": quality,
+    "growth": growth,
+    "store": store,
+    "start": start,
+}
+
+
+def parsed(argv: list[str]) -> list[tuple[str, argparse.Namespace]]:
+    """The benchmarks to run, each with its options."""
+    quick = "--quick" in argv
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--quick", action="store_true", help="tiny sizes; figures mean little")
+    parser.add_argument("--evals", type=int, default=2 if quick else 10, help="of the model")
+    names = parser.add_subparsers(dest="name", metavar="NAME")
+    for name, bench in BENCHES.items():
+        words = (bench.__doc__ or "").strip()
+        one = names.add_parser(name, help=words.splitlines()[0], description=words)
+        bench.add_options(one, quick)
+    options = parser.parse_args(argv)
+    if options.name:
+        return [(options.name, options)]
+    return [(name, parser.parse_args([*argv, name])) for name in BENCHES]
+
+
+def main(argv: list[str]) -> int:
+    """Run what was asked for; the exit status."""
+    console = Console(highlight=False)
+    chosen = parsed(argv)
+    quick, evals = chosen[0][1].quick, chosen[0][1].evals
+    with Workshop(evals, lambda line: console.print(f"{time.strftime('%H:%M:%S')} {line}")) as shop:
+        for name, options in chosen:
+            began = time.monotonic()
+            section = BENCHES[name].run(options, shop)
+            report.show(section, console)
+            if not quick:
+                report.keep(section)
+            console.print(f"{time.strftime('%H:%M:%S')} {name}: {time.monotonic() - began:.0f} s")
+    return 0
+
 
 if __name__ == "__main__":
-    predictor.main([])
-    store.main([])
+    sys.exit(main(sys.argv[1:]))
