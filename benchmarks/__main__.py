@@ -8,8 +8,10 @@ the date; one benchmark alone replaces its own section there.
 """
 
 import argparse
+import signal
 import sys
 import time
+from pathlib import Path
 from types import ModuleType
 
 from rich.console import Console
@@ -37,7 +39,10 @@ def parsed(argv: list[str]) -> list[tuple[str, argparse.Namespace]]:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--quick", action="store_true", help="tiny sizes; figures mean little")
-    parser.add_argument("--evals", type=int, default=2 if quick else 10, help="of the model")
+    parser.add_argument(
+        "--evals", type=int, default=2 if quick else 10, help="of the model's search"
+    )
+    parser.add_argument("--home", type=Path, help="one that initialize.py has prepared")
     names = parser.add_subparsers(dest="name", metavar="NAME")
     for name, bench in BENCHES.items():
         words = (bench.__doc__ or "").strip()
@@ -51,17 +56,22 @@ def parsed(argv: list[str]) -> list[tuple[str, argparse.Namespace]]:
 
 def main(argv: list[str]) -> int:
     """Run what was asked for; the exit status."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends what was started, too
     console = Console(highlight=False)
     chosen = parsed(argv)
-    quick, evals = chosen[0][1].quick, chosen[0][1].evals
-    with Workshop(evals, lambda line: console.print(f"{time.strftime('%H:%M:%S')} {line}")) as shop:
+    common = chosen[0][1]
+
+    def say(line: str) -> None:
+        console.print(f"{time.strftime('%H:%M:%S')} {line}")
+
+    with Workshop(common.evals, say, common.home) as workshop:
         for name, options in chosen:
             began = time.monotonic()
-            section = BENCHES[name].run(options, shop)
+            section = BENCHES[name].run(options, workshop)
             report.show(section, console)
-            if not quick:
+            if not common.quick:
                 report.keep(section)
-            console.print(f"{time.strftime('%H:%M:%S')} {name}: {time.monotonic() - began:.0f} s")
+            say(f"{name}: {time.monotonic() - began:.0f} s")
     return 0
 
 

@@ -106,13 +106,14 @@ class Workshop:
     Args:
         evals: Evaluations of the search that finds the model most of them serve.
         say: Told in one line what is going on.
+        home: One that initialize.py has prepared, instead of making one.
     """
 
-    def __init__(self, evals: int, say: Callable[[str], None]) -> None:
+    def __init__(self, evals: int, say: Callable[[str], None], home: Path | None = None) -> None:
         self.say = say
         self._evals = evals
         self._resources = ExitStack()
-        self._prepared: Path | None = None
+        self._prepared = home
 
     def __enter__(self) -> "Workshop":
         return self
