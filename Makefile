@@ -41,8 +41,18 @@ check: .venv/.requirements-dev  ## linter, formatter, type checker
 torture: .venv/.requirements-dev  ## kill everything at random: make torture MINUTES=10 SEED=1
 	$(VENV)/python -m tests.torture --minutes $(MINUTES) --seed $(SEED)
 
-bench: .venv/.requirements-dev  ## the benchmarks, each with its ratio
-	$(VENV)/python -m benchmarks
+.venv/.requirements-bench: requirements-bench.txt .venv/.requirements
+	$(VENV)/python -m pip install --quiet -r requirements-bench.txt
+	@touch $@
+
+# An environment of its own: it wants other versions than the pipeline does.
+.venv-quix/.requirements: requirements-quix.txt | .venv/bin/python
+	$(PYTHON) -m venv .venv-quix
+	.venv-quix/bin/python -m pip install --quiet -r requirements-quix.txt
+	@touch $@
+
+bench: .venv/.requirements-bench .venv-quix/.requirements  ## measure it all, 20 minutes: make bench BENCH="--quick latency"
+	$(VENV)/python -m benchmarks $(BENCH)
 
 clean:  ## remove .venv and caches; data/, models/ and messages/ stay
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-quix .pytest_cache .mypy_cache .ruff_cache .hypothesis

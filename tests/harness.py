@@ -22,11 +22,13 @@ from utils.settings import ROOT, Settings
 class Script:
     """One of the pipeline's scripts as a process; its output goes to a file."""
 
-    def __init__(self, home: Path, env: dict[str, str], *command: str) -> None:
+    def __init__(
+        self, home: Path, env: dict[str, str], *command: str, python: str = sys.executable
+    ) -> None:
         self.output = home / f"{command[0].removesuffix('.py')}-{time.monotonic_ns()}.out"
         with self.output.open("w") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-u", *command],
+                [python, "-u", *command],
                 cwd=ROOT,
                 env=env,
                 stdout=output,
@@ -77,9 +79,9 @@ class Pipeline:
         (self.home / "messages").mkdir(exist_ok=True)
         kafka_io.ensure_topics(self.settings.kafka, messages.GROUPS)
 
-    def start(self, *command: str, **environment: str) -> Script:
-        """Start a script."""
-        script = Script(self.home, {**self.env, **environment}, *command)
+    def start(self, *command: str, python: str = sys.executable, **environment: str) -> Script:
+        """Start a script, with another interpreter if asked to."""
+        script = Script(self.home, {**self.env, **environment}, *command, python=python)
         self.scripts.append(script)
         return script
 

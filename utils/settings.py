@@ -20,8 +20,6 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -125,6 +123,10 @@ class Messages(_Section):
     @classmethod
     def _is_a_database(cls, url: str) -> str:
         if url:
+            # Here: a predictor needs none of it, and it is a sixth of what one imports.
+            from sqlalchemy.engine import make_url
+            from sqlalchemy.exc import ArgumentError
+
             try:
                 make_url(url)
             except ArgumentError:  # its own text repeats the URL, password and all
