@@ -6,6 +6,7 @@ Run as many as there are partitions; they share them. Stop with Ctrl-C: the batc
 hand is finished. A new model is loaded without stopping.
 """
 
+import gc
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -271,6 +272,8 @@ def dead_letter(record: Any, reason: str) -> Outgoing:
 
 def loop(predictor: Predictor, stop: process.Stop, report: process.Report) -> None:
     """Step until asked to stop; broker trouble is waited out, not died of."""
+    # What is there by now stays until the end: full collections need not go through it.
+    gc.freeze()
     trouble = ""
     while not stop():
         try:

@@ -23,10 +23,9 @@ from kafka.consumer.subscription_state import ConsumerRebalanceListener
 from kafka.coordinator.assignors.range import RangePartitionAssignor
 from kafka.errors import KafkaError
 from kafka.producer.producer_batch import FinalState, ProducerBatch
-from kafka.record.memory_records import MemoryRecordsBuilder
 from kafka.structs import MemberState, OffsetAndMetadata
 
-from utils import messages
+from utils import messages, record_batches
 from utils.settings import Kafka, Settings
 
 __all__ = [
@@ -121,20 +120,23 @@ def client_settings(kafka: Kafka) -> dict[str, Any]:
     return settings
 
 
-def _consumer_settings(kafka: Kafka) -> dict[str, Any]:
-    # The admin client takes the common settings alone, so these stand apart. No
-    # deserialiser anywhere: one that raises makes the next poll() hang.
-    return {
+def _consumer(kafka: Kafka, **more: Any) -> KafkaConsumer:
+    """A consumer of committed records, which come as `record_batches.Record`."""
+    # No deserialiser anywhere: one that raises makes the next poll() hang.
+    consumer = KafkaConsumer(
         **client_settings(kafka),
-        "metrics_enabled": False,
-        "isolation_level": "read_committed",
-        "enable_auto_commit": False,
-        "allow_auto_create_topics": False,
-        "fetch_max_wait_ms": 500,
+        metrics_enabled=False,
+        isolation_level="read_committed",
+        enable_auto_commit=False,
+        allow_auto_create_topics=False,
+        fetch_max_wait_ms=500,
         # They save little with a few partitions, and are one thing more to go wrong.
-        "enable_incremental_fetch_sessions": False,
-        "max_partition_fetch_bytes": 4 * 1024 * 1024,
-    }
+        enable_incremental_fetch_sessions=False,
+        max_partition_fetch_bytes=4 * 1024 * 1024,
+        **more,
+    )
+    consumer._fetcher.PartitionRecords = record_batches.PartitionRecords
+    return consumer
 
 
 def _admin(kafka: Kafka) -> KafkaAdminClient:
@@ -226,7 +228,7 @@ def _new_topic(topic: str, partitions: int) -> NewTopic:
 
 
 def _commit_first_offsets(kafka: Kafka, group: str, topics: Iterable[str]) -> None:
-    consumer = KafkaConsumer(**_consumer_settings(kafka), group_id=group)
+    consumer = _consumer(kafka, group_id=group)
     try:
         partitions = _partitions(consumer, topics)
         if any(_committed(consumer, tp) is not None for tp in partitions):
@@ -381,8 +383,8 @@ class ExactlyOnce:
             raise KafkaUnavailable(_why_unreachable(kafka, error)) from None
 
     def _join(self) -> KafkaConsumer:
-        consumer = KafkaConsumer(
-            **_consumer_settings(self._kafka),
+        consumer = _consumer(
+            self._kafka,
             group_id=self._group,
             group_instance_id=self._slot,
             session_timeout_ms=SESSION_TIMEOUT_MS,
@@ -568,17 +570,21 @@ def _queue(producer: KafkaProducer, outgoing: Iterable[Outgoing]) -> list[Produc
     `send` checks, locks and makes a future for each record, which took more time than
     scoring it; here a record costs its bytes.
     """
-    by_partition: dict[TopicPartition, list[Outgoing]] = defaultdict(list)
-    for record in outgoing:
-        by_partition[TopicPartition(record.topic, record.partition)].append(record)
-    accumulator, queued = producer._accumulator, []
-    for tp, records in by_partition.items():
+    by_partition: dict[tuple[str, int | None], list[Any]] = defaultdict(list)
+    for topic, partition, *record in outgoing:
+        by_partition[topic, partition].append(record)
+    accumulator, queued, now = producer._accumulator, [], int(time.time() * 1000)
+    for place, records in by_partition.items():
+        tp = TopicPartition(*place)
         if tp.partition not in producer.partitions_for(tp.topic):
             raise kafka_errors.UnknownTopicOrPartitionError(
                 f"there is no {tp.topic}-{tp.partition}"
             )
         producer._transaction_manager.maybe_add_partition_to_transaction(tp)
-        batches = _batches(tp, records)
+        batches = [
+            ProducerBatch(tp, batch)
+            for batch in record_batches.written(records, timestamp=now, largest=BATCH_BYTES)
+        ]
         with accumulator._tp_lock(tp):
             for batch in batches:
                 accumulator._incomplete.add(batch)
@@ -586,21 +592,6 @@ def _queue(producer: KafkaProducer, outgoing: Iterable[Outgoing]) -> list[Produc
         queued += batches
     producer._sender.wakeup()
     return queued
-
-
-def _batches(tp: TopicPartition, records: Iterable[Outgoing]) -> list[ProducerBatch]:
-    builder, now = _builder(), int(time.time() * 1000)
-    batches = [ProducerBatch(tp, builder)]
-    for _, _, key, value, headers in records:
-        if builder.append(now, key, value, headers) is None:  # full
-            builder = _builder()
-            batches.append(ProducerBatch(tp, builder))
-            builder.append(now, key, value, headers)
-    return batches
-
-
-def _builder() -> MemoryRecordsBuilder:
-    return MemoryRecordsBuilder(magic=2, compression_type=0, batch_size=BATCH_BYTES)
 
 
 def _retry_instead_of_forgetting(producer: KafkaProducer) -> None:
@@ -695,8 +686,8 @@ class LogReader:
     def _open(self) -> None:
         self._progress = _Progress()
         try:
-            self._consumer = KafkaConsumer(
-                **_consumer_settings(self.kafka),
+            self._consumer = _consumer(
+                self.kafka,
                 auto_offset_reset="earliest",
                 max_poll_records=self.max_records,
             )

@@ -1,0 +1,90 @@
+"""Record batches, written and read here, against kafka-python's own reading and writing."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kafka.errors import CorruptRecordError
+from kafka.record.default_records import DefaultRecordBatch
+from kafka.record.memory_records import MemoryRecords, MemoryRecordsBuilder
+from kafka.structs import TopicPartition
+
+from utils import record_batches
+from utils.record_batches import PartitionRecords, Record
+
+TP = TopicPartition("topic", 3)
+
+# Lengths around the places where a number takes a byte more.
+content = st.none() | st.one_of(
+    st.binary(max_size=3), st.sampled_from([63, 64, 127, 128, 8191, 8192]).map(bytes)
+)
+records = st.lists(
+    st.tuples(content, content, st.none() | st.lists(st.tuples(st.text(max_size=3), content))),
+    min_size=1,
+    max_size=150,
+)
+
+
+def closed(batch: MemoryRecordsBuilder) -> bytes:
+    batch.close()
+    return bytes(batch.buffer())
+
+
+def plain(record: Any) -> tuple[Any, ...]:
+    headers = [(name, value) for name, value in record.headers]
+    return record.offset, record.timestamp, record.key, record.value, headers
+
+
+@given(records=records, largest=st.sampled_from([100, 10_000, 10**9]))
+@settings(deadline=None)
+def test_what_is_written_kafka_python_reads(records: list[Any], largest: int) -> None:
+    found = []
+    for batch in record_batches.written(records, timestamp=1234, largest=largest):
+        count = batch.next_offset()
+        raw = closed(batch)
+        assert count == 1 or len(raw) <= largest + DefaultRecordBatch.HEADER_STRUCT.size
+        read = DefaultRecordBatch(raw)
+        assert read.validate_crc()
+        theirs = list(read)
+        assert [record.offset for record in theirs] == list(range(count))
+        assert {record.timestamp for record in theirs} == {1234}
+        found += [(record.key, record.value, record.headers) for record in theirs]
+    assert found == [(key, value, headers or []) for key, value, headers in records]
+
+
+@given(records=records, times=st.lists(st.integers(0, 2**41), min_size=150, max_size=150))
+@settings(deadline=None)
+def test_what_kafka_python_writes_is_read(records: list[Any], times: list[int]) -> None:
+    written = MemoryRecordsBuilder(magic=2, compression_type=0, batch_size=10**9)
+    for (key, value, headers), time in zip(records, times, strict=False):
+        written.append(time, key, value, headers)
+        written.skip(len(value or b"") % 3)  # as compaction leaves it
+    raw = closed(written)
+    ours = record_batches.read(DefaultRecordBatch(raw), TP)
+    assert [plain(record) for record in ours] == [plain(r) for r in DefaultRecordBatch(raw)]
+    assert {(record.topic, record.partition) for record in ours} == {tuple(TP)}
+
+
+def test_a_damaged_batch_is_an_error_and_not_a_record() -> None:
+    (batch,) = record_batches.written([(b"k", b"v" * 100, None)] * 3, timestamp=1, largest=10**6)
+    raw = bytearray(closed(batch))
+    raw[-20] ^= 1
+    with pytest.raises(CorruptRecordError, match="checksum"):
+        PartitionRecords(0, TP, MemoryRecords(bytes(raw))).take(10)
+    for length in (1, 5, 120):  # what a wrong checksum would hide
+        with pytest.raises(CorruptRecordError):
+            record_batches.read(DefaultRecordBatch(bytes(raw[:-length])), TP)
+
+
+def test_reading_begins_inside_a_batch_and_ends_after_it() -> None:
+    (batch,) = record_batches.written(
+        [(None, b"%d" % n, None) for n in range(5)], timestamp=1, largest=10**6
+    )
+    part = PartitionRecords(3, TP, MemoryRecords(closed(batch)))
+    assert [record.value for record in part.take(1)] == [b"3"]
+    assert part.next_fetch_offset == 4
+    assert [record.value for record in part.take(9)] == [b"4"]
+    assert part.next_fetch_offset == 5
+    assert not part
+    assert Record._fields[:3] == ("topic", "partition", "offset")

@@ -1,0 +1,237 @@
+"""Kafka's record batches (message format 2), written and read a whole batch at a time.
+
+kafka-python goes record by record through a handful of objects and calls, which takes
+more time than a model needs for a row. Here a record costs little more than its bytes.
+The format: https://kafka.apache.org/documentation/#recordbatch
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+from kafka.consumer.fetcher import Fetcher, IsolationLevel
+from kafka.errors import CorruptRecordError
+from kafka.record.default_records import DefaultRecordBatch
+from kafka.record.memory_records import MemoryRecords, MemoryRecordsBuilder
+from kafka.structs import TopicPartition
+
+Headers = Sequence[tuple[str, bytes | None]]
+
+#: What a record begins with: no attributes, and the timestamp of its batch.
+_PLAIN = b"\0\0"
+_NO_HEADERS = b"\0"
+_NULL = b"\1"  # a length of -1
+
+
+class Record(NamedTuple):
+    """A record as it was read; `timestamp` in milliseconds since 1970."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+
+
+def written(
+    records: Iterable[tuple[bytes | None, bytes | None, Headers | None]],
+    *,
+    timestamp: int,
+    largest: int,
+) -> list[MemoryRecordsBuilder]:
+    """Write records into as many batches as they need.
+
+    Args:
+        records: Key, value and headers of each.
+        timestamp: Of all of them, milliseconds since 1970.
+        largest: Bytes of one batch at most; a record larger than that has one to itself.
+    """
+    batches: list[MemoryRecordsBuilder] = []
+    parts: list[bytes] = []
+    place = size = 0
+    for key, value, headers in records:
+        content = b"".join(
+            (
+                _NULL if key is None else _varint(len(key)),
+                key or b"",
+                _NULL if value is None else _varint(len(value)),
+                value or b"",
+                _headers(headers) if headers else _NO_HEADERS,
+            )
+        )
+        size += len(content) + 10
+        if place and size > largest:
+            batches.append(_batch(parts, place, timestamp, largest))
+            parts, place, size = [], 0, len(content) + 10
+        number = _varint(place)
+        parts += (_varint(len(content) + len(number) + 2), _PLAIN, number, content)
+        place += 1
+    if place:
+        batches.append(_batch(parts, place, timestamp, largest))
+    return batches
+
+
+def _batch(parts: list[bytes], count: int, timestamp: int, largest: int) -> MemoryRecordsBuilder:
+    batch = MemoryRecordsBuilder(magic=2, compression_type=0, batch_size=largest)
+    batch._next_offset = count
+    inner = batch._builder
+    inner._buffer += b"".join(parts)
+    inner._first_timestamp = inner._max_timestamp = timestamp
+    inner._num_records = count
+    inner._last_offset = count - 1
+    return batch
+
+
+def _headers(headers: Headers) -> bytes:
+    parts = [_varint(len(headers))]
+    for name, value in headers:
+        raw = name.encode()
+        parts += (_varint(len(raw)), raw)
+        parts += (_NULL,) if value is None else (_varint(len(value)), value)
+    return b"".join(parts)
+
+
+@lru_cache(maxsize=1 << 16)
+def _varint(number: int) -> bytes:
+    """A number that is not negative as Kafka's zigzag varint.
+
+    >>> [_varint(number).hex() for number in (0, 63, 64, 300)]
+    ['00', '7e', '8001', 'd804']
+    """
+    number <<= 1
+    found = bytearray()
+    while number > 127:
+        found.append(number & 127 | 128)
+        number >>= 7
+    found.append(number)
+    return bytes(found)
+
+
+def read(batch: DefaultRecordBatch, tp: TopicPartition) -> list[Record]:
+    """The records of a batch whose checksum is right.
+
+    Raises:
+        CorruptRecordError: They are not what the format says.
+    """
+    try:
+        return _read(batch, tp)
+    except (ValueError, IndexError) as error:
+        raise CorruptRecordError(f"{tp}, batch at {batch.base_offset}: {error!r}") from None
+
+
+def _read(batch: DefaultRecordBatch, tp: TopicPartition) -> list[Record]:
+    batch._maybe_uncompress()
+    data, at = bytes(batch._buffer), batch._pos
+    topic, partition = tp
+    base_offset, first_timestamp = batch.base_offset, batch.first_timestamp
+    appended = batch.max_timestamp if batch.timestamp_type == batch.LOG_APPEND_TIME else None
+    new, found = tuple.__new__, []
+    # Most numbers are one or two bytes long: those are taken here, without a call.
+    for _ in range(batch.records_count):
+        if (size := data[at]) < 128:
+            at, size = at + 1, size >> 1
+        elif (high := data[at + 1]) < 128:
+            at, size = at + 2, (size & 127 | high << 7) >> 1
+        else:
+            size, at = _number(data, at)
+        end = at + size
+        at += 1  # attributes: there are none yet
+        if (delta := data[at]) < 128:
+            at, delta = at + 1, (delta >> 1) ^ -(delta & 1)
+        else:
+            delta, at = _number(data, at)
+        if (offset := data[at]) < 128:
+            at, offset = at + 1, offset >> 1
+        elif (high := data[at + 1]) < 128:
+            at, offset = at + 2, (offset & 127 | high << 7) >> 1
+        else:
+            offset, at = _number(data, at)
+        if (size := data[at]) < 128:
+            at, size = at + 1, (size >> 1) ^ -(size & 1)
+        else:
+            size, at = _number(data, at)
+        key = data[at : (at := at + size)] if size >= 0 else None
+        if (size := data[at]) < 128:
+            at, size = at + 1, (size >> 1) ^ -(size & 1)
+        elif (high := data[at + 1]) < 128:
+            at, size = at + 2, (size & 127 | high << 7) >> 1
+        else:
+            size, at = _number(data, at)
+        value = data[at : (at := at + size)] if size >= 0 else None
+        headers: Headers = ()
+        if data[at]:
+            headers, at = _read_headers(data, at)
+        else:
+            at += 1
+        if at != end:
+            raise ValueError(f"a record ends at {at}, not at {end}")
+        timestamp = first_timestamp + delta if appended is None else appended
+        found.append(
+            new(Record, (topic, partition, base_offset + offset, timestamp, key, value, headers))
+        )
+    if at != len(data):
+        raise ValueError(f"{len(data) - at} bytes after the last record")
+    return found
+
+
+def _read_headers(data: bytes, at: int) -> tuple[list[tuple[str, bytes | None]], int]:
+    count, at = _number(data, at)
+    headers: list[tuple[str, bytes | None]] = []
+    for _ in range(count):
+        size, at = _number(data, at)
+        name = data[at : at + size].decode("utf-8", "replace")
+        size, at = _number(data, at + size)
+        value = None
+        if size >= 0:
+            value = data[at : at + size]
+            at += size
+        headers.append((name, value))
+    return headers, at
+
+
+def _number(data: bytes, at: int) -> tuple[int, int]:
+    """The zigzag varint at a place, and the place after it."""
+    number = 0
+    for shift in range(0, 70, 7):
+        byte = data[at]
+        at += 1
+        number |= (byte & 127) << shift
+        if byte < 128:
+            return (number >> 1) ^ -(number & 1), at
+    raise ValueError("a number of more than ten bytes")
+
+
+class PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc]
+    """One partition of a fetch response; hands out `Record`s."""
+
+    def _unpack_records(
+        self, tp: TopicPartition, records: MemoryRecords, *deserialisers: object
+    ) -> Iterator[Record]:
+        while (batch := records.next_batch()) is not None:
+            if not batch.validate_crc():
+                raise CorruptRecordError(f"{tp}, batch at {batch.base_offset}: wrong checksum")
+            if batch.magic != 2:
+                raise CorruptRecordError(f"{tp}: message format {batch.magic} is too old")
+            self.leader_epoch = batch.leader_epoch
+            self.bytes_read += batch.size_in_bytes
+            if not self._is_hidden(batch):
+                for record in read(batch, tp):
+                    self.next_fetch_offset = record.offset + 1
+                    yield record
+            # Past records that compaction took, and past markers.
+            self.next_fetch_offset = batch.next_offset
+        self.drain()
+
+    def _is_hidden(self, batch: DefaultRecordBatch) -> bool:
+        """Whether a batch is a marker, or of a transaction that was aborted."""
+        committed_only = self.isolation_level == IsolationLevel.READ_COMMITTED
+        if committed_only and batch.has_producer_id():
+            # Those that begin before this batch ends; each ends with its marker.
+            self._consume_aborted_transactions_up_to(batch.last_offset)
+            if self._contains_abort_marker(batch):
+                self.aborted_producer_ids.discard(batch.producer_id)
+            elif self._is_batch_aborted(batch):
+                return True
+        return bool(batch.is_control_batch)
