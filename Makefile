@@ -4,10 +4,11 @@ PYTHON ?= python3
 VENV := .venv/bin
 MINUTES ?= 5
 SEED ?= 1
+RUNS ?= 1000000
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check torture bench clean
+.PHONY: help install demo test check torture fuzz bench clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -25,6 +26,10 @@ help:  ## this list
 	$(VENV)/python -m pip install --quiet -r requirements-dev.txt
 	@touch $@
 
+.venv/.requirements-fuzz: requirements-fuzz.txt .venv/.requirements-dev
+	$(VENV)/python -m pip install --quiet -r requirements-fuzz.txt
+	@touch $@
+
 install: .venv/.requirements  ## .venv with what the pipeline runs on
 
 demo: .venv/.requirements  ## the whole pipeline for a minute: broker, predictor, trainer, sample app
@@ -40,6 +45,9 @@ check: .venv/.requirements-dev  ## linter, formatter, type checker
 
 torture: .venv/.requirements-dev  ## kill everything at random: make torture MINUTES=10 SEED=1
 	$(VENV)/python -m tests.torture --minutes $(MINUTES) --seed $(SEED)
+
+fuzz: .venv/.requirements-fuzz  ## broken messages by the million: make fuzz RUNS=1000000 SEED=1
+	$(VENV)/python -m tests.fuzz --runs $(RUNS) --seed $(SEED)
 
 .venv/.requirements-bench: requirements-bench.txt .venv/.requirements
 	$(VENV)/python -m pip install --quiet -r requirements-bench.txt
