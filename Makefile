@@ -36,7 +36,7 @@ demo: .venv/.requirements  ## the whole pipeline for a minute: broker, predictor
 	@exec $(VENV)/python -m utils.demo
 
 test: .venv/.requirements-dev  ## every test, against a real broker of its own
-	$(VENV)/python -m pytest
+	$(VENV)/python -m pytest --numprocesses 2 --dist worksteal
 
 check: .venv/.requirements-dev  ## linter, formatter, type checker
 	$(VENV)/ruff check .
