@@ -57,7 +57,7 @@ def parsed(argv: list[str]) -> list[tuple[str, argparse.Namespace]]:
 def main(argv: list[str]) -> int:
     """Run what was asked for; the exit status."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends what was started, too
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 150)
     chosen = parsed(argv)
     common = chosen[0][1]
 

@@ -18,12 +18,12 @@ import pandas as pd
 from benchmarks.common import (
     NEVER,
     Pipeline,
+    Plot,
     Section,
     Table,
     Workshop,
     ends,
     fill,
-    plot,
     rate,
     resident,
     rows_of,
@@ -96,7 +96,7 @@ def _predictors(options: argparse.Namespace, workshop: Workshop, section: Sectio
         "can gain ends where the cores do. Taken while the middle half of the rows was answered."
     )
     section.plots.append(
-        plot("predictors", "Predictors beside each other", curves, x="predictors", y="rows/s")
+        Plot("predictors", "Predictors beside each other", curves, x="predictors", y="rows/s")
     )
 
 
@@ -140,7 +140,7 @@ def _trees(options: argparse.Namespace, workshop: Workshop, section: Section) ->
     section.notes.append(_growth("trees", "a row in the predictor", ours))
     curves = {"predictor.py": ours, "Booster.predict alone": alone}
     section.plots.append(
-        plot("trees", "Cost of a row", curves, x="trees", y="microseconds a row", log=True)
+        Plot("trees", "Cost of a row", curves, x="trees", y="microseconds a row", log=True)
     )
 
 
@@ -213,7 +213,7 @@ def _features(options: argparse.Namespace, workshop: Workshop, section: Section)
     )
     curves = {"predictor.py": ours, "Booster.predict alone": alone}
     section.plots.append(
-        plot("features", "Cost of a row", curves, x="features", y="microseconds a row", log=True)
+        Plot("features", "Cost of a row", curves, x="features", y="microseconds a row", log=True)
     )
 
 
@@ -277,7 +277,7 @@ def _million(options: argparse.Namespace, workshop: Workshop, section: Section) 
     )
     curves = {name: [(n / 1e6, sizes[name]) for n, sizes in samples] for name in pids}
     section.plots.append(
-        plot("memory", "Memory", curves, x="million predictions", y="resident memory, MB")
+        Plot("memory", "Memory", curves, x="million predictions", y="resident memory, MB")
     )
 
 

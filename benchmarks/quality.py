@@ -9,7 +9,7 @@ import os
 
 import lightgbm as lgb
 
-from benchmarks.common import Section, Table, Workshop, at_most, plot
+from benchmarks.common import Plot, Section, Table, Workshop, at_most
 from benchmarks.rivals import original
 from train import evaluate, fit, optimisers
 from train.retrain import fitted_features, gather, training_matrix
@@ -53,7 +53,7 @@ def run(options: argparse.Namespace, workshop: Workshop) -> Section:
         f"{best:.4f}. Each point is a search of its own, from scratch."
     )
     section.plots.append(
-        plot(
+        Plot(
             "quality",
             "Quality for the time",
             {

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks.common import Section, Table, Workshop, at_most, plot
+from benchmarks.common import Plot, Section, Table, Workshop, at_most
 from train.retrain import fitted_features, gather, training_matrix
 from utils.feature_tools import FeatureTools
 from utils.message_store import Batch, MessageStore, Snapshot, StoredMessage
@@ -153,7 +153,7 @@ def run(options: argparse.Namespace, workshop: Workshop) -> Section:
         "outcome. 'Before the search' is a snapshot, the base data, the preprocessor's fit and "
         "the encoded matrix."
     )
-    section.plots.append(plot("store", "Stored rows", curves, x="rows", y="seconds", log=True))
+    section.plots.append(Plot("store", "Stored rows", curves, x="rows", y="seconds", log=True))
     return section
 
 
