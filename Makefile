@@ -21,7 +21,7 @@ help:  ## this list
 	$(VENV)/python -m pip install --quiet -r requirements.txt
 	@touch $@
 
-.venv/.requirements-dev: requirements-dev.txt requirements-postgresql.txt .venv/.requirements
+.venv/.requirements-dev: $(wildcard requirements-*.txt) .venv/.requirements
 	$(VENV)/python -m pip install --quiet -r requirements-dev.txt
 	@touch $@
 
@@ -44,5 +44,5 @@ torture: .venv/.requirements-dev  ## kill everything at random: make torture MIN
 bench: .venv/.requirements-dev  ## the benchmarks, each with its ratio
 	$(VENV)/python -m benchmarks
 
-clean:  ## remove .venv and caches; data/, models/ and messages/ stay
+clean:  ## remove .venv and caches; data/, models/, messages/ and searches/ stay
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
