@@ -22,7 +22,7 @@ help:  ## this list
 	$(VENV)/python -m pip install --quiet -r requirements.txt
 	@touch $@
 
-.venv/.requirements-dev: requirements-dev.txt requirements-postgresql.txt .venv/.requirements
+.venv/.requirements-dev: $(wildcard requirements-*.txt) .venv/.requirements
 	$(VENV)/python -m pip install --quiet -r requirements-dev.txt
 	@touch $@
 
@@ -62,5 +62,5 @@ fuzz: .venv/.requirements-fuzz  ## broken messages by the million: make fuzz RUN
 bench: .venv/.requirements-bench .venv-quix/.requirements  ## measure it all, 20 minutes: make bench BENCH="--quick latency"
 	$(VENV)/python -m benchmarks $(BENCH)
 
-clean:  ## remove .venv and caches; data/, models/ and messages/ stay
+clean:  ## remove .venv and caches; data/, models/, messages/ and searches/ stay
 	rm -rf .venv .venv-quix .pytest_cache .mypy_cache .ruff_cache .hypothesis

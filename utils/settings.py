@@ -159,6 +159,11 @@ class Settings(_Section):
         return self.home / "messages"
 
     @property
+    def searches_dir(self) -> Path:
+        """What the optimisers with a memory keep between searches."""
+        return self.home / "searches"
+
+    @property
     def messages_url(self) -> str:
         """The database URL of the trainer's store."""
         return self.messages.url or f"sqlite:///{self.messages_dir / 'messages.db'}"
@@ -188,7 +193,7 @@ VARIABLES = (
     Variable("KAFKA_SASL_USERNAME", ("kafka", "sasl_username"), "the user's name"),
     Variable("KAFKA_SASL_PASSWORD", ("kafka", "sasl_password"), "the user's password"),
     Variable("KAFKA_SSL_CAFILE", ("kafka", "ssl_cafile"), "the CA's certificate, PEM"),
-    Variable("PIPELINE_HOME", ("home",), "the folder of data/, models/ and messages/"),
+    Variable("PIPELINE_HOME", ("home",), "the folder of data/, models/, messages/ and searches/"),
     Variable("PIPELINE_CONFIG", (), "another pipeline.toml"),
     Variable(
         "RETRAIN_EVERY", ("training", "retrain_every"), "known outcomes between two retrainings"
