@@ -23,7 +23,7 @@ import pandas as pd
 from benchmarks.common import Pipeline, Section, Table, Workshop, at_most, fill, rows_of, running
 from benchmarks.quality import original_loss, our_loss
 from benchmarks.rivals import original
-from utils import messages
+from utils import messages, process
 from utils.kafka_io import LogReader, Outgoing, Sender
 from utils.model_store import ModelStore
 from utils.settings import Settings
@@ -63,7 +63,7 @@ class Fresh:
 
 def add_options(parser: argparse.ArgumentParser, quick: bool) -> None:
     default = [1, 2] if quick else [2, 10, 50]
-    parser.add_argument("--evaluations", type=int, nargs="+", default=default)
+    parser.add_argument("--evaluations", type=process.at_least(1), nargs="+", default=default)
 
 
 def run(options: argparse.Namespace, workshop: Workshop) -> Section:
