@@ -193,7 +193,8 @@ class MessageStore:
         self._read_only = read_only
         self._report = report or (lambda line: print(line, file=sys.stderr))
         self._url = message_database.checked_url(url)
-        self._shown = self._url.render_as_string(hide_password=True)
+        # Without parameters such as ?password=...
+        self._shown = self._url.set(query={}).render_as_string(hide_password=True)
         self._tables = Tables(features)
         self._names = Names()
         self._engine = message_database.engine(self._url, self._shown, patience, read_only)
