@@ -4,10 +4,11 @@ PYTHON ?= python3
 VENV := .venv/bin
 MINUTES ?= 5
 SEED ?= 1
+RUNS ?= 1000000
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check torture bench clean
+.PHONY: help install demo test check torture fuzz bench clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -21,8 +22,12 @@ help:  ## this list
 	$(VENV)/python -m pip install --quiet -r requirements.txt
 	@touch $@
 
-.venv/.requirements-dev: requirements-dev.txt requirements-postgresql.txt .venv/.requirements
+.venv/.requirements-dev: $(wildcard requirements-*.txt) .venv/.requirements
 	$(VENV)/python -m pip install --quiet -r requirements-dev.txt
+	@touch $@
+
+.venv/.requirements-fuzz: requirements-fuzz.txt .venv/.requirements-dev
+	$(VENV)/python -m pip install --quiet -r requirements-fuzz.txt
 	@touch $@
 
 install: .venv/.requirements  ## .venv with what the pipeline runs on
@@ -31,7 +36,7 @@ demo: .venv/.requirements  ## the whole pipeline for a minute: broker, predictor
 	@exec $(VENV)/python -m utils.demo
 
 test: .venv/.requirements-dev  ## every test, against a real broker of its own
-	$(VENV)/python -m pytest
+	$(VENV)/python -m pytest --numprocesses 2 --dist worksteal
 
 check: .venv/.requirements-dev  ## linter, formatter, type checker, bandit, pip-audit
 	$(VENV)/ruff check .
@@ -43,8 +48,21 @@ check: .venv/.requirements-dev  ## linter, formatter, type checker, bandit, pip-
 torture: .venv/.requirements-dev  ## kill everything at random: make torture MINUTES=10 SEED=1
 	$(VENV)/python -m tests.torture --minutes $(MINUTES) --seed $(SEED)
 
-bench: .venv/.requirements-dev  ## the benchmarks, each with its ratio
-	$(VENV)/python -m benchmarks
+fuzz: .venv/.requirements-fuzz  ## broken messages by the million: make fuzz RUNS=1000000 SEED=1
+	$(VENV)/python -m tests.fuzz --runs $(RUNS) --seed $(SEED)
 
-clean:  ## remove .venv and caches; data/, models/ and messages/ stay
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
+.venv/.requirements-bench: requirements-bench.txt .venv/.requirements
+	$(VENV)/python -m pip install --quiet -r requirements-bench.txt
+	@touch $@
+
+# An environment of its own: it wants other versions than the pipeline does.
+.venv-quix/.requirements: requirements-quix.txt | .venv/bin/python
+	$(PYTHON) -m venv .venv-quix
+	.venv-quix/bin/python -m pip install --quiet -r requirements-quix.txt
+	@touch $@
+
+bench: .venv/.requirements-bench .venv-quix/.requirements  ## measure it all, 20 minutes: make bench BENCH="--quick latency"
+	$(VENV)/python -m benchmarks $(BENCH)
+
+clean:  ## remove .venv and caches; data/, models/, messages/ and searches/ stay
+	rm -rf .venv .venv-quix .pytest_cache .mypy_cache .ruff_cache .hypothesis

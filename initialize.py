@@ -23,8 +23,9 @@ from utils.settings import Settings
 
 
 def create_folders(settings: Settings) -> None:
-    """Make data/, models/ and messages/."""
-    for folder in (settings.data_dir, settings.models_dir, settings.messages_dir):
+    """Make data/, models/, messages/ and searches/."""
+    folders = (settings.data_dir, settings.models_dir, settings.messages_dir, settings.searches_dir)
+    for folder in folders:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -67,6 +68,8 @@ def create_model(settings: Settings, arguments: argparse.Namespace, report: Repo
             first=True,
             progress=show,
         )
+    if result.learnt_from:
+        report(f"the search learnt from {result.learnt_from} earlier candidates")
     report(
         f"model {result.model_id} serves: log loss {result.challenger['log_loss']:.4f}, accuracy "
         f"{result.challenger['accuracy']:.4f} on {result.challenger['rows']} rows kept aside"

@@ -258,6 +258,7 @@ def loop(trainer: Trainer, stop: process.Stop, report: process.Report) -> None:
 def main(arguments: argparse.Namespace, settings: Settings) -> None:
     """Wire the trainer and run it until a signal."""
     report = process.reporter("trainer", "magenta")
+    optimisers.check(arguments.hyper)
     stop = process.Stop().on_signals()
     with ExitStack() as resources:
         slot = resources.enter_context(process.only_one(settings, "trainer", stop, report))

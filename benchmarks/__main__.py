@@ -1,7 +1,79 @@
-"""Every benchmark, one after the other: `make bench`."""
+"""Every benchmark, or one of them.
 
-from benchmarks import predictor, store
+    make bench
+    python -m benchmarks [--quick] [NAME [options of that one]]
+
+Prints tables and keeps them in benchmarks/results.md, with the machine, the versions and
+the date; one benchmark alone replaces its own section there.
+"""
+
+import argparse
+import signal
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+
+from rich.console import Console
+
+from benchmarks import freshness, growth, latency, quality, report, start, store, throughput
+from benchmarks.common import Workshop
+
+BENCHES: dict[str, ModuleType] = {
+    "throughput": throughput,
+    "latency": latency,
+    "freshness": freshness,
+    "quality": quality,
+    "growth": growth,
+    "store": store,
+    "start": start,
+}
+
+
+def parsed(argv: list[str]) -> list[tuple[str, argparse.Namespace]]:
+    """The benchmarks to run, each with its options."""
+    quick = "--quick" in argv
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--quick", action="store_true", help="tiny sizes; figures mean little")
+    parser.add_argument(
+        "--evals", type=int, default=2 if quick else 10, help="of the model's search"
+    )
+    parser.add_argument("--home", type=Path, help="one that initialize.py has prepared")
+    names = parser.add_subparsers(dest="name", metavar="NAME")
+    for name, bench in BENCHES.items():
+        words = (bench.__doc__ or "").strip()
+        one = names.add_parser(name, help=words.splitlines()[0], description=words)
+        bench.add_options(one, quick)
+    options = parser.parse_args(argv)
+    if options.name:
+        return [(options.name, options)]
+    return [(name, parser.parse_args([*argv, name])) for name in BENCHES]
+
+
+def main(argv: list[str]) -> int:
+    """Run what was asked for; the exit status."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends what was started, too
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 150)
+    chosen = parsed(argv)
+    common = chosen[0][1]
+
+    def say(line: str) -> None:
+        console.print(f"{time.strftime('%H:%M:%S')} {line}")
+
+    with Workshop(common.evals, say, common.home) as workshop:
+        for name, options in chosen:
+            began = time.monotonic()
+            section = BENCHES[name].run(options, workshop)
+            report.show(section, console)
+            if not common.quick:
+                report.keep(section)
+            say(f"{name}: {time.monotonic() - began:.0f} s")
+    return 0
+
 
 if __name__ == "__main__":
-    predictor.main([])
-    store.main([])
+    sys.exit(main(sys.argv[1:]))

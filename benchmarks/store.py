@@ -1,26 +1,27 @@
-"""The message store against a CSV file of the same rows.
+"""What reading the stored rows costs as they grow, beside a CSV file of the same rows.
 
-Fills a store with messages, predictions and late outcomes as they come off the log, then
-reads it as a retrain does (`snapshot`) and reads a CSV of the same rows with pandas, by
-turns. The CSV has the request_id, the columns of the Adult data set and the outcome.
-
-    python -m benchmarks.store [--rows 1000000] [--url sqlite:///...] [--partitions 1]
+Fills a store with messages, predictions and late outcomes as they come off the log, and
+looks at several sizes: a snapshot as each retraining reads it, `pandas.read_csv` of the
+same rows, and all that a training does before it searches.
 """
 
 import argparse
-import resource
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from benchmarks.common import Plot, Section, Table, Workshop, at_most
+from train.retrain import fitted_features, gather, training_matrix
 from utils.feature_tools import FeatureTools
 from utils.message_store import Batch, MessageStore, Snapshot, StoredMessage
 from utils.messages import APP_MESSAGES, OUTCOMES, PREDICTIONS
+from utils.settings import Settings
 
 BATCH = 2000
 NUMBERS = {  # the highest value, and the share that is not 0
@@ -56,25 +57,24 @@ def made_up(rows: int) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def batches(frame: pd.DataFrame, partitions: int) -> Iterator[Batch]:
-    """The frame as the log brings it; the outcome of a row comes one batch later."""
+def batches(frame: pd.DataFrame, begin: int, end: int) -> Iterator[Batch]:
+    """Rows `begin` to `end` as the log brings them; an outcome comes one batch after its row."""
     names = [*NUMBERS, *TEXTS]
     late: list[tuple[str, str, int, int, int]] = []
-    for first in range(0, len(frame), BATCH):
-        part = frame.iloc[first : first + BATCH]
-        places = [(row % partitions, row // partitions) for row in range(first, first + len(part))]
+    for first in range(begin, end, BATCH):
+        part = frame.iloc[first : min(first + BATCH, end)]
         values = zip(*(part[name].tolist() for name in names), strict=True)
         batch = Batch(outcomes=late)
         late = []
-        rows = zip(part["request_id"], part["outcome"], places, values, strict=True)
-        for name, outcome, (partition, offset), row in rows:
-            batch.messages.append(StoredMessage(name, partition, offset, offset, row, None))
-            batch.predictions.append((name, 1, 0.25, partition, offset, offset))
-            late.append((name, outcome, partition, offset, offset))
+        rows = zip(part["request_id"], part["outcome"], values, strict=True)
+        for offset, (name, outcome, row) in enumerate(rows, first):
+            batch.messages.append(StoredMessage(name, 0, offset, offset, row, None))
+            batch.predictions.append((name, 1, 0.25, 0, offset, offset))
+            late.append((name, outcome, 0, offset, offset))
             for topic in (APP_MESSAGES, PREDICTIONS):
-                batch.offsets[(topic, partition)] = offset + 1
+                batch.offsets[(topic, 0)] = offset + 1
         yield batch
-    yield Batch(outcomes=late, offsets={(OUTCOMES, p): len(frame) for p in range(partitions)})
+    yield Batch(outcomes=late, offsets={(OUTCOMES, 0): end})
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, Any]:
@@ -94,15 +94,71 @@ def check(frame: pd.DataFrame, snapshot: Snapshot) -> None:
     )
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--partitions", type=int, default=1)
+def add_options(parser: argparse.ArgumentParser, quick: bool) -> None:
+    sizes = [2_000, 8_000] if quick else [32_000, 125_000, 500_000, 2_000_000]
+    parser.add_argument("--sizes", type=int, nargs="+", default=sizes, help="stored rows")
     parser.add_argument("--url", help="another database (default: SQLite in a temporary folder)")
-    parser.add_argument("--repeat", type=int, default=5, help="of the reading (%(default)s)")
-    arguments = parser.parse_args(argv)
-    frame = made_up(arguments.rows)
-    features = FeatureTools().fit(
+    parser.add_argument("--repeat", type=int, default=1 if quick else 3)
+
+
+def run(options: argparse.Namespace, workshop: Workshop) -> Section:
+    sizes = sorted(options.sizes)
+    frame = made_up(sizes[-1])
+    config = workshop.settings()
+    columns = ["rows", "to store, rows/s", "snapshot, s", "read_csv, s", "snapshot / read_csv"]
+    columns += ["goal", "reached?", "before the search, s", "database, MB", "CSV, MB"]
+    table = Table("Stored rows", columns)
+    curves: dict[str, list[tuple[float, float]]] = {"snapshot": [], "pandas.read_csv": []}
+    curves |= {"all before the search": []}
+    with tempfile.TemporaryDirectory() as folder:
+        csv, url = Path(folder, "rows.csv"), options.url or f"sqlite:///{folder}/messages.db"
+        with MessageStore(url, _features(frame)) as store:
+            begin = 0
+            for size in sizes:
+                workshop.say(f"store: {size:,} rows")
+                storing = _store(store, frame, begin, size)
+                frame[:size].to_csv(csv, index=False)
+                if begin == 0:
+                    check(frame[:size], store.snapshot())
+                # By turns, so that a busy moment of the machine falls on both.
+                turns = [
+                    (timed(store.snapshot)[0], timed(lambda: pd.read_csv(csv))[0])
+                    for _ in range(options.repeat)
+                ]
+                reading, csv_reading = (median(times) for times in zip(*turns, strict=True))
+                preparing = timed(lambda: _before_the_search(config, store))[0]
+                ratio = reading / csv_reading
+                database = sum(path.stat().st_size for path in Path(folder).glob("messages.db*"))
+                table.add(
+                    f"{size:,}",
+                    f"{(size - begin) / storing:,.0f}",
+                    f"{reading:.2f}",
+                    f"{csv_reading:.2f}",
+                    f"{ratio:.2f}",
+                    *at_most(ratio, 1.0),
+                    f"{preparing:.2f}",
+                    f"{database / 1e6:.0f}",
+                    f"{csv.stat().st_size / 1e6:.0f}",
+                )
+                for curve, seconds in zip(
+                    curves.values(), (reading, csv_reading, preparing), strict=True
+                ):
+                    curve.append((size, seconds))
+                begin = size
+    section = Section("Stored rows", [table])
+    (low, few), (high, many) = curves["snapshot"][0], curves["snapshot"][-1]
+    section.notes.append(
+        f"From {low:,.0f} to {high:,.0f} rows ({high / low:.0f} times as many) a snapshot takes "
+        f"{many / few:.0f} times as long. A stored row is a message, a prediction and a late "
+        "outcome. 'Before the search' is a snapshot, the base data, the preprocessor's fit and "
+        "the encoded matrix."
+    )
+    section.plots.append(Plot("store", "Stored rows", curves, x="rows", y="seconds", log=True))
+    return section
+
+
+def _features(frame: pd.DataFrame) -> FeatureTools:
+    return FeatureTools().fit(
         frame.head(1000),
         target="outcome",
         numerical=list(NUMBERS),
@@ -110,34 +166,16 @@ def main(argv: list[str] | None = None) -> None:
         crosses=[],
         classes=["<=50K", ">50K"],
     )
-    with tempfile.TemporaryDirectory() as folder:
-        csv, url = Path(folder, "rows.csv"), arguments.url or f"sqlite:///{folder}/messages.db"
-        frame.to_csv(csv, index=False)
-        with MessageStore(url, features) as store:
-            seconds = 0.0
-            for batch in batches(frame, arguments.partitions):
-                seconds += timed(lambda batch=batch: store.ingest(batch))[0]  # type: ignore[misc]
-            print(
-                f"stored {len(frame)} messages, as many predictions and outcomes: {seconds:.1f} s, "
-                f"{3 * len(frame) / seconds:,.0f} records/s, {len(frame) / seconds:,.0f} whole "
-                "rows/s"
-            )
-            check(frame, store.snapshot())
-            # By turns, so that a busy moment of the machine falls on both.
-            turns = [
-                (timed(lambda: pd.read_csv(csv))[0], timed(store.snapshot)[0])
-                for _ in range(arguments.repeat)
-            ]
-        if not arguments.url:
-            size = sum(path.stat().st_size for path in Path(folder).glob("messages.db*"))
-            print(f"on disk: store {size / 1e6:.0f} MB, CSV {csv.stat().st_size / 1e6:.0f} MB")
-    csv_seconds, store_seconds = (float(np.median(times)) for times in zip(*turns, strict=True))
-    print(f"pandas.read_csv: {csv_seconds:.2f} s (median of {arguments.repeat})")
-    print(f"snapshot:        {store_seconds:.2f} s")
-    print(f"snapshot / read_csv = {store_seconds / csv_seconds:.2f} (at most 1 is wanted)")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"peak memory of the whole benchmark: {peak:.0f} MB")
 
 
-if __name__ == "__main__":
-    main()
+def _store(store: MessageStore, frame: pd.DataFrame, begin: int, end: int) -> float:
+    """Store rows; seconds, those of making them up left out."""
+    seconds = 0.0
+    for batch in batches(frame, begin, end):
+        seconds += timed(lambda batch=batch: store.ingest(batch))[0]  # type: ignore[misc]
+    return seconds
+
+
+def _before_the_search(config: Settings, store: MessageStore) -> None:
+    rows = gather(config, store.snapshot())
+    training_matrix(rows, fitted_features(rows, config))

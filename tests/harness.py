@@ -13,6 +13,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from kafka import KafkaAdminClient
+from kafka.admin import MemberToRemove
+
 from utils import kafka_io, messages, settings
 from utils.kafka_io import LogReader, Outgoing, Sender
 from utils.settings import ROOT, Settings
@@ -21,11 +24,13 @@ from utils.settings import ROOT, Settings
 class Script:
     """One of the pipeline's scripts as a process; its output goes to a file."""
 
-    def __init__(self, home: Path, env: dict[str, str], *command: str) -> None:
+    def __init__(
+        self, home: Path, env: dict[str, str], *command: str, python: str = sys.executable
+    ) -> None:
         self.output = home / f"{command[0].removesuffix('.py')}-{time.monotonic_ns()}.out"
         with self.output.open("w") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-u", *command],
+                [python, "-u", *command],
                 cwd=ROOT,
                 env=env,
                 stdout=output,
@@ -80,9 +85,9 @@ class Pipeline:
             shutil.copy(prepared / "data" / name, self.home / "data" / name)
         (self.home / "messages").mkdir(exist_ok=True)
 
-    def start(self, *command: str, **environment: str) -> Script:
-        """Start a script."""
-        script = Script(self.home, {**self.env, **environment}, *command)
+    def start(self, *command: str, python: str = sys.executable, **environment: str) -> Script:
+        """Start a script, with another interpreter if asked to."""
+        script = Script(self.home, {**self.env, **environment}, *command, python=python)
         self.scripts.append(script)
         return script
 
@@ -216,3 +221,21 @@ def until(
     while not condition():
         assert time.monotonic() < deadline, f"in {timeout} s not: {what()}"
         time.sleep(0.05)
+
+
+def forget_everything(bootstrap: str) -> None:
+    """Take a broker's topics and groups away, also those of processes that were killed."""
+    admin = KafkaAdminClient(bootstrap_servers=bootstrap)
+    try:
+        groups = [group["group_id"] for group in admin.list_groups()]
+        for name, group in admin.describe_groups(groups).items() if groups else ():
+            members = [MemberToRemove(member["member_id"]) for member in group["members"]]
+            if members:
+                admin.remove_group_members(name, members)
+        if groups:
+            admin.delete_groups(groups)
+        if topics := [name for name in admin.list_topics() if not name.startswith("__")]:
+            admin.delete_topics(topics)
+            until(lambda: not set(topics) & set(admin.list_topics()), 10)
+    finally:
+        admin.close()

@@ -24,7 +24,7 @@ from utils.settings import ROOT
 README = (ROOT / "README.md").read_text("utf-8")
 
 NOT_COPIED = (
-    *(".git", ".venv", "data", "models", "messages", "own"),
+    *(".git", ".venv", "data", "models", "messages", "searches", "own"),
     *("__pycache__", ".*_cache", ".hypothesis"),
 )
 

@@ -74,6 +74,7 @@ class Result:
     champion: dict[str, Any] | None
     comparison: dict[str, Any] | None
     seconds: dict[str, float] = field(default_factory=dict)
+    learnt_from: int = 0
 
 
 def gather(settings: Settings, snapshot: Snapshot | None) -> Rows:
@@ -129,7 +130,8 @@ def train(
         hyper: The optimiser's name.
         evals: Evaluations of the search.
         batch_ids: The retrain requests that this training answers.
-        first: Begin afresh: no warm start, and no gate that could keep the old model.
+        first: Begin afresh: no warm start, and no gate that could keep the old model. An
+            optimiser with a memory keeps that.
         progress: Told (done, total, best loss) after each evaluation.
     """
     seconds: dict[str, float] = {}
@@ -150,6 +152,7 @@ def train(
             folds=settings.training.folds,
             start_from=_parameters(champion),
             threads=threads,
+            memory=settings.searches_dir,
             progress=progress,
         )
     with _timed(seconds, "fitting"):
@@ -182,6 +185,7 @@ def train(
                     "topic_ids": rows.topic_ids,
                     "hyper": hyper,
                     "evaluations": best.evaluations,
+                    "learnt_from": best.learnt_from,
                     "cv_loss": best.loss,
                 },
                 metrics={"challenger": challenger_metrics, "champion": champion_metrics},
@@ -201,6 +205,7 @@ def train(
         champion_metrics,
         figures,
         {name: round(value, 3) for name, value in seconds.items()},
+        best.learnt_from,
     )
 
 

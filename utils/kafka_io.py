@@ -57,8 +57,6 @@ TRANSACTION_TIMEOUT_MS = 4_000
 #: predictions then stand still. Giving up early is safe: the next poll looks again.
 PATIENCE_MS = 5_000
 SESSION_TIMEOUT_MS = 2_000
-#: How long one poll may take while the member is not in its group yet.
-JOINING_POLL_MS = 1_000
 HEARTBEAT_INTERVAL_MS = 500
 #: Of one batch of records; the broker takes up to 1 MiB unless told otherwise.
 BATCH_BYTES = 512 * 1024
@@ -393,7 +391,6 @@ class ExactlyOnce:
         self._left_open = True  # this slot's last process may have been killed
         self._newest: dict[TopicPartition, int] = {}
         self._progress = _Progress()
-        self._joined = False
         with _reaching(kafka):
             # Before joining: it aborts what this slot's last process left open. The
             # partitions may be with others by now, who wait for just that.
@@ -418,6 +415,10 @@ class ExactlyOnce:
         if missing:
             self._report(f"waiting for topic {', '.join(missing)} (initialize.py creates it)")
         consumer.subscribe(self._topics, listener=self._rebalance)
+        # What is known now is no change: else the first word after joining looks like
+        # one, and every member joins twice.
+        coordinator = consumer._coordinator
+        coordinator._handle_metadata_update(coordinator._cluster)
         return consumer
 
     def poll(self, timeout_ms: int) -> Polled:
@@ -427,9 +428,14 @@ class ExactlyOnce:
             KafkaError: Something went wrong; poll again.
             Fenced: Another process runs under this slot.
         """
+        coordinator = self._consumer._coordinator
+        if coordinator.rejoining:
+            # A join that a poll began and did not live to see the end of. When it began
+            # because topics changed, joining itself makes the client forget why, and no
+            # poll would ever take up its result: neither in the group nor out of it.
+            coordinator.request_rejoin()
         try:
-            # A join that is cut short again and again may never come to its end.
-            records = self._consumer.poll(timeout_ms if self._joined else JOINING_POLL_MS)
+            records = self._consumer.poll(timeout_ms)
         except (kafka_errors.NoOffsetForPartitionError, kafka_errors.OffsetOutOfRangeError):
             self._failed, records = True, {}
         except kafka_errors.FencedInstanceIdError:
@@ -437,7 +443,6 @@ class ExactlyOnce:
         # Right after poll(), never later: the client forgets its generation when it
         # leaves the group, and the broker lets a member without one commit unfenced.
         membership = self._consumer.group_metadata()
-        self._joined = membership.state == MemberState.STABLE
         if membership.state != MemberState.STABLE or not membership.member_id:
             self._failed = self._failed or bool(records)
             return Polled({})

@@ -21,8 +21,6 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -130,6 +128,10 @@ class Messages(_Section):
     @classmethod
     def _is_a_database(cls, url: str) -> str:
         if url:
+            # Here: a predictor needs none of it, and it is a sixth of what one imports.
+            from sqlalchemy.engine import make_url
+            from sqlalchemy.exc import ArgumentError
+
             try:
                 make_url(url)
             except ArgumentError:  # its own text repeats the URL, password and all
@@ -168,12 +170,19 @@ class Settings(_Section):
         return self.home / "messages"
 
     @property
+    def searches_dir(self) -> Path:
+        """What the optimisers with a memory keep between searches."""
+        return self.home / "searches"
+
+    @property
     def secrets(self) -> tuple[str, ...]:
         """What no log may show."""
         found: list[Any] = []
         if self.kafka.sasl_password is not None:
             found.append(self.kafka.sasl_password.get_secret_value())
         if self.messages.url:
+            from sqlalchemy.engine import make_url
+
             url = make_url(self.messages.url)
             found += [url.password, url.query.get("password")]
         return tuple(str(secret) for secret in found if secret)
@@ -208,7 +217,7 @@ VARIABLES = (
     Variable("KAFKA_SASL_USERNAME", ("kafka", "sasl_username"), "the user's name"),
     Variable("KAFKA_SASL_PASSWORD", ("kafka", "sasl_password"), "the user's password"),
     Variable("KAFKA_SSL_CAFILE", ("kafka", "ssl_cafile"), "the CA's certificate, PEM"),
-    Variable("PIPELINE_HOME", ("home",), "the folder of data/, models/ and messages/"),
+    Variable("PIPELINE_HOME", ("home",), "the folder of data/, models/, messages/ and searches/"),
     Variable("PIPELINE_CONFIG", (), "another pipeline.toml"),
     Variable(
         "RETRAIN_EVERY", ("training", "retrain_every"), "known outcomes between two retrainings"

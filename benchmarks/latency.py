@@ -1,0 +1,267 @@
+"""Milliseconds from a message's sending to its prediction, read by a read_committed consumer.
+
+One process sends at an even pace and reads; what is measured runs beside it, all of it at
+the same time on one broker, each with topics of its own, in slices by turns. Then the
+predictor alone: calm, while the trainer trains a model, and while a model is swapped every
+second.
+"""
+
+import argparse
+import multiprocessing
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from itertools import cycle
+from statistics import median
+from typing import Any
+
+import msgspec
+
+from benchmarks import rivals
+from benchmarks.common import (
+    NEVER,
+    Pipeline,
+    Section,
+    Table,
+    Workshop,
+    at_most,
+    percentile,
+    rows_of,
+    running,
+)
+from tests.harness import Script
+from train.retrain import train
+from utils import kafka_io, messages
+from utils.kafka_io import LogReader, Outgoing, Sender
+from utils.messages import RetrainRequest
+from utils.model_store import ModelStore
+from utils.settings import Settings
+
+#: Messages a second at which training and swapping are measured.
+BESIDE = 200
+#: The row-by-row one answers fewer a second than the next higher rate sends.
+SLOW_RATE = 20
+SWAP_SECONDS = 1.0
+
+#: Where each takes its messages and puts its predictions.
+TOPICS = {
+    "predictor.py": (messages.APP_MESSAGES, messages.PREDICTIONS),
+    "bare hop": ("hop_in", "hop_out"),
+    "row by row": ("rows_in", "rows_out"),
+}
+
+
+class _Answer(msgspec.Struct):
+    request_id: str
+
+
+def add_options(parser: argparse.ArgumentParser, quick: bool) -> None:
+    parser.add_argument("--rates", type=int, nargs="+", default=[20, 200, 2000])
+    parser.add_argument("--messages", type=int, default=60 if quick else 200, help="of a slice")
+    parser.add_argument("--seconds", type=float, default=1.0 if quick else 5.0, help="at least")
+    parser.add_argument("--rounds", type=int, default=1 if quick else 2)
+
+
+def run(options: argparse.Namespace, workshop: Workshop) -> Section:
+    with workshop.pipeline(RETRAIN_EVERY=NEVER, EXTRA_MODELS_TO_KEEP="9") as pipeline:
+        bench = Latency(pipeline)
+        workshop.say(f"latency: {options.rates} messages a second")
+        side_by_side = bench.compared(options)
+        workshop.say("latency: calm, beside a training, beside swaps")
+        beside = bench.beside(options)
+    section = Section("Latency", [_compared_table(side_by_side), _beside_table(beside)])
+    section.notes.append(
+        "Sent at an even pace by one process, which also reads. The bare hop passes the same "
+        "bytes on in a transaction, with the same client and no scoring. The row-by-row one "
+        f"is measured at {SLOW_RATE}/s alone: it does not keep up with the others."
+    )
+    section.notes.append(
+        f"Beside: {BESIDE}/s; the real trainer with 10 evaluations, messages sent between its "
+        "start and its end; a swap every second between two models."
+    )
+    return section
+
+
+class Latency:
+    """Measures a pipeline whose topics are its own and its rivals'."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self.pipeline = pipeline
+        self.rows = rows_of(pipeline.settings)
+        names = [name for pair in list(TOPICS.values())[1:] for name in pair]
+        rivals.create_topics(pipeline.settings.kafka.bootstrap_servers, names)
+        self._numbers = 0
+
+    def compared(self, options: argparse.Namespace) -> dict[tuple[int, str], list[float]]:
+        """Latencies (ms) of each by rate and name."""
+        found: dict[tuple[int, str], list[float]] = defaultdict(list)
+        with ExitStack() as resources:
+            resources.enter_context(running(self.pipeline, "predictor.py", says="serves part"))
+            for name, module in (("bare hop", "bare_hop"), ("row by row", "row_by_row")):
+                command = ("-m", f"benchmarks.rivals.{module}", *TOPICS[name])
+                resources.enter_context(running(self.pipeline, *command, says="ready"))
+            for rate in options.rates:
+                names = [n for n in TOPICS if n != "row by row" or rate <= SLOW_RATE]
+                seconds = max(options.seconds, options.messages / rate)
+                for number in range(options.rounds):
+                    turn = number % len(names)
+                    for name in names[turn:] + names[:turn]:
+                        until = _for(seconds)
+                        found[rate, name] += self.slice(name, rate, until)
+        return found
+
+    def beside(self, options: argparse.Namespace) -> dict[str, list[float]]:
+        """Latencies (ms) of the predictor by what goes on beside it."""
+        found: dict[str, list[float]] = defaultdict(list)
+        train(self.pipeline.settings, snapshot=None, hyper="hyperopt", evals=1, first=True)
+        models = ModelStore(self.pipeline.settings.models_dir).on_disk()[-2:]
+        with running(self.pipeline, "predictor.py", says="serves part"):
+            for number in range(options.rounds):
+                found["calm"] += self.slice("predictor.py", BESIDE, _for(options.seconds))
+                found["a model is swapped"] += self._while_swapping(options.seconds, models)
+                with running(self.pipeline, "trainer.py", says="ready") as trainer:
+                    found["a model is trained"] += self._while_training(trainer, number)
+        return found
+
+    def _while_training(self, trainer: Script, number: int) -> list[float]:
+        request = RetrainRequest(
+            batch_id=f"latency-{number}",
+            topic=messages.APP_MESSAGES,
+            partition=0,
+            first_offset=0,
+            last_offset=0,
+            count=1,
+        )
+        kafka_io.announce(self.pipeline.settings, request)
+        trainer.says("RETRAINING STARTED")
+        # Looking into its output for each message would cost more than sending it.
+        looks = cycle([True] + [False] * 9)
+        return self.slice(
+            "predictor.py",
+            BESIDE,
+            lambda: next(looks) and "RETRAINING COMPLETED" in trainer.text(),
+        )
+
+    def _while_swapping(self, seconds: float, models: Sequence[int]) -> list[float]:
+        # In a process of its own, or it would disturb the one that measures.
+        context = multiprocessing.get_context("spawn")
+        ready, done = context.Event(), context.Event()
+        arguments = (self.pipeline.settings, models, ready, done)
+        swapping = context.Process(target=_swap, args=arguments)
+        swapping.start()
+        try:
+            ready.wait(30)
+            return self.slice("predictor.py", BESIDE, _for(seconds))
+        finally:
+            done.set()
+            swapping.join()
+
+    def slice(self, name: str, rate: float, over: Callable[[], bool]) -> list[float]:
+        """Send evenly until it is over; the latency (ms) of each message."""
+        source, target = TOPICS[name]
+        self._numbers += 1
+        kafka, sent, answered = self.pipeline.settings.kafka, {}, {}
+        stop = threading.Event()
+        with LogReader(kafka, [target], default="latest") as reader, Sender(kafka) as sender:
+
+            def read() -> None:
+                decode = msgspec.json.Decoder(_Answer).decode
+                while not stop.is_set():
+                    polled = reader.poll(timeout_ms=100)
+                    now = time.perf_counter()
+                    for records in polled.values():
+                        for record in records:
+                            answered[decode(record.value).request_id] = now
+
+            def send(request_id: str, row: dict[str, Any]) -> None:
+                value = msgspec.json.encode({"request_id": request_id, "data": row})
+                sent[request_id] = time.perf_counter()
+                sender.send(Outgoing(source, 0, request_id.encode(), value))
+
+            reading = threading.Thread(target=read)
+            reading.start()
+            try:
+                send("warm", self.rows[0])
+                _wait(sent, answered)
+                due = time.perf_counter()
+                for number, row in enumerate(cycle(self.rows)):
+                    if over():
+                        break
+                    due += 1 / rate
+                    time.sleep(max(0.0, due - time.perf_counter()))
+                    send(f"{self._numbers}-{number}", row)
+                _wait(sent, answered)
+            finally:
+                stop.set()
+                reading.join()
+        del sent["warm"]
+        return [(answered[name] - at) * 1000 for name, at in sent.items()]
+
+
+def _swap(settings: Settings, models: Sequence[int], ready: Any, done: Any) -> None:
+    """Let another of the models serve every second."""
+    store = ModelStore(settings.models_dir)
+    with Sender(settings.kafka) as sender:
+        ready.set()
+        for model_id in cycle(models):
+            if done.wait(SWAP_SECONDS):
+                return
+            store.rollback(model_id, reason="benchmark")
+            value = msgspec.json.encode({"rollback": True, "model_id": model_id})
+            sender.send(Outgoing(messages.RETRAIN_TOPIC, 0, None, value))
+
+
+def _for(seconds: float) -> Callable[[], bool]:
+    """Whether so many seconds have passed since the first question."""
+    ends: list[float] = []
+
+    def over() -> bool:
+        if not ends:
+            ends.append(time.monotonic() + seconds)
+        return time.monotonic() > ends[0]
+
+    return over
+
+
+def _wait(sent: dict[str, float], answered: dict[str, float]) -> None:
+    deadline = time.monotonic() + 30
+    while sent.keys() - answered.keys():
+        if time.monotonic() > deadline:
+            missing = sent.keys() - answered.keys()
+            raise RuntimeError(f"{len(missing)} of {len(sent)} messages have no answer")
+        time.sleep(0.02)
+
+
+def _figures(latencies: Sequence[float]) -> tuple[str, str, str, str]:
+    return (
+        str(len(latencies)),
+        f"{median(latencies):.1f}",
+        f"{percentile(latencies, 0.99):.1f}",
+        f"{max(latencies):.1f}",
+    )
+
+
+def _compared_table(found: dict[tuple[int, str], list[float]]) -> Table:
+    table = Table(
+        "Milliseconds, message sent to prediction read",
+        ["rate", "what", "messages", "p50", "p99", "max", "p50 / bare hop", "goal", "reached?"],
+    )
+    for (rate, name), latencies in found.items():
+        ratio = median(latencies) / median(found[rate, "bare hop"])
+        goal = at_most(ratio, 1.3) if name == "predictor.py" else ("", "")
+        table.add(f"{rate}/s", name, *_figures(latencies), f"{ratio:.2f}", *goal)
+    return table
+
+
+def _beside_table(found: dict[str, list[float]]) -> Table:
+    table = Table(
+        f"Milliseconds at {BESIDE}/s, by what goes on beside the predictor",
+        ["beside it", "messages", "p50", "p99", "max", "p99 / calm", "goal", "reached?"],
+    )
+    for name, latencies in found.items():
+        ratio = percentile(latencies, 0.99) / percentile(found["calm"], 0.99)
+        goal = ("", "") if name == "calm" else at_most(ratio, 2.0)
+        table.add(name, *_figures(latencies), f"{ratio:.2f}", *goal)
+    return table

@@ -1,0 +1,137 @@
+"""Rows a second of one predictor, exactly-once, beside three others.
+
+All rows of adult.test three times over are waiting on the topic when a process is
+started. Its rate is that of the broker's time stamps, from the first append of
+predictions to the last: its start is not in it, all commits but the last one are.
+Turns are interleaved, medians compared.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from itertools import cycle, islice
+from typing import Any
+
+import pandas as pd
+
+from benchmarks import rivals
+from benchmarks.common import (
+    NEVER,
+    Pipeline,
+    Section,
+    Table,
+    Workshop,
+    at_least,
+    by_turns,
+    ends,
+    fill,
+    rate,
+    rows_of,
+    running,
+    stamps,
+)
+from utils.bundles import Bundle
+from utils.model_store import ModelStore
+from utils.settings import ROOT
+
+QUIX_PYTHON = ROOT / ".venv-quix" / "bin" / "python"
+#: Of `Booster.predict` alone: the predictor's own.
+BATCH = 2_000
+ROW_BY_ROW = 300
+
+
+def add_options(parser: argparse.ArgumentParser, quick: bool) -> None:
+    parser.add_argument("--rows", type=int, default=8_000 if quick else 48_843)
+    parser.add_argument("--rounds", type=int, default=1 if quick else 3)
+
+
+def run(options: argparse.Namespace, workshop: Workshop) -> Section:
+    with workshop.pipeline(RETRAIN_EVERY=NEVER) as pipeline:
+        contenders = Contenders(pipeline)
+        workshop.say("throughput: warming up")
+        for turn in contenders.all(BATCH * 2).values():
+            turn()
+        workshop.say(f"throughput: {options.rounds} rounds of {options.rows} rows")
+        found = by_turns(options.rounds, contenders.all(options.rows))
+        bundle = contenders.bundle
+    section = Section("Throughput", [_table(found)])
+    section.notes.append(
+        f"One process each, {options.rows} rows, median of {options.rounds} rounds by turns; a "
+        f"model of {bundle.booster.num_trees()} trees. Exactly-once but for the row-by-row one "
+        f"(which got {ROW_BY_ROW} rows) and the model alone. Rates are those of the broker's "
+        "time stamps from the first append to the last; starting up is not in them. Quix "
+        "Streams commits every 5 s as it comes, so hardly once in its run."
+    )
+    if "Quix Streams" not in found:
+        section.notes.append(f"Quix Streams was left out: there is no {QUIX_PYTHON.parent}.")
+    return section
+
+
+class Contenders:
+    """Those that are compared; each of its turns returns rows a second."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self.pipeline = pipeline
+        self.rows = rows_of(pipeline.settings)
+        self.bundle: Bundle = ModelStore(pipeline.settings.models_dir).load_current()
+        names = ("quix_in", "quix_out", "rows_in", "rows_out")
+        rivals.create_topics(pipeline.settings.kafka.bootstrap_servers, names)
+
+    def all(self, rows: int) -> dict[str, Callable[[], float]]:
+        """The turns by name, with so many rows each."""
+        turns: dict[str, Callable[[], float]] = {"predictor.py": lambda: self.predictor(rows)}
+        if QUIX_PYTHON.exists():
+            turns["Quix Streams"] = lambda: self.quix(rows)
+        turns["row by row"] = self.row_by_row
+        turns["Booster.predict alone"] = lambda: self.booster(rows)
+        return turns
+
+    def predictor(self, rows: int) -> float:
+        """This project's, started on a topic where all rows are waiting."""
+        fill(self.pipeline, self.rows, rows, _prefix())
+        since = ends(self.pipeline)
+        with running(self.pipeline, "predictor.py"):
+            return rate(stamps(self.pipeline, since, rows))
+
+    def quix(self, rows: int) -> float:
+        """The same of Quix Streams."""
+        fill(self.pipeline, self.rows, rows, _prefix(), topic="quix_in")
+        since = ends(self.pipeline, "quix_out")
+        command = ("-m", "benchmarks.rivals.quix_streams", "quix_in", "quix_out")
+        with running(self.pipeline, *command, python=str(QUIX_PYTHON)):
+            return rate(stamps(self.pipeline, since, rows, "quix_out"))
+
+    def row_by_row(self) -> float:
+        """One frame and one flushed record a row, without transactions."""
+        command = ("-m", "benchmarks.rivals.row_by_row", "rows_in", "rows_out")
+        with running(self.pipeline, *command, says="ready"):
+            since = ends(self.pipeline, "rows_out")
+            fill(self.pipeline, self.rows, ROW_BY_ROW, _prefix(), topic="rows_in")
+            return rate(stamps(self.pipeline, since, ROW_BY_ROW, "rows_out"))
+
+    def booster(self, rows: int) -> float:
+        """The limit: the model itself, one thread, in the predictor's batches."""
+        return booster_alone(self.bundle, self.rows, rows)
+
+
+def booster_alone(bundle: Bundle, rows: list[dict[str, Any]], count: int) -> float:
+    """Rows a second of `Booster.predict` over encoded rows, one thread."""
+    matrix = bundle.features.transform(pd.DataFrame(list(islice(cycle(rows), count))))
+    began = time.perf_counter()
+    for start in range(0, count, BATCH):
+        bundle.booster.predict(matrix[start : start + BATCH], num_threads=1)
+    return count / (time.perf_counter() - began)
+
+
+def _prefix() -> str:
+    return f"t{time.monotonic_ns()}"
+
+
+def _table(found: dict[str, float]) -> Table:
+    table = Table("Rows a second", ["what", "rows/s", "predictor.py / it", "goal", "reached?"])
+    goals = {"Quix Streams": 3.0, "row by row": 300.0, "Booster.predict alone": 0.7}
+    ours = found["predictor.py"]
+    for name, value in found.items():
+        cells = at_least(ours / value, goals[name]) if name in goals else ("", "")
+        table.add(name, f"{value:,.0f}", f"{ours / value:.2f}", *cells)
+    return table
