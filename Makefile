@@ -38,10 +38,12 @@ demo: .venv/.requirements  ## the whole pipeline for a minute: broker, predictor
 test: .venv/.requirements-dev  ## every test, against a real broker of its own
 	$(VENV)/python -m pytest --numprocesses 2 --dist worksteal
 
-check: .venv/.requirements-dev  ## linter, formatter, type checker
+check: .venv/.requirements-dev  ## linter, formatter, type checker, bandit, pip-audit
 	$(VENV)/ruff check .
 	$(VENV)/ruff format --check .
 	$(VENV)/mypy .
+	$(VENV)/bandit --quiet --configfile pyproject.toml --recursive *.py utils train
+	$(VENV)/python -m tests.audit
 
 torture: .venv/.requirements-dev  ## kill everything at random: make torture MINUTES=10 SEED=1
 	$(VENV)/python -m tests.torture --minutes $(MINUTES) --seed $(SEED)

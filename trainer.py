@@ -166,7 +166,7 @@ class Trainer:
         """Answer the requests whose batch has its model; commit up to the first without."""
         if not polled.epoch or self._position is None:
             return
-        answers = {r.batch_id: self.store.bundle_for(r.batch_id) for _, r in self._waiting}
+        answers = {r.batch_id: self._answer(r) for _, r in self._waiting}
         records = self._announcements + [
             _completed(answers[request.batch_id], request)
             for _, request in self._waiting
@@ -183,6 +183,17 @@ class Trainer:
         )
         self._waiting = left
         self._announcements.clear()
+
+    def _answer(self, request: RetrainRequest) -> dict[str, Any] | None:
+        """The history's line of the model that answers a request, if there is one.
+
+        A topic that was deleted and made again has the same offsets once more, and so
+        the same batch ids; what was learnt from the one before is no answer.
+        """
+        entry = self.store.bundle_for(request.batch_id)
+        if entry and self.ingest.is_same_log(request.topic, entry.get("topic_ids") or {}):
+            return entry
+        return None
 
     def _begin(self) -> None:
         if self._waiting:
@@ -236,7 +247,7 @@ def loop(trainer: Trainer, stop: process.Stop, report: process.Report) -> None:
             if trouble:
                 report("all is well again")
                 trouble = ""
-        except (kafka_io.KafkaError, StoreError, ModelStoreError) as error:
+        except (*kafka_io.TROUBLE, StoreError, ModelStoreError) as error:
             text = process.one_line(error)
             if text != trouble:
                 report(f"waiting: {text}")

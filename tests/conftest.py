@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.harness import Pipeline, forget_everything
+from tests.harness import Pipeline, file_system, forget_everything
 from utils import preprocess_data
 from utils.broker import SHORT_LIVED, Broker
 
@@ -52,6 +52,17 @@ def adult(prepared: Path) -> list[dict[str, Any]]:
     frame = preprocess_data.read_frame(prepared / "data" / data.test, data)
     numerical, _ = preprocess_data.column_types(frame, data)
     return list(preprocess_data.records(frame, numerical))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 256 KiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    with file_system(folder, "256k") as there:
+        if not there:
+            pytest.skip("a file system of one's own needs root")
+        yield folder
 
 
 @pytest.fixture

@@ -135,6 +135,7 @@ def test_a_killed_trainer_loses_and_doubles_no_row(
         pipeline.send_rows(adult[part * 1000 : (part + 1) * 1000], f"part-{part}")
         trainer.kill()
         trainer = pipeline.start("trainer.py")
+    trainer.says("ready")  # whether or not one before it lived to make the store
     pipeline.wait_for(PREDICTIONS, 4000)
     until(lambda: len(store_of(pipeline).snapshot().request_ids) == 4000, 30)
     snapshot = store_of(pipeline).snapshot()

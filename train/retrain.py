@@ -3,7 +3,7 @@
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -45,6 +45,7 @@ class Rows:
         labels: The class of each row by name.
         validation: For each row whether it is kept out of training, for ever.
         offsets: Up to where the log was read, by (topic, partition).
+        topic_ids: Whose offsets those are.
         base_sha256: Of the base data's file.
     """
 
@@ -53,6 +54,7 @@ class Rows:
     labels: np.ndarray
     validation: np.ndarray
     offsets: Offsets
+    topic_ids: dict[str, str]
     base_sha256: str
 
     def part(self, mask: np.ndarray) -> tuple[pd.DataFrame, np.ndarray]:
@@ -82,8 +84,9 @@ def gather(settings: Settings, snapshot: Snapshot | None) -> Rows:
     labels = frame.pop(settings.data.target)
     ids = [f"base-{line}" for line in range(len(frame))]
     offsets: Offsets = {}
+    topic_ids: dict[str, str] = {}
     if snapshot is not None:
-        offsets = snapshot.offsets
+        offsets, topic_ids = snapshot.offsets, snapshot.topic_ids
         if len(snapshot.request_ids):
             ids += list(snapshot.request_ids)
             frame = pd.concat([frame, snapshot.frame[list(frame.columns)]], ignore_index=True)
@@ -94,6 +97,7 @@ def gather(settings: Settings, snapshot: Snapshot | None) -> Rows:
         labels.to_numpy(dtype=object),
         evaluate.in_validation(ids),
         offsets,
+        topic_ids,
         hashlib.sha256(path.read_bytes()).hexdigest(),
     )
 
@@ -178,6 +182,7 @@ def train(
                     "base_data": settings.data.train,
                     "base_data_sha256": rows.base_sha256,
                     "offsets": by_topic(rows.offsets),
+                    "topic_ids": rows.topic_ids,
                     "hyper": hyper,
                     "evaluations": best.evaluations,
                     "learnt_from": best.learnt_from,
@@ -278,7 +283,8 @@ def judge(settings: Settings, messages: MessageStore) -> Judgement | None:
         parent = store.load(champion.parent_id)
     except BundleError:
         return None
-    newer = messages.newer_than(read_up_to(champion.manifest), JUDGE_LATEST)
+    read = read_up_to(champion.manifest, messages.topic_ids())
+    newer = messages.newer_than(read, JUDGE_LATEST)
     codes = champion.features.encode_target(newer.outcomes)
     frame, codes = newer.frame[codes >= 0], codes[codes >= 0]
     if len(codes) < JUDGE_ROWS or not _comparable(parent, champion.features):
@@ -307,12 +313,19 @@ def by_topic(offsets: Offsets) -> dict[str, dict[str, int]]:
     return nested
 
 
-def read_up_to(manifest: dict[str, Any]) -> Offsets:
-    """The offsets up to which a model's training read the log; `by_topic` undone."""
+def read_up_to(manifest: dict[str, Any], now: Mapping[str, str] | None = None) -> Offsets:
+    """The offsets up to which a model's training read the log; `by_topic` undone.
+
+    Args:
+        now: The topics' ids; without those that were made again since.
+    """
+    then = manifest["training"].get("topic_ids") or {}
+    others = {t for t, topic_id in (now or {}).items() if then.get(t, topic_id) != topic_id}
     return {
         (topic, int(partition)): offset
         for topic, partitions in manifest["training"]["offsets"].items()
         for partition, offset in partitions.items()
+        if topic not in others
     }
 
 

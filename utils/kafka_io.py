@@ -11,7 +11,8 @@ kafka-python 3.0.12 needs help to be exactly-once; each place says against what.
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -25,7 +26,7 @@ from kafka.errors import KafkaError
 from kafka.producer.producer_batch import FinalState, ProducerBatch
 from kafka.structs import MemberState, OffsetAndMetadata
 
-from utils import messages, record_batches
+from utils import kafka_connection, messages, record_batches
 from utils.settings import Kafka, Settings
 
 __all__ = [
@@ -74,7 +75,15 @@ NO_OFFSET_PATIENCE_S = 5.0
 
 
 class KafkaUnavailable(Exception):
-    """The cluster cannot be used; its text is one line meant for the user."""
+    """The cluster cannot be used now; its text is one line meant for the user."""
+
+
+#: What passes when the cluster is well again: call once more.
+TROUBLE = (KafkaError, KafkaUnavailable)
+
+
+class Refused(KafkaUnavailable):
+    """There is a broker, but it is not trusted or does not let us in: waiting is no use."""
 
 
 class Fenced(Exception):
@@ -103,6 +112,7 @@ def client_settings(kafka: Kafka) -> dict[str, Any]:
     settings: dict[str, Any] = {
         "bootstrap_servers": [server.strip() for server in kafka.bootstrap_servers.split(",")],
         "security_protocol": kafka.security_protocol,
+        "kafka_client": kafka_connection.Client,
         "request_timeout_ms": REQUEST_TIMEOUT_MS,
         "bootstrap_timeout_ms": BOOTSTRAP_TIMEOUT_MS,
         "reconnect_backoff_max_ms": 1_000,
@@ -137,21 +147,29 @@ def _consumer(kafka: Kafka, **more: Any) -> KafkaConsumer:
     return consumer
 
 
-def _admin(kafka: Kafka) -> KafkaAdminClient:
+@contextmanager
+def _reaching(kafka: Kafka) -> Iterator[None]:
+    """Open a client inside; what keeps it out becomes one line.
+
+    Raises:
+        KafkaUnavailable: That line.
+    """
     try:
-        return KafkaAdminClient(**client_settings(kafka))
+        yield
+    except kafka_errors.AuthorizationError as error:
+        raise Refused(f"{kafka.bootstrap_servers} forbids it: {type(error).__name__}") from None
     except (KafkaError, OSError, ValueError) as error:
-        raise KafkaUnavailable(_why_unreachable(kafka, error)) from None
+        if kafka_connection.is_refusal(error):
+            raise Refused(kafka_connection.refusal(kafka, error)) from None
+        raise KafkaUnavailable(
+            f"no Kafka broker answers at {kafka.bootstrap_servers} with "
+            f"{kafka.security_protocol} (start one: python -m utils.broker)"
+        ) from None
 
 
-def _why_unreachable(kafka: Kafka, error: Exception) -> str:
-    where = kafka.bootstrap_servers
-    text = " ".join(str(error).split()) or type(error).__name__
-    if "certificate" in text.lower() or (isinstance(error, OSError) and "SSL" in text):
-        return f"the TLS connection to {where} was refused: {text}"
-    if isinstance(error, kafka_errors.SaslAuthenticationFailedError) or "uthentication" in text:
-        return f"the broker at {where} refused user {kafka.sasl_username!r}: {text}"
-    return f"no Kafka broker answers at {where} (start one: python -m utils.broker)"
+def _admin(kafka: Kafka) -> KafkaAdminClient:
+    with _reaching(kafka):
+        return KafkaAdminClient(**client_settings(kafka))
 
 
 def check_broker(kafka: Kafka) -> None:
@@ -173,6 +191,8 @@ def wait_for_broker(kafka: Kafka, seconds: float) -> None:
     while True:
         try:
             return check_broker(kafka)
+        except Refused:
+            raise
         except KafkaUnavailable:
             if time.monotonic() >= until:
                 raise
@@ -371,13 +391,11 @@ class ExactlyOnce:
         self._left_open = True  # this slot's last process may have been killed
         self._newest: dict[TopicPartition, int] = {}
         self._progress = _Progress()
-        try:
+        with _reaching(kafka):
             # Before joining: it aborts what this slot's last process left open. The
             # partitions may be with others by now, who wait for just that.
             self._replace_producer()
             self._consumer = self._join()
-        except (KafkaError, OSError, ValueError) as error:
-            raise KafkaUnavailable(_why_unreachable(kafka, error)) from None
 
     def _join(self) -> KafkaConsumer:
         consumer = _consumer(
@@ -481,7 +499,8 @@ class ExactlyOnce:
             f"{tp.topic}-{tp.partition}: offset {committed.offset} is not in the log any more "
             f"({starts[tp]} to {ends[tp]}); going on at {starts[tp]}"
         )
-        return Position(starts[tp], committed.metadata or "")
+        expired = committed.offset < starts[tp]  # else it is another log, made again
+        return Position(starts[tp], (committed.metadata or "") if expired else "")
 
     def _replace_producer(self) -> None:
         """A producer that has aborted keeps the aborted offsets: never used again."""
@@ -686,11 +705,12 @@ class LogReader:
     max_records: int = 5_000
 
     def __post_init__(self) -> None:
+        self._consumer: Any = None
         self._open()
 
     def _open(self) -> None:
         self._progress = _Progress()
-        try:
+        with _reaching(self.kafka):
             self._consumer = _consumer(
                 self.kafka,
                 auto_offset_reset="earliest",
@@ -699,8 +719,6 @@ class LogReader:
             self._assigned: set[TopicPartition] = set()
             self._look_again_at = 0.0
             self._take_new_partitions()
-        except (KafkaError, OSError, ValueError) as error:
-            raise KafkaUnavailable(_why_unreachable(self.kafka, error)) from None
 
     def _take_new_partitions(self) -> None:
         if time.monotonic() < self._look_again_at:
@@ -724,6 +742,8 @@ class LogReader:
 
     def poll(self, timeout_ms: int) -> dict[TopicPartition, list[Any]]:
         """The next records by partition; empty when none came in time."""
+        if self._consumer is None:
+            self._open()
         self._take_new_partitions()
         if not self._assigned:
             time.sleep(timeout_ms / 1000)
@@ -736,9 +756,14 @@ class LogReader:
                 (tp.topic, tp.partition): at for tp, at in _positions(self._consumer).items()
             }
             self.positions = {**self.positions, **reached}
-            self._consumer.close(timeout_ms=1_000)
+            self.close()
             self._open()
         return records
+
+    def topic_ids(self) -> dict[str, str]:
+        """What Kafka calls the topics; one that is deleted and made again has another id."""
+        ids = {topic: self._consumer._cluster.topic_id(topic) for topic in self.topics}
+        return {topic: str(topic_id) for topic, topic_id in ids.items() if topic_id}
 
     def position(self, tp: TopicPartition) -> int:
         """The next offset to be read; also past records that are no longer there."""
@@ -753,7 +778,9 @@ class LogReader:
 
     def close(self) -> None:
         """Release the connection."""
-        self._consumer.close(timeout_ms=1_000)
+        if self._consumer is not None:
+            self._consumer.close(timeout_ms=1_000)
+            self._consumer = None
 
     def __enter__(self) -> "LogReader":
         return self
@@ -766,7 +793,7 @@ class Sender:
     """Writes records one by one, acknowledged and without duplicates of its own."""
 
     def __init__(self, kafka: Kafka, *, linger_ms: int = 0) -> None:
-        try:
+        with _reaching(kafka):
             self._producer = KafkaProducer(
                 **client_settings(kafka),
                 metrics_enabled=False,
@@ -777,8 +804,6 @@ class Sender:
                 max_block_ms=60_000,
                 allow_auto_create_topics=False,
             )
-        except (KafkaError, OSError, ValueError) as error:
-            raise KafkaUnavailable(_why_unreachable(kafka, error)) from None
 
     def send(self, record: Outgoing) -> Any:
         """Queue a record; the returned future's `get(timeout)` waits for the broker."""

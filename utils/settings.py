@@ -5,6 +5,7 @@ the only one that reads either. Nothing is read at import: call `load()`.
 """
 
 import os
+import ssl
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -99,9 +100,13 @@ class Kafka(_Section):
 
     @field_validator("ssl_cafile")
     @classmethod
-    def _readable(cls, value: Path | None) -> Path | None:
-        if value is not None and not os.access(value, os.R_OK):
-            raise ValueError(f"cannot read {value}")
+    def _has_certificates(cls, value: Path | None) -> Path | None:
+        try:
+            if value is not None:
+                ssl.create_default_context(cafile=value)
+        except OSError as error:
+            reason = getattr(error, "reason", None) or error.strerror
+            raise ValueError(f"cannot read certificates ({reason})") from None
         return value
 
     @model_validator(mode="after")
@@ -142,6 +147,12 @@ class Settings(_Section):
     training: Training = Training()
     kafka: Kafka = Kafka()
     messages: Messages = Messages()
+    log: Literal["debug", "info", "warning", "error", "critical"] = "critical"
+
+    @field_validator("log", mode="before")
+    @classmethod
+    def _in_any_case(cls, value: Any) -> Any:
+        return value.lower() if isinstance(value, str) else value
 
     @property
     def data_dir(self) -> Path:
@@ -162,6 +173,19 @@ class Settings(_Section):
     def searches_dir(self) -> Path:
         """What the optimisers with a memory keep between searches."""
         return self.home / "searches"
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What no log may show."""
+        found: list[Any] = []
+        if self.kafka.sasl_password is not None:
+            found.append(self.kafka.sasl_password.get_secret_value())
+        if self.messages.url:
+            from sqlalchemy.engine import make_url
+
+            url = make_url(self.messages.url)
+            found += [url.password, url.query.get("password")]
+        return tuple(str(secret) for secret in found if secret)
 
     @property
     def messages_url(self) -> str:
@@ -205,6 +229,7 @@ VARIABLES = (
     ),
     Variable("PARTITIONS", ("kafka", "partitions"), "of the topics that initialize creates"),
     Variable("MESSAGES_URL", ("messages", "url"), "the database of the trainer's store"),
+    Variable("PIPELINE_LOG", ("log",), "what the libraries log: debug, info, warning or error"),
 )
 
 
