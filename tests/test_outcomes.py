@@ -120,6 +120,7 @@ def test_every_kind_of_outcome_has_its_result(pipeline: Pipeline, adult: list[Ro
     until(lambda: stored() == expected, 20, lambda: str(stored()))
     with store_of(pipeline) as store:
         assert store.offsets()[(OUTCOMES, 0)] == 9
+        assert store.counts().refused_outcomes == 1
     report = pipeline.run("-m", "utils.message_store", "report")
     assert report.returncode == 0, report.stderr
     assert trainer.end() == 0

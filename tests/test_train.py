@@ -16,6 +16,7 @@ from sklearn.datasets import load_wine
 from sklearn.metrics import log_loss, roc_auc_score
 
 from train import evaluate, fit, optimisers
+from train.retrain import by_topic, read_up_to
 from train.search import RACING_RATE, Best
 from utils import download, settings
 from utils.feature_tools import FeatureTools, IntegerCodes, Matrix
@@ -227,6 +228,21 @@ def test_one_row_in_ten_is_for_validation_for_ever() -> None:
     assert np.flatnonzero(chosen)[:6].tolist() == [6, 11, 13, 18, 30, 31]
     assert evaluate.in_validation([]).shape == (0,)
     assert evaluate.in_validation(["é", "日本"]).dtype == np.bool_
+
+
+def test_offsets_of_a_topic_made_again_say_nothing() -> None:
+    offsets = {("app_messages", 0): 5, ("outcomes", 1): 7}
+    manifest = {
+        "training": {
+            "offsets": by_topic(offsets),
+            "topic_ids": {"app_messages": "a", "outcomes": "o"},
+        }
+    }
+    assert read_up_to(manifest) == offsets
+    assert read_up_to(manifest, {"app_messages": "a", "outcomes": "o"}) == offsets
+    assert read_up_to(manifest, {"app_messages": "b"}) == {("outcomes", 1): 7}
+    del manifest["training"]["topic_ids"]  # of a model made before they were noted
+    assert read_up_to(manifest, {"app_messages": "b"}) == offsets
 
 
 @pytest.mark.parametrize(
