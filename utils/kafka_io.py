@@ -537,9 +537,9 @@ class ExactlyOnce:
     ) -> None:
         """Send records and commit positions in one transaction, or nothing at all.
 
-        1. begin; 2. send everything; 3. wait until every record is acknowledged: a
-        commit can succeed without records that have expired; 4. the positions, fenced
-        by the membership that polled them; 5. commit.
+        1. begin; 2. send everything; 3. the positions, fenced by the membership that
+        polled them; 4. wait until every record is acknowledged (a commit can succeed
+        without records that have expired) and the positions are; 5. commit.
 
         Raises:
             KafkaError: Nothing may be assumed; the next poll finds out what is
@@ -555,18 +555,18 @@ class ExactlyOnce:
         try:
             producer.begin_transaction()  # 1
             batches = _queue(producer, outgoing)  # 2
-            producer.flush(timeout=PATIENCE_MS / 1000)  # 3
-            if not all(batch.final_state is FinalState.SUCCEEDED for batch in batches):
-                raise kafka_errors.KafkaTimeoutError("not every record was acknowledged")
-            manager = producer._transaction_manager
-            if positions:  # 4
+            manager, sent = producer._transaction_manager, None
+            if positions:  # 3: on its way while the records are
                 offsets = {
                     tp: OffsetAndMetadata(position.offset, position.metadata, -1)
                     for tp, position in positions.items()
                 }
-                self._finish(
-                    producer, manager.send_offsets_to_transaction(offsets, polled.membership)
-                )
+                sent = manager.send_offsets_to_transaction(offsets, polled.membership)
+            producer.flush(timeout=PATIENCE_MS / 1000)  # 4
+            if not all(batch.final_state is FinalState.SUCCEEDED for batch in batches):
+                raise kafka_errors.KafkaTimeoutError("not every record was acknowledged")
+            if sent is not None:
+                self._finish(producer, sent)
             self._finish(producer, manager.begin_commit())  # 5
         except BaseException:
             self._failed = True
