@@ -91,13 +91,16 @@ def at_most(value: float, goal: float) -> tuple[str, str]:
     return f"<= {goal:g}", "reached" if value <= goal else "NOT reached"
 
 
-def by_turns(rounds: int, contenders: Mapping[str, Callable[[], float]]) -> dict[str, float]:
+def by_turns(
+    rounds: int, contenders: Mapping[str, Callable[[], float]], say: Callable[[str], None]
+) -> dict[str, float]:
     """Let each have its turn once a round, in another order each round; the medians."""
     found: dict[str, list[float]] = {name: [] for name in contenders}
     names = list(contenders)
     for number in range(rounds):
         for name in names[number % len(names) :] + names[: number % len(names)]:
             found[name].append(contenders[name]())
+            say(f"{name}: {found[name][-1]:,.0f}")
     return {name: statistics.median(values) for name, values in found.items()}
 
 

@@ -50,10 +50,9 @@ def run(options: argparse.Namespace, workshop: Workshop) -> Section:
     with workshop.pipeline(RETRAIN_EVERY=NEVER) as pipeline:
         contenders = Contenders(pipeline)
         workshop.say("throughput: warming up")
-        for turn in contenders.all(BATCH * 2).values():
-            turn()
+        by_turns(1, contenders.all(BATCH * 2), workshop.say)
         workshop.say(f"throughput: {options.rounds} rounds of {options.rows} rows")
-        found = by_turns(options.rounds, contenders.all(options.rows))
+        found = by_turns(options.rounds, contenders.all(options.rows), workshop.say)
         bundle = contenders.bundle
     section = Section("Throughput", [_table(found)])
     section.notes.append(
