@@ -241,6 +241,7 @@ def test_needed_packages_are_in_requirements_dev(package: str) -> None:
     assert f"-r requirements-{package}.txt" in (ROOT / "requirements-dev.txt").read_text("utf-8")
 
 
+@pytest.mark.timeout(300)
 def test_a_whole_cycle_with_a_memory(small: Pipeline, adult: list[dict[str, Any]]) -> None:
     """Initialise twice, then retrain: by HyperparameterHunter, and then by Optuna."""
     hunter = ("--hyper", "hyperparameterhunter", "--evals", "3")

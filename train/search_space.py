@@ -9,7 +9,10 @@ from utils.feature_tools import FeatureTools
 
 @dataclass(frozen=True)
 class Range:
-    """A parameter's values: normal around `centre` (of its log, if `log`), cut off at the ends."""
+    """A parameter's values: normal around `centre` (of its log, if `log`), cut off at the ends.
+
+    With `log`, `low` is above 0.
+    """
 
     centre: float
     spread: float
@@ -33,7 +36,7 @@ class Range:
         if self.log:
             factor = math.exp(2 * self.spread)
             least, most = self.centre / factor, self.centre * factor
-        return min(self.cut(least), *inside), max(self.cut(most), *inside)
+        return min((self.cut(least), *inside)), max((self.cut(most), *inside))
 
 
 #: Centres are where cross-validation on Adult's training rows alone was best: of two wide
@@ -43,8 +46,8 @@ SPACE: Mapping[str, Range] = {
     "num_leaves": Range(21, 0.4, 4, 63),
     "feature_fraction": Range(0.33, 0.1, 0.1, 1.0, log=False),
     "min_data_in_leaf": Range(5, 0.7, 1, 100),
-    "lambda_l1": Range(0.015, 1.0, 0.0, 5.0),
-    "lambda_l2": Range(0.01, 1.5, 0.0, 30.0),
+    "lambda_l1": Range(0.015, 1.0, 1e-4, 5.0),
+    "lambda_l2": Range(0.01, 1.5, 1e-4, 30.0),
 }
 CATEGORY_SPACE: Mapping[str, Range] = {
     "cat_smooth": Range(9, 0.7, 1.0, 500.0),
