@@ -1,6 +1,6 @@
 """Trains again whenever a predictor asks for it, and announces the new model.
 
-    python trainer.py [--hyper hyperopt|hyperparameterhunter|optuna] [--evals 10]
+    python trainer.py [--hyper hyperopt|hyperparameterhunter|optuna] [--evals 10] [--mlflow]
 
 Reads the log into its message store, trains in a process of its own, compares with the
 model that serves and publishes. A second trainer on the same home waits for its turn.
@@ -18,8 +18,9 @@ from typing import Any
 
 import msgspec
 
-from train import optimisers
+from train import optimisers, tracking
 from train.retrain import Judgement, Result
+from train.tracking import Tracking
 from train.worker import Job, Worker
 from utils import kafka_io, messages, process
 from utils.bundles import BundleError, ModelStoreError
@@ -34,6 +35,8 @@ POLL_MS = 50
 #: How many more outcomes make it worth judging the serving model again.
 JUDGE_EVERY = 50
 RETRY_SECONDS = 5.0
+#: How long the trainer's end may be put off by what MLflow is still to be told.
+TRACKING_PATIENCE = 5.0
 
 
 class Trainer:
@@ -259,6 +262,7 @@ def main(arguments: argparse.Namespace, settings: Settings) -> None:
     """Wire the trainer and run it until a signal."""
     report = process.reporter("trainer", "magenta")
     optimisers.check(arguments.hyper)
+    settings = tracking.switched_on(settings, arguments.mlflow)
     stop = process.Stop().on_signals()
     with ExitStack() as resources:
         slot = resources.enter_context(process.only_one(settings, "trainer", stop, report))
@@ -267,6 +271,8 @@ def main(arguments: argparse.Namespace, settings: Settings) -> None:
         store = ModelStore(settings.models_dir)
         store.reconcile()
         features = store.load_current().features
+        # Ends last, when Kafka has been let go and the last model is announced.
+        resources.enter_context(Tracking(settings, patience=TRACKING_PATIENCE))
         worker = Worker(settings, hyper=arguments.hyper, evals=arguments.evals)
         resources.enter_context(worker)
         message_store = MessageStore(settings.messages_url, features, report=report)
@@ -291,6 +297,7 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     parser = process.parser(__doc__)
     optimisers.add_arguments(parser)
+    tracking.add_argument(parser)
     return parser.parse_args()
 
 

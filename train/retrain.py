@@ -4,17 +4,17 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from train import evaluate, fit, optimisers
+from train import evaluate, fit, optimisers, tracking
 from train.evaluate import Comparison
 from utils import preprocess_data
-from utils.bundles import Bundle, BundleError, Draft
+from utils.bundles import Bundle, BundleError, Draft, ModelStoreError
 from utils.feature_tools import FeatureTools
 from utils.message_store import MessageStore, Offsets, Snapshot
 from utils.model_store import ModelStore
@@ -123,7 +123,8 @@ def train(
     """Search, fit, compare with the champion and publish.
 
     1. rows; 2. preprocessor; 3. search, warm from the champion's parameters; 4. fit;
-    5. gate: both score the validation rows, which neither was trained on; 6. publish.
+    5. gate: both score the validation rows, which neither was trained on; 6. publish, keep a
+    copy for MLflow, prune.
 
     Args:
         snapshot: The messages with their outcomes; None to learn from the base data alone.
@@ -187,6 +188,8 @@ def train(
                     "evaluations": best.evaluations,
                     "learnt_from": best.learnt_from,
                     "cv_loss": best.loss,
+                    "trials": [asdict(trial) for trial in best.trials],
+                    "seconds": dict(seconds),
                 },
                 metrics={"challenger": challenger_metrics, "champion": champion_metrics},
                 gate=figures,
@@ -194,8 +197,10 @@ def train(
                 golden_rows=_golden_rows(frame, features),
             ),
             accepted=accepted,
-            keep_extra=settings.training.extra_models_to_keep,
         )
+        tracking.keep(settings, store, model_id)
+        with suppress(ModelStoreError):  # what cannot be cleared away now goes next time
+            store.prune(settings.training.extra_models_to_keep)
     return Result(
         model_id,
         accepted,

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import (
     BaseModel,
@@ -139,6 +140,20 @@ class Messages(_Section):
         return url
 
 
+class Mlflow(_Section):
+    """Where searches and models are logged ([mlflow] in pipeline.toml); nowhere without a URI."""
+
+    tracking_uri: str = ""
+    experiment_name: str = ""
+
+    @field_validator("tracking_uri")
+    @classmethod
+    def _is_a_uri(cls, uri: str) -> str:
+        if uri and not urlsplit(uri).scheme and uri != "databricks":
+            raise ValueError("is not a URI such as http://host:5000 or sqlite:///mlflow.db")
+        return uri
+
+
 class Settings(_Section):
     """All settings. Made by `load`."""
 
@@ -147,6 +162,7 @@ class Settings(_Section):
     training: Training = Training()
     kafka: Kafka = Kafka()
     messages: Messages = Messages()
+    mlflow: Mlflow = Mlflow()
     log: Literal["debug", "info", "warning", "error", "critical"] = "critical"
 
     @field_validator("log", mode="before")
@@ -192,6 +208,11 @@ class Settings(_Section):
         """The database URL of the trainer's store."""
         return self.messages.url or f"sqlite:///{self.messages_dir / 'messages.db'}"
 
+    @property
+    def mlflow_dir(self) -> Path:
+        """What waits for MLflow; its database and artifacts, unless a URI names others."""
+        return self.home / "mlruns"
+
 
 @dataclass(frozen=True)
 class Variable:
@@ -230,6 +251,12 @@ VARIABLES = (
     Variable("PARTITIONS", ("kafka", "partitions"), "of the topics that initialize creates"),
     Variable("MESSAGES_URL", ("messages", "url"), "the database of the trainer's store"),
     Variable("PIPELINE_LOG", ("log",), "what the libraries log: debug, info, warning or error"),
+    Variable("MLFLOW_TRACKING_URI", ("mlflow", "tracking_uri"), "log models to this MLflow"),
+    Variable(
+        "MLFLOW_EXPERIMENT_NAME",
+        ("mlflow", "experiment_name"),
+        "there, and the registered model's name (default: the target's)",
+    ),
 )
 
 
@@ -299,7 +326,5 @@ def _first_line(error: ValidationError, names: Mapping[tuple[str, ...], str], co
     name = names.get(path)
     if name is None:
         return f"{config}: {'.'.join(path)}: {reason}"
-    shown = (
-        "" if "password" in path[-1] or path == ("messages", "url") else f", not {first['input']!r}"
-    )
-    return f"{name}: {reason}{shown}"
+    secret = "password" in path[-1] or path[-1] in ("url", "tracking_uri")
+    return f"{name}: {reason}" + ("" if secret else f", not {first['input']!r}")
