@@ -8,7 +8,7 @@ RUNS ?= 1000000
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check torture fuzz bench clean
+.PHONY: help install demo test check torture soak fuzz bench clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -44,6 +44,9 @@ check: .venv/.requirements-dev  ## linter, formatter, type checker, bandit, pip-
 	$(VENV)/mypy .
 	$(VENV)/bandit --quiet --configfile pyproject.toml --recursive *.py utils train
 	$(VENV)/python -m tests.audit
+
+soak: .venv/.requirements-dev  ## an hour in which memory, files, threads and disk are watched: MINUTES=60
+	$(VENV)/python -m tests.soak $(if $(filter command line environment,$(origin MINUTES)),--minutes $(MINUTES))
 
 torture: .venv/.requirements-dev  ## kill everything at random: make torture MINUTES=10 SEED=1
 	$(VENV)/python -m tests.torture --minutes $(MINUTES) --seed $(SEED)

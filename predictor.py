@@ -30,6 +30,9 @@ from utils.settings import Settings
 #: what its rows cost, small enough that a transaction is short.
 MAX_RECORDS = 2_000
 POLL_MS = 100
+#: The most bytes of key and value that a record of `dead_letters` repeats; the rest of what
+#: the topic takes is for the headers.
+MAX_REPEATED = kafka_io.MAX_MESSAGE_BYTES - 64 * 1024
 
 _encode = msgspec.json.encode
 
@@ -254,20 +257,23 @@ def predictions(batch: Batch) -> list[Outgoing]:
 
 
 def dead_letter(record: Any, reason: str) -> Outgoing:
-    """The record for `dead_letters`: bytes untouched, where it was and why in headers."""
+    """The record for `dead_letters`: bytes untouched, where it was and why in headers.
+
+    One that is too large to be repeated stays where it is; the header `bytes` says so.
+    """
+    key, value = record.key, record.value
     headers = {
         "reason": reason,
         "topic": record.topic,
         "partition": str(record.partition),
         "offset": str(record.offset),
     }
-    return Outgoing(
-        messages.DEAD_LETTERS,
-        0,
-        record.key,
-        record.value,
-        [(name, text.encode()) for name, text in headers.items()],
-    )
+    size = len(key or b"") + len(value or b"")
+    if size > MAX_REPEATED:
+        headers |= {"reason": f"{reason} (too large to be repeated here)", "bytes": str(size)}
+        key = value = None
+    sent = [(name, text.encode()) for name, text in headers.items()]
+    return Outgoing(messages.DEAD_LETTERS, 0, key, value, sent)
 
 
 def loop(predictor: Predictor, stop: process.Stop, report: process.Report) -> None:

@@ -72,6 +72,7 @@ class Trainer:
         self._waiting: list[tuple[int, RetrainRequest]] = []
         self._position: Position | None = None
         self._partition = TopicPartition(messages.RETRAIN_TOPIC, 0)
+        self._decode_request = messages.Decoder(RetrainRequest)
         self._job: Future[Result] | None = None
         self._judging: Future[Judgement | None] | None = None
         self._announcements: list[Any] = []
@@ -117,8 +118,8 @@ class Trainer:
         for record in polled.records.get(self._partition, ()):
             self._position = Position(record.offset + 1)
             try:
-                request = msgspec.json.decode(record.value or b"", type=RetrainRequest)
-            except msgspec.MsgspecError:
+                request = self._decode_request(record.value)
+            except messages.BadRecord:
                 continue  # the others' announcements travel here too
             if request.retrain:
                 self._waiting.append((record.offset, request))

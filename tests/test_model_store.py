@@ -173,7 +173,7 @@ def test_a_refused_bundle_is_kept_but_does_not_serve(store: ModelStore, draft: D
         {"model_text": "garbage"},
         {"metrics": {"challenger": {1, 2, object()}}},
     ],
-    ids=str,
+    ids=["no row", "wrong type", "not JSON", "no model", "figures not JSON"],
 )
 def test_a_draft_that_cannot_be_loaded_is_not_published(
     store: ModelStore, draft: Draft, change: dict[str, Any]

@@ -38,6 +38,7 @@ __all__ = [
     "Polled",
     "Position",
     "Sender",
+    "Together",
     "TopicPartition",
     "announce",
     "beginning_and_end",
@@ -63,6 +64,8 @@ BATCH_BYTES = 512 * 1024
 #: What the topics created here take. A prediction repeats its request_id, and a rejected
 #: record gains headers, so both can be larger than the message was.
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
+#: The most bytes of one request; what a topic takes is for its broker to say.
+LARGEST_REQUEST = 100 * 1024 * 1024
 #: What is written in transactions.
 WRITTEN = (messages.PREDICTIONS, messages.RETRAIN_TOPIC, messages.DEAD_LETTERS)
 #: Where the broker keeps the offsets of groups.
@@ -236,12 +239,19 @@ def ensure_topics(kafka: Kafka, groups: Mapping[str, Sequence[str]]) -> list[str
 
 
 def _new_topic(topic: str, partitions: int) -> NewTopic:
-    larger = topic in (messages.PREDICTIONS, messages.DEAD_LETTERS)
+    if topic in (messages.PREDICTIONS, messages.DEAD_LETTERS):
+        configs = {"max.message.bytes": str(MAX_MESSAGE_BYTES)}
+    elif topic in (messages.APP_MESSAGES, messages.OUTCOMES):
+        # Whatever a producer compresses with (the client here lacks most of it), the broker
+        # unpacks, and refuses what is too large only then.
+        configs = {"compression.type": "uncompressed"}
+    else:
+        configs = {}
     return NewTopic(
         topic,
         num_partitions=partitions,
         replication_factor=-1,  # as the cluster thinks best
-        topic_configs={"max.message.bytes": str(MAX_MESSAGE_BYTES)} if larger else {},
+        topic_configs=configs,
     )
 
 
@@ -563,29 +573,30 @@ class ExactlyOnce:
                 }
                 sent = manager.send_offsets_to_transaction(offsets, polled.membership)
             producer.flush(timeout=PATIENCE_MS / 1000)  # 4
-            if not all(batch.final_state is FinalState.SUCCEEDED for batch in batches):
-                raise kafka_errors.KafkaTimeoutError("not every record was acknowledged")
+            for batch in batches:
+                if batch.final_state is not FinalState.SUCCEEDED:
+                    raise kafka_errors.KafkaTimeoutError(_not_taken(batch))
             if sent is not None:
-                self._finish(producer, sent)
-            self._finish(producer, manager.begin_commit())  # 5
+                _finish(producer, sent)
+            _finish(producer, manager.begin_commit())  # 5
         except BaseException:
             self._failed = True
             raise
         self._left_open = False
         self._newest.update((tp, position.offset) for tp, position in positions.items())
 
-    @staticmethod
-    def _finish(producer: KafkaProducer, result: Any) -> None:
-        # The public calls wait without end, and after a broker's restart they did.
-        producer._sender.wakeup()
-        if not result.wait(timeout_ms=PATIENCE_MS):
-            raise kafka_errors.KafkaTimeoutError("the transaction coordinator does not answer")
-
     def close(self) -> None:
         """Leave; nothing is open between two commits, so nothing is lost."""
         if self._producer is not None:
             _discard(self._producer)
         self._consumer.close(autocommit=False, timeout_ms=2_000)
+
+
+def _finish(producer: KafkaProducer, result: Any) -> None:
+    # The public calls wait without end, and after a broker's restart they did.
+    producer._sender.wakeup()
+    if not result.wait(timeout_ms=PATIENCE_MS):
+        raise kafka_errors.KafkaTimeoutError("the transaction coordinator does not answer")
 
 
 def _queue(producer: KafkaProducer, outgoing: Iterable[Outgoing]) -> list[ProducerBatch]:
@@ -616,6 +627,15 @@ def _queue(producer: KafkaProducer, outgoing: Iterable[Outgoing]) -> list[Produc
         queued += batches
     producer._sender.wakeup()
     return queued
+
+
+def _not_taken(batch: ProducerBatch) -> str:
+    topic, future = batch.topic_partition.topic, batch.produce_future
+    why = future.value[2] if future.is_done and future.value else None  # asked by record
+    error = why(0) if why else "no answer"
+    if isinstance(error, kafka_errors.MessageSizeTooLargeError):
+        return f"{topic} takes no record so large; give it a larger max.message.bytes"
+    return f"{topic} has not acknowledged every record: {error}"
 
 
 def _retry_instead_of_forgetting(producer: KafkaProducer) -> None:
@@ -802,6 +822,7 @@ class Sender:
                 linger_ms=linger_ms,
                 batch_size=256 * 1024,
                 max_block_ms=60_000,
+                max_request_size=LARGEST_REQUEST,
                 allow_auto_create_topics=False,
             )
 
@@ -828,6 +849,61 @@ class Sender:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+class Together:
+    """Writes records in one transaction: its readers see all of them or none.
+
+    Args:
+        kafka: How to reach the cluster.
+        name: Only one such writer is at work: a newer one of the same name ends it.
+    """
+
+    def __init__(self, kafka: Kafka, name: str) -> None:
+        try:
+            self._producer = KafkaProducer(
+                **client_settings(kafka),
+                metrics_enabled=False,
+                transactional_id=name,
+                transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
+                delivery_timeout_ms=REQUEST_TIMEOUT_MS,
+                max_block_ms=REQUEST_TIMEOUT_MS,
+                max_request_size=LARGEST_REQUEST,
+                allow_auto_create_topics=False,
+            )
+            _retry_instead_of_forgetting(self._producer)
+            self._producer.init_transactions()
+        except (KafkaError, OSError, ValueError) as error:
+            raise KafkaUnavailable(_why_unreachable(kafka, error)) from None
+
+    def send(self, outgoing: Iterable[Outgoing]) -> None:
+        """Send them and wait until they are committed.
+
+        Until then whoever reads these partitions waits too: not too much at once.
+
+        Raises:
+            KafkaError: None of them will be seen, unless the broker did not answer.
+        """
+        producer, manager = self._producer, self._producer._transaction_manager
+        producer.begin_transaction()
+        try:
+            futures = [
+                producer.send(topic, value=value, key=key, headers=headers, partition=partition)
+                for topic, partition, key, value, headers in outgoing
+            ]
+            producer.flush(timeout=PATIENCE_MS / 1000)
+            for future in futures:
+                future.get(timeout=0)
+        except BaseException:
+            _finish(producer, manager.begin_abort())
+            raise
+        _finish(producer, manager.begin_commit())
+
+    def __enter__(self) -> "Together":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        _discard(self._producer)
 
 
 def announce(settings: Settings, record: Any) -> None:

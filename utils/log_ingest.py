@@ -3,8 +3,6 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import msgspec
-
 from utils import messages
 from utils.feature_tools import FeatureTools, message_type
 from utils.kafka_io import LogReader, TopicPartition
@@ -102,7 +100,7 @@ class Decoding:
         self._features = features
         self._message = messages.Decoder(message_type(features))
         self._outcome = messages.Decoder(messages.Outcome)
-        self._prediction = msgspec.json.Decoder(messages.Prediction).decode
+        self._prediction = messages.Decoder(messages.Prediction)
 
     def batch(self, polled: dict[TopicPartition, list[Any]]) -> Batch:
         """All usable records of a poll; those the predictor rejects are passed over."""
@@ -116,7 +114,7 @@ class Decoding:
             for record in records:
                 try:
                     take(record, batch)
-                except (messages.BadRecord, msgspec.MsgspecError):
+                except messages.BadRecord:
                     continue
             batch.offsets[(tp.topic, tp.partition)] = records[-1].offset + 1
         return batch
@@ -143,7 +141,7 @@ class Decoding:
         batch.outcomes.append((outcome.request_id, messages.label_text(outcome.outcome), *where))
 
     def _prediction_made(self, record: Any, batch: Batch) -> None:
-        made = self._prediction(record.value or b"")
+        made = self._prediction(record.value)
         where = (record.partition, record.offset, record.timestamp)
         batch.predictions.append((made.request_id, made.model_id, made.probability, *where))
 

@@ -23,7 +23,11 @@ PREDICTOR_GROUP = "predictor"
 TRAINER_GROUP = "trainer"
 GROUPS = {PREDICTOR_GROUP: (APP_MESSAGES, OUTCOMES), TRAINER_GROUP: (RETRAIN_TOPIC,)}
 
-RequestId = Annotated[str, msgspec.Meta(min_length=1)]
+#: The most characters of a request_id. A prediction holds it twice, eight bytes for each
+#: character at the worst, and has to fit into a record (`kafka_io.MAX_MESSAGE_BYTES`).
+MAX_REQUEST_ID = 2**20
+
+RequestId = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_REQUEST_ID)]
 
 #: A class as a client may write it: by name, or as the number that names it.
 Label = str | int | float | bool
@@ -69,6 +73,13 @@ class Rollback(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     model_id: int
     from_model_id: int | None
     reason: str
+
+
+class Resent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A record on `retrain_topic`: records of `dead_letters` were sent again."""
+
+    resent: bool = True
+    offsets: list[int]
 
 
 class Decoder:
