@@ -860,7 +860,7 @@ class Together:
     """
 
     def __init__(self, kafka: Kafka, name: str) -> None:
-        try:
+        with _reaching(kafka):
             self._producer = KafkaProducer(
                 **client_settings(kafka),
                 metrics_enabled=False,
@@ -873,8 +873,6 @@ class Together:
             )
             _retry_instead_of_forgetting(self._producer)
             self._producer.init_transactions()
-        except (KafkaError, OSError, ValueError) as error:
-            raise KafkaUnavailable(_why_unreachable(kafka, error)) from None
 
     def send(self, outgoing: Iterable[Outgoing]) -> None:
         """Send them and wait until they are committed.
