@@ -22,7 +22,7 @@ help:  ## this list
 	$(VENV)/python -m pip install --quiet -r requirements.txt
 	@touch $@
 
-.venv/.requirements-dev: requirements-dev.txt requirements-postgresql.txt .venv/.requirements
+.venv/.requirements-dev: $(wildcard requirements-*.txt) .venv/.requirements
 	$(VENV)/python -m pip install --quiet -r requirements-dev.txt
 	@touch $@
 
@@ -36,12 +36,14 @@ demo: .venv/.requirements  ## the whole pipeline for a minute: broker, predictor
 	@exec $(VENV)/python -m utils.demo
 
 test: .venv/.requirements-dev  ## every test, against a real broker of its own
-	$(VENV)/python -m pytest
+	$(VENV)/python -m pytest --numprocesses 2 --dist worksteal
 
-check: .venv/.requirements-dev  ## linter, formatter, type checker
+check: .venv/.requirements-dev  ## linter, formatter, type checker, bandit, pip-audit
 	$(VENV)/ruff check .
 	$(VENV)/ruff format --check .
 	$(VENV)/mypy .
+	$(VENV)/bandit --quiet --configfile pyproject.toml --recursive *.py utils train
+	$(VENV)/python -m tests.audit
 
 soak: .venv/.requirements-dev  ## an hour in which memory, files, threads and disk are watched: MINUTES=60
 	$(VENV)/python -m tests.soak $(if $(filter command line environment,$(origin MINUTES)),--minutes $(MINUTES))
@@ -65,5 +67,5 @@ fuzz: .venv/.requirements-fuzz  ## broken messages by the million: make fuzz RUN
 bench: .venv/.requirements-bench .venv-quix/.requirements  ## measure it all, 20 minutes: make bench BENCH="--quick latency"
 	$(VENV)/python -m benchmarks $(BENCH)
 
-clean:  ## remove .venv and caches; data/, models/ and messages/ stay
+clean:  ## remove .venv and caches; data/, models/, messages/ and searches/ stay
 	rm -rf .venv .venv-quix .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,6 +1,7 @@
 """Prepares everything once: folders, data set, first model, topics.
 
     python initialize.py [--hyper hyperopt|hyperparameterhunter|optuna] [--evals 10] [--force]
+                         [--mlflow]
 
 Safe to run twice: what is there is kept, unless --force trains a new first model (with
 the next free number; what the trainer has collected stays).
@@ -13,18 +14,23 @@ from functools import partial
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from train import optimisers
+from train import optimisers, tracking
 from train.retrain import train
+from train.tracking import Tracking
 from utils import download, kafka_io, messages, preprocess_data, process
 from utils.bundles import BundleError, ModelStoreError
 from utils.model_store import ModelStore
 from utils.process import Report
 from utils.settings import Settings
 
+#: Seconds that MLflow, once it answers, may take to begin its database and log the model.
+TRACKING_PATIENCE = 60.0
+
 
 def create_folders(settings: Settings) -> None:
-    """Make data/, models/ and messages/."""
-    for folder in (settings.data_dir, settings.models_dir, settings.messages_dir):
+    """Make data/, models/, messages/ and searches/."""
+    folders = (settings.data_dir, settings.models_dir, settings.messages_dir, settings.searches_dir)
+    for folder in folders:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -67,6 +73,8 @@ def create_model(settings: Settings, arguments: argparse.Namespace, report: Repo
             first=True,
             progress=show,
         )
+    if result.learnt_from:
+        report(f"the search learnt from {result.learnt_from} earlier candidates")
     report(
         f"model {result.model_id} serves: log loss {result.challenger['log_loss']:.4f}, accuracy "
         f"{result.challenger['accuracy']:.4f} on {result.challenger['rows']} rows kept aside"
@@ -97,13 +105,15 @@ def main(arguments: argparse.Namespace, settings: Settings) -> None:
     """Do it all, in the order in which one step needs the one before."""
     report = process.reporter("initialize", "yellow")
     optimisers.get(arguments.hyper)  # a missing package is said before minutes of work
+    settings = tracking.switched_on(settings, arguments.mlflow)
     if not arguments.wait:
         kafka_io.check_broker(settings.kafka)  # and so is a missing broker
     create_folders(settings)
     download_data(settings, report)
-    create_model(settings, arguments, report)
-    kafka_io.wait_for_broker(settings.kafka, arguments.wait)
-    create_topics(settings, report)
+    with Tracking(settings, patience=TRACKING_PATIENCE):
+        create_model(settings, arguments, report)
+        kafka_io.wait_for_broker(settings.kafka, arguments.wait)
+        create_topics(settings, report)
     report("done; now start predictor.py and trainer.py, then sample_app.py")
 
 
@@ -111,6 +121,7 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     parser = process.parser(__doc__)
     optimisers.add_arguments(parser)
+    tracking.add_argument(parser)
     parser.add_argument(
         "--wait",
         type=process.seconds,

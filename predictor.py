@@ -287,7 +287,7 @@ def loop(predictor: Predictor, stop: process.Stop, report: process.Report) -> No
             if trouble:
                 report("the broker answers again")
                 trouble = ""
-        except kafka_io.KafkaError as error:
+        except kafka_io.TROUBLE as error:
             text = process.one_line(error)
             if text != trouble:
                 report(f"waiting for the broker: {text}")
@@ -295,7 +295,7 @@ def loop(predictor: Predictor, stop: process.Stop, report: process.Report) -> No
             stop.wait(0.2)
     try:
         predictor.close()
-    except kafka_io.KafkaError as error:
+    except kafka_io.TROUBLE as error:
         report(f"the last batch is left for the next start: {process.one_line(error)}")
 
 

@@ -158,7 +158,7 @@ class SampleApp:
     def _guarded(self, work: Any, client: Any) -> None:
         try:
             work(client)
-        except kafka_io.KafkaError as error:
+        except kafka_io.TROUBLE as error:
             self.error = error
             self._stop.set()
 

@@ -1,6 +1,6 @@
 """Trains again whenever a predictor asks for it, and announces the new model.
 
-    python trainer.py [--hyper hyperopt|hyperparameterhunter|optuna] [--evals 10]
+    python trainer.py [--hyper hyperopt|hyperparameterhunter|optuna] [--evals 10] [--mlflow]
 
 Reads the log into its message store, trains in a process of its own, compares with the
 model that serves and publishes. A second trainer on the same home waits for its turn.
@@ -18,8 +18,9 @@ from typing import Any
 
 import msgspec
 
-from train import optimisers
+from train import optimisers, tracking
 from train.retrain import Judgement, Result
+from train.tracking import Tracking
 from train.worker import Job, Worker
 from utils import kafka_io, messages, process
 from utils.bundles import BundleError, ModelStoreError
@@ -34,6 +35,8 @@ POLL_MS = 50
 #: How many more outcomes make it worth judging the serving model again.
 JUDGE_EVERY = 50
 RETRY_SECONDS = 5.0
+#: How long the trainer's end may be put off by what MLflow is still to be told.
+TRACKING_PATIENCE = 5.0
 
 
 class Trainer:
@@ -167,7 +170,7 @@ class Trainer:
         """Answer the requests whose batch has its model; commit up to the first without."""
         if not polled.epoch or self._position is None:
             return
-        answers = {r.batch_id: self.store.bundle_for(r.batch_id) for _, r in self._waiting}
+        answers = {r.batch_id: self._answer(r) for _, r in self._waiting}
         records = self._announcements + [
             _completed(answers[request.batch_id], request)
             for _, request in self._waiting
@@ -184,6 +187,17 @@ class Trainer:
         )
         self._waiting = left
         self._announcements.clear()
+
+    def _answer(self, request: RetrainRequest) -> dict[str, Any] | None:
+        """The history's line of the model that answers a request, if there is one.
+
+        A topic that was deleted and made again has the same offsets once more, and so
+        the same batch ids; what was learnt from the one before is no answer.
+        """
+        entry = self.store.bundle_for(request.batch_id)
+        if entry and self.ingest.is_same_log(request.topic, entry.get("topic_ids") or {}):
+            return entry
+        return None
 
     def _begin(self) -> None:
         if self._waiting:
@@ -237,7 +251,7 @@ def loop(trainer: Trainer, stop: process.Stop, report: process.Report) -> None:
             if trouble:
                 report("all is well again")
                 trouble = ""
-        except (kafka_io.KafkaError, StoreError, ModelStoreError) as error:
+        except (*kafka_io.TROUBLE, StoreError, ModelStoreError) as error:
             text = process.one_line(error)
             if text != trouble:
                 report(f"waiting: {text}")
@@ -248,6 +262,8 @@ def loop(trainer: Trainer, stop: process.Stop, report: process.Report) -> None:
 def main(arguments: argparse.Namespace, settings: Settings) -> None:
     """Wire the trainer and run it until a signal."""
     report = process.reporter("trainer", "magenta")
+    optimisers.check(arguments.hyper)
+    settings = tracking.switched_on(settings, arguments.mlflow)
     stop = process.Stop().on_signals()
     with ExitStack() as resources:
         slot = resources.enter_context(process.only_one(settings, "trainer", stop, report))
@@ -256,6 +272,8 @@ def main(arguments: argparse.Namespace, settings: Settings) -> None:
         store = ModelStore(settings.models_dir)
         store.reconcile()
         features = store.load_current().features
+        # Ends last, when Kafka has been let go and the last model is announced.
+        resources.enter_context(Tracking(settings, patience=TRACKING_PATIENCE))
         worker = Worker(settings, hyper=arguments.hyper, evals=arguments.evals)
         resources.enter_context(worker)
         message_store = MessageStore(settings.messages_url, features, report=report)
@@ -280,6 +298,7 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     parser = process.parser(__doc__)
     optimisers.add_arguments(parser)
+    tracking.add_argument(parser)
     return parser.parse_args()
 
 

@@ -42,7 +42,7 @@ def parsed(argv: list[str]) -> list[tuple[str, argparse.Namespace]]:
     parser.add_argument(
         "--evals", type=int, default=2 if quick else 10, help="of the model's search"
     )
-    parser.add_argument("--home", type=Path, help="one that initialize.py has prepared")
+    parser.add_argument("--home", type=_prepared, help="one that initialize.py has prepared")
     names = parser.add_subparsers(dest="name", metavar="NAME")
     for name, bench in BENCHES.items():
         words = (bench.__doc__ or "").strip()
@@ -54,10 +54,18 @@ def parsed(argv: list[str]) -> list[tuple[str, argparse.Namespace]]:
     return [(name, parser.parse_args([*argv, name])) for name in BENCHES]
 
 
+def _prepared(text: str) -> Path:
+    """An argparse type: a home with a model."""
+    home = Path(text)
+    if not (home / "models" / "current.json").exists():
+        raise argparse.ArgumentTypeError(f"there is no model in {home}")
+    return home
+
+
 def main(argv: list[str]) -> int:
-    """Run what was asked for; the exit status."""
+    """Run what was asked for; the exit status, 1 if one of them broke."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends what was started, too
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 150)
     chosen = parsed(argv)
     common = chosen[0][1]
 
@@ -65,14 +73,20 @@ def main(argv: list[str]) -> int:
         console.print(f"{time.strftime('%H:%M:%S')} {line}")
 
     with Workshop(common.evals, say, common.home) as workshop:
+        broken = 0
         for name, options in chosen:
             began = time.monotonic()
-            section = BENCHES[name].run(options, workshop)
+            try:
+                section = BENCHES[name].run(options, workshop)
+            except Exception:  # whatever it was, the others are still worth their time
+                console.print_exception()
+                broken += 1
+                continue
             report.show(section, console)
             if not common.quick:
                 report.keep(section)
             say(f"{name}: {time.monotonic() - began:.0f} s")
-    return 0
+    return 1 if broken else 0
 
 
 if __name__ == "__main__":

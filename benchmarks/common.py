@@ -1,4 +1,4 @@
-"""What every benchmark needs: a pipeline to measure, turns, tables, plots.
+"""What every benchmark needs: a pipeline to measure, turns, and what its results are.
 
 What is measured runs as processes of its own, on a broker of its own; this process sends
 and reads. The broker stamps each record when it appends it, so how fast something was is
@@ -9,7 +9,7 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import cycle, islice
@@ -25,8 +25,6 @@ from utils.broker import Broker
 from utils.kafka_io import LogReader, Outgoing, Sender
 from utils.settings import Settings
 
-#: Where results.md and the plots are.
-HERE = Path(__file__).parent
 #: RETRAIN_EVERY of benchmarks in which nothing is to be trained.
 NEVER = str(10**9)
 
@@ -47,6 +45,26 @@ class Table:
 
 
 @dataclass
+class Plot:
+    """Curves over one pair of axes; drawn when results are kept.
+
+    Attributes:
+        name: Of its file, without the suffix.
+        curves: The points (x, y) of each, by its label.
+        log: Both axes logarithmic: there a cost that grows with the work rises at 45 degrees.
+        level: A line across, and what it is.
+    """
+
+    name: str
+    title: str
+    curves: Mapping[str, Sequence[tuple[float, float]]]
+    x: str
+    y: str
+    log: bool = False
+    level: tuple[float, str] | None = None
+
+
+@dataclass
 class Section:
     """What one benchmark found.
 
@@ -54,13 +72,13 @@ class Section:
         title: Its heading.
         tables: With a goal and whether it is reached where the project has set one.
         notes: A sentence or two each.
-        plots: Names of files beside results.md.
+        plots: Drawn beside results.md.
     """
 
     title: str
     tables: list[Table] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    plots: list[str] = field(default_factory=list)
+    plots: list[Plot] = field(default_factory=list)
 
 
 def at_least(value: float, goal: float) -> tuple[str, str]:
@@ -73,13 +91,16 @@ def at_most(value: float, goal: float) -> tuple[str, str]:
     return f"<= {goal:g}", "reached" if value <= goal else "NOT reached"
 
 
-def by_turns(rounds: int, contenders: Mapping[str, Callable[[], float]]) -> dict[str, float]:
+def by_turns(
+    rounds: int, contenders: Mapping[str, Callable[[], float]], say: Callable[[str], None]
+) -> dict[str, float]:
     """Let each have its turn once a round, in another order each round; the medians."""
     found: dict[str, list[float]] = {name: [] for name in contenders}
     names = list(contenders)
     for number in range(rounds):
         for name in names[number % len(names) :] + names[: number % len(names)]:
             found[name].append(contenders[name]())
+            say(f"{name}: {found[name][-1]:,.0f}")
     return {name: statistics.median(values) for name, values in found.items()}
 
 
@@ -271,46 +292,3 @@ def children(pid: int) -> list[int]:
     done = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True)
     pairs = [line.split() for line in done.stdout.splitlines()]
     return [int(child) for child, parent in pairs if int(parent) == pid]
-
-
-# Plots
-
-
-def plot(
-    name: str,
-    title: str,
-    curves: Mapping[str, Iterable[tuple[float, float]]],
-    *,
-    x: str,
-    y: str,
-    log: bool = False,
-    level: tuple[float, str] | None = None,
-) -> str:
-    """Draw curves into `name`.svg beside results.md; its file name.
-
-    Args:
-        curves: The points of each, by its label.
-        log: Both axes logarithmic: a straight line at 45 degrees is cost like work.
-        level: A line across, and what it is.
-    """
-    import matplotlib  # here: the tests import these modules without it
-
-    matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "benchmarks"  # the same file for the same figures
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(6.4, 3.8), layout="constrained")
-    for label, points in curves.items():
-        xs, ys = zip(*points, strict=True)
-        axes.plot(xs, ys, marker="o", label=label)
-    if level is not None:
-        axes.axhline(level[0], linestyle="--", color="grey", linewidth=1, label=level[1])
-    if log:
-        axes.set_xscale("log")
-        axes.set_yscale("log")
-    axes.set(title=title, xlabel=x, ylabel=y)
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(HERE / f"{name}.svg", metadata={"Date": None})
-    pyplot.close(figure)
-    return f"{name}.svg"

@@ -18,12 +18,12 @@ import pandas as pd
 from benchmarks.common import (
     NEVER,
     Pipeline,
+    Plot,
     Section,
     Table,
     Workshop,
     ends,
     fill,
-    plot,
     rate,
     resident,
     rows_of,
@@ -33,7 +33,7 @@ from benchmarks.common import (
 from benchmarks.throughput import booster_alone
 from train import fit
 from train.retrain import gather, training_matrix
-from utils import messages
+from utils import messages, process
 from utils.bundles import Bundle, Draft
 from utils.message_store import MessageStore
 from utils.model_store import ModelStore
@@ -52,14 +52,20 @@ MADE_ROWS = 4_000
 def add_options(parser: argparse.ArgumentParser, quick: bool) -> None:
     parts = list(PARTS)
     parser.add_argument("--parts", nargs="+", choices=parts, default=parts)
-    parser.add_argument("--rows", type=int, default=10_000 if quick else 120_000)
-    parser.add_argument("--predictors", type=int, nargs="+", default=[1, 2] if quick else [1, 2, 4])
-    parser.add_argument("--partitions", type=int, nargs="+", default=[4] if quick else [4, 8])
+    parser.add_argument("--rows", type=process.at_least(1), default=10_000 if quick else 120_000)
+    parser.add_argument(
+        "--predictors", type=process.at_least(1), nargs="+", default=[1, 2] if quick else [1, 2, 4]
+    )
+    parser.add_argument(
+        "--partitions", type=process.at_least(1), nargs="+", default=[4] if quick else [4, 8]
+    )
     trees = [20, 50] if quick else [50, 200, 500, 1000, 2000]
-    parser.add_argument("--trees", type=int, nargs="+", default=trees)
+    parser.add_argument("--trees", type=process.at_least(1), nargs="+", default=trees)
     features = [14, 30] if quick else [14, 50, 150, 500]
-    parser.add_argument("--features", type=int, nargs="+", default=features)
-    parser.add_argument("--messages", type=int, default=20_000 if quick else 1_000_000)
+    parser.add_argument("--features", type=process.at_least(1), nargs="+", default=features)
+    parser.add_argument(
+        "--messages", type=process.at_least(1), default=20_000 if quick else 1_000_000
+    )
 
 
 def run(options: argparse.Namespace, workshop: Workshop) -> Section:
@@ -96,7 +102,7 @@ def _predictors(options: argparse.Namespace, workshop: Workshop, section: Sectio
         "can gain ends where the cores do. Taken while the middle half of the rows was answered."
     )
     section.plots.append(
-        plot("predictors", "Predictors beside each other", curves, x="predictors", y="rows/s")
+        Plot("predictors", "Predictors beside each other", curves, x="predictors", y="rows/s")
     )
 
 
@@ -140,7 +146,7 @@ def _trees(options: argparse.Namespace, workshop: Workshop, section: Section) ->
     section.notes.append(_growth("trees", "a row in the predictor", ours))
     curves = {"predictor.py": ours, "Booster.predict alone": alone}
     section.plots.append(
-        plot("trees", "Cost of a row", curves, x="trees", y="microseconds a row", log=True)
+        Plot("trees", "Cost of a row", curves, x="trees", y="microseconds a row", log=True)
     )
 
 
@@ -213,7 +219,7 @@ def _features(options: argparse.Namespace, workshop: Workshop, section: Section)
     )
     curves = {"predictor.py": ours, "Booster.predict alone": alone}
     section.plots.append(
-        plot("features", "Cost of a row", curves, x="features", y="microseconds a row", log=True)
+        Plot("features", "Cost of a row", curves, x="features", y="microseconds a row", log=True)
     )
 
 
@@ -277,7 +283,7 @@ def _million(options: argparse.Namespace, workshop: Workshop, section: Section) 
     )
     curves = {name: [(n / 1e6, sizes[name]) for n, sizes in samples] for name in pids}
     section.plots.append(
-        plot("memory", "Memory", curves, x="million predictions", y="resident memory, MB")
+        Plot("memory", "Memory", curves, x="million predictions", y="resident memory, MB")
     )
 
 

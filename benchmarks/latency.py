@@ -33,7 +33,7 @@ from benchmarks.common import (
 )
 from tests.harness import Script
 from train.retrain import train
-from utils import kafka_io, messages
+from utils import kafka_io, messages, process
 from utils.kafka_io import LogReader, Outgoing, Sender
 from utils.messages import RetrainRequest
 from utils.model_store import ModelStore
@@ -58,10 +58,12 @@ class _Answer(msgspec.Struct):
 
 
 def add_options(parser: argparse.ArgumentParser, quick: bool) -> None:
-    parser.add_argument("--rates", type=int, nargs="+", default=[20, 200, 2000])
-    parser.add_argument("--messages", type=int, default=60 if quick else 200, help="of a slice")
+    parser.add_argument("--rates", type=process.at_least(1), nargs="+", default=[20, 200, 2000])
+    parser.add_argument(
+        "--messages", type=process.at_least(1), default=60 if quick else 200, help="of a slice"
+    )
     parser.add_argument("--seconds", type=float, default=1.0 if quick else 5.0, help="at least")
-    parser.add_argument("--rounds", type=int, default=1 if quick else 2)
+    parser.add_argument("--rounds", type=process.at_least(1), default=1 if quick else 2)
 
 
 def run(options: argparse.Namespace, workshop: Workshop) -> Section:

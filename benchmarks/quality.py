@@ -9,11 +9,11 @@ import os
 
 import lightgbm as lgb
 
-from benchmarks.common import Section, Table, Workshop, at_most, plot
+from benchmarks.common import Plot, Section, Table, Workshop, at_most
 from benchmarks.rivals import original
 from train import evaluate, fit, optimisers
 from train.retrain import fitted_features, gather, training_matrix
-from utils import preprocess_data
+from utils import preprocess_data, process
 from utils.feature_tools import FeatureTools
 from utils.settings import Settings
 
@@ -27,8 +27,12 @@ Point = tuple[int, float, float]
 def add_options(parser: argparse.ArgumentParser, quick: bool) -> None:
     ours = [1, 2] if quick else [1, 5, 10, 20, 40, 80]
     theirs = [1, 2] if quick else [1, 5, 10, 20, 40]
-    parser.add_argument("--evaluations", type=int, nargs="+", default=ours, help="of our search")
-    parser.add_argument("--original", type=int, nargs="+", default=theirs, help="of the other")
+    parser.add_argument(
+        "--evaluations", type=process.at_least(1), nargs="+", default=ours, help="of our search"
+    )
+    parser.add_argument(
+        "--original", type=process.at_least(1), nargs="+", default=theirs, help="of the other"
+    )
 
 
 def run(options: argparse.Namespace, workshop: Workshop) -> Section:
@@ -53,7 +57,7 @@ def run(options: argparse.Namespace, workshop: Workshop) -> Section:
         f"{best:.4f}. Each point is a search of its own, from scratch."
     )
     section.plots.append(
-        plot(
+        Plot(
             "quality",
             "Quality for the time",
             {

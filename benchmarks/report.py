@@ -1,4 +1,4 @@
-"""Results on the terminal and in results.md."""
+"""Results on the terminal, in results.md and as plots beside it."""
 
 import os
 import platform
@@ -11,9 +11,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from benchmarks.common import HERE, Section, Table
+from benchmarks.common import Plot, Section, Table
 from utils import broker
 
+HERE = Path(__file__).parent
 RESULTS = HERE / "results.md"
 LIBRARIES = ("kafka-python", "lightgbm", "hyperopt", "numpy", "pandas", "msgspec", "SQLAlchemy")
 HEAD = """\
@@ -37,7 +38,9 @@ def show(section: Section, console: Console) -> None:
 
 
 def keep(section: Section, results: Path = RESULTS) -> None:
-    """Write a section into results.md, in the place of its last one."""
+    """Write a section into results.md, in the place of its last one, and draw its plots."""
+    for plot in section.plots:
+        _draw(plot, results.with_name(f"{plot.name}.svg"))
     kept = results.read_text("utf-8") if results.exists() else HEAD
     head, *sections = re.split(r"^(?=## )", kept, flags=re.MULTILINE)
     text = markdown(section)
@@ -53,8 +56,31 @@ def keep(section: Section, results: Path = RESULTS) -> None:
 def markdown(section: Section) -> str:
     """A section as results.md has it."""
     parts = [f"## {section.title}", *map(_table, section.tables), *section.notes]
-    parts += [f"![{section.title}]({name})" for name in section.plots]
+    parts += [f"![{plot.title}]({plot.name}.svg)" for plot in section.plots]
     return "\n\n".join([*parts, f"*{measured_on()}*"]) + "\n"
+
+
+def _draw(plot: Plot, file: Path) -> None:
+    import matplotlib  # here: the tests import this module without it
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "benchmarks"  # the same file for the same figures
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(6.4, 3.8), layout="constrained")
+    for label, points in plot.curves.items():
+        axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=label)
+    if plot.level is not None:
+        height, label = plot.level
+        axes.axhline(height, linestyle="--", color="grey", linewidth=1, label=label)
+    if plot.log:
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+    axes.set(title=plot.title, xlabel=plot.x, ylabel=plot.y)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(file, metadata={"Date": None})
+    pyplot.close(figure)
 
 
 def _table(table: Table) -> str:

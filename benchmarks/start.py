@@ -24,7 +24,7 @@ from benchmarks.common import (
     rows_of,
     running,
 )
-from utils import messages
+from utils import messages, process
 from utils.broker import Broker
 from utils.kafka_io import LogReader
 from utils.settings import ROOT
@@ -35,7 +35,7 @@ ROWS = 5_000
 
 
 def add_options(parser: argparse.ArgumentParser, quick: bool) -> None:
-    parser.add_argument("--repeat", type=int, default=1 if quick else 5)
+    parser.add_argument("--repeat", type=process.at_least(1), default=1 if quick else 5)
 
 
 def run(options: argparse.Namespace, workshop: Workshop) -> Section:

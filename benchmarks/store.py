@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks.common import Section, Table, Workshop, at_most, plot
+from benchmarks.common import Plot, Section, Table, Workshop, at_most
 from train.retrain import fitted_features, gather, training_matrix
+from utils import process
 from utils.feature_tools import FeatureTools
 from utils.message_store import Batch, MessageStore, Snapshot, StoredMessage
 from utils.messages import APP_MESSAGES, OUTCOMES, PREDICTIONS
@@ -96,9 +97,11 @@ def check(frame: pd.DataFrame, snapshot: Snapshot) -> None:
 
 def add_options(parser: argparse.ArgumentParser, quick: bool) -> None:
     sizes = [2_000, 8_000] if quick else [32_000, 125_000, 500_000, 2_000_000]
-    parser.add_argument("--sizes", type=int, nargs="+", default=sizes, help="stored rows")
+    parser.add_argument(
+        "--sizes", type=process.at_least(1), nargs="+", default=sizes, help="stored rows"
+    )
     parser.add_argument("--url", help="another database (default: SQLite in a temporary folder)")
-    parser.add_argument("--repeat", type=int, default=1 if quick else 3)
+    parser.add_argument("--repeat", type=process.at_least(1), default=1 if quick else 3)
 
 
 def run(options: argparse.Namespace, workshop: Workshop) -> Section:
@@ -153,7 +156,7 @@ def run(options: argparse.Namespace, workshop: Workshop) -> Section:
         "outcome. 'Before the search' is a snapshot, the base data, the preprocessor's fit and "
         "the encoded matrix."
     )
-    section.plots.append(plot("store", "Stored rows", curves, x="rows", y="seconds", log=True))
+    section.plots.append(Plot("store", "Stored rows", curves, x="rows", y="seconds", log=True))
     return section
 
 

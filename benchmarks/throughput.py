@@ -30,6 +30,7 @@ from benchmarks.common import (
     running,
     stamps,
 )
+from utils import process
 from utils.bundles import Bundle
 from utils.model_store import ModelStore
 from utils.settings import ROOT
@@ -41,18 +42,17 @@ ROW_BY_ROW = 300
 
 
 def add_options(parser: argparse.ArgumentParser, quick: bool) -> None:
-    parser.add_argument("--rows", type=int, default=8_000 if quick else 48_843)
-    parser.add_argument("--rounds", type=int, default=1 if quick else 3)
+    parser.add_argument("--rows", type=process.at_least(1), default=8_000 if quick else 48_843)
+    parser.add_argument("--rounds", type=process.at_least(1), default=1 if quick else 3)
 
 
 def run(options: argparse.Namespace, workshop: Workshop) -> Section:
     with workshop.pipeline(RETRAIN_EVERY=NEVER) as pipeline:
         contenders = Contenders(pipeline)
         workshop.say("throughput: warming up")
-        for turn in contenders.all(BATCH * 2).values():
-            turn()
+        by_turns(1, contenders.all(BATCH * 2), workshop.say)
         workshop.say(f"throughput: {options.rounds} rounds of {options.rows} rows")
-        found = by_turns(options.rounds, contenders.all(options.rows))
+        found = by_turns(options.rounds, contenders.all(options.rows), workshop.say)
         bundle = contenders.bundle
     section = Section("Throughput", [_table(found)])
     section.notes.append(

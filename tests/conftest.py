@@ -1,12 +1,13 @@
 """What every test may ask for: a real broker, and homes that are ready for use."""
 
+import fcntl
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.harness import Pipeline, forget_everything
+from tests.harness import Pipeline, file_system, forget_everything
 from utils import preprocess_data
 from utils.broker import SHORT_LIVED, Broker
 
@@ -27,12 +28,20 @@ def bootstrap(broker: Broker) -> str:
 
 
 @pytest.fixture(scope="session")
-def prepared(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home that initialize.py has prepared: the Adult data and a first model."""
-    pipeline = Pipeline(tmp_path_factory.mktemp("prepared"), broker.bootstrap)
-    done = pipeline.run("initialize.py", "--evals", "2")
-    assert done.returncode == 0, done.stdout + done.stderr
-    return pipeline.home
+def prepared(broker: Broker, tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A home that initialize.py has prepared: the Adult data and a first model.
+
+    Made by the first of the workers that run tests side by side; only to be copied from.
+    """
+    base = tmp_path_factory.getbasetemp()
+    home = (base if worker_id == "master" else base.parent) / "prepared"
+    with home.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (home / "models" / "current.json").exists():
+            home.mkdir(exist_ok=True)
+            done = Pipeline(home, broker.bootstrap).run("initialize.py", "--evals", "2")
+            assert done.returncode == 0, done.stdout + done.stderr
+    return home
 
 
 @pytest.fixture(scope="session")
@@ -43,6 +52,17 @@ def adult(prepared: Path) -> list[dict[str, Any]]:
     frame = preprocess_data.read_frame(prepared / "data" / data.test, data)
     numerical, _ = preprocess_data.column_types(frame, data)
     return list(preprocess_data.records(frame, numerical))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 256 KiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    with file_system(folder, "256k") as there:
+        if not there:
+            pytest.skip("a file system of one's own needs root")
+        yield folder
 
 
 @pytest.fixture

@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +61,7 @@ class Script:
 class Pipeline:
     """Home, broker address and processes of one test."""
 
-    def __init__(self, home: Path, bootstrap: str, **environment: str) -> None:
+    def __init__(self, home: Path, bootstrap: str = "", **environment: str) -> None:
         self.home = home
         self.env = {
             **{name: value for name, value in os.environ.items() if name not in _VARIABLES},
@@ -72,12 +74,16 @@ class Pipeline:
 
     def copy_of(self, prepared: Path) -> None:
         """Begin with another home's data set and models, and with new topics."""
+        self.copy_files_of(prepared)
+        kafka_io.ensure_topics(self.settings.kafka, messages.GROUPS)
+
+    def copy_files_of(self, prepared: Path) -> None:
+        """Begin with another home's data set and models."""
         shutil.copytree(prepared / "models", self.home / "models", dirs_exist_ok=True)
         (self.home / "data").mkdir(exist_ok=True)
         for name in (self.settings.data.train, self.settings.data.test):
             shutil.copy(prepared / "data" / name, self.home / "data" / name)
         (self.home / "messages").mkdir(exist_ok=True)
-        kafka_io.ensure_topics(self.settings.kafka, messages.GROUPS)
 
     def start(self, *command: str, python: str = sys.executable, **environment: str) -> Script:
         """Start a script, with another interpreter if asked to."""
@@ -169,6 +175,35 @@ class Pipeline:
         for script in self.scripts:
             if script.process.poll() is None:
                 script.kill()
+
+
+def listening_addresses(pid: int) -> list[str]:
+    """The addresses at which a process listens, in hexadecimal as /proc writes them."""
+    sockets = set()
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            sockets.update(re.findall(r"^socket:\[(\d+)\]$", str(descriptor.readlink())))
+    found = []
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
+            _, address, _, state, *rest = line.split()
+            if state == "0A" and rest[5] in sockets:
+                found.append(address.split(":")[0])
+    return found
+
+
+@contextmanager
+def file_system(folder: Path, size: str) -> Iterator[bool]:
+    """A small file system of its own at a folder; False where that needs root."""
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    able = not os.geteuid() and shutil.which("mount") is not None
+    if not (able and subprocess.run(command, capture_output=True).returncode == 0):
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
 
 
 _VARIABLES = {variable.name for variable in settings.VARIABLES}

@@ -41,6 +41,9 @@ def test_the_rate_leaves_out_what_came_first() -> None:
 
 def test_turns_give_each_its_median() -> None:
     values = {"a": iter([1.0, 5.0, 3.0]), "b": iter([2.0, 2.0, 9.0])}
-    found = by_turns(3, {name: partial(next, some) for name, some in values.items()})
+    turns = {name: partial(next, some) for name, some in values.items()}
+    said: list[str] = []
+    found = by_turns(3, turns, said.append)
     assert found == {"a": 3.0, "b": 2.0}
     assert at_least(found["a"], 3.0) == (">= 3", "reached")
+    assert [line[0] for line in said] == ["a", "b", "b", "a", "a", "b"]

@@ -1,7 +1,6 @@
 """The broker that users, tests and the demo start: real Java, real sockets, real signals."""
 
 import os
-import re
 import shutil
 import signal
 import socket
@@ -10,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import pytest
 from kafka import KafkaAdminClient
 from kafka.admin import NewTopic
 
+from tests.harness import listening_addresses
 from utils.broker import (
     SHORT_LIVED,
     Broker,
@@ -58,21 +58,6 @@ def gone_within(seconds: float, pid: int) -> bool:
             return True
         time.sleep(0.02)
     return False
-
-
-def listening_addresses(pid: int) -> list[str]:
-    """The addresses at which a process listens, in hexadecimal as /proc writes them."""
-    sockets = set()
-    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-        with suppress(FileNotFoundError):  # closed meanwhile
-            sockets.update(re.findall(r"^socket:\[(\d+)\]$", str(descriptor.readlink())))
-    found = []
-    for table in ("tcp", "tcp6"):
-        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
-            _, address, _, state, *rest = line.split()
-            if state == "0A" and rest[5] in sockets:
-                found.append(address.split(":")[0])
-    return found
 
 
 def test_answers_and_listens_on_loopback_alone(broker: Broker) -> None:

@@ -192,3 +192,11 @@ def test_no_room_is_one_line_and_leaves_nothing(server: Server, tmp_path: Path) 
     assert "too large" in done.stdout.splitlines()[-1]
     assert server.asked == ["/ok"]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_one_line_and_works_again(server: Server, small_disk: Path) -> None:
+    with pytest.raises(DownloadError, match=r"cannot write .*: No space left on device"):
+        fetch(server.file("/ok"), small_disk, print)
+    assert list(small_disk.iterdir()) == []
+    subprocess.run(["mount", "-o", "remount,size=1m", small_disk], check=True)
+    assert fetch(server.file("/ok"), small_disk, print).read_bytes() == CONTENT

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -745,6 +745,26 @@ def test_other_columns_have_it_read_again(url: str, changes: dict[str, Any]) -> 
     assert len(lines) == 1 and "other columns" in lines[0]
     with MessageStore(url, other, report=lines.append):
         assert len(lines) == 1
+
+
+def test_a_topic_made_again_has_it_read_again(url: str) -> None:
+    def batch(topic_id: str, offset: int) -> Batch:
+        rows = [message(f"{topic_id}-{offset}", 0, offset, "no")]
+        return Batch(rows, [], [], {(APP_MESSAGES, 0): offset + 1}, {APP_MESSAGES: topic_id})
+
+    lines: list[str] = []
+    with MessageStore(url, FEATURES, report=lines.append) as store:
+        store.ingest(replace(batch("first", 0), topic_ids={}))  # of a broker without ids
+        store.ingest(batch("first", 1))
+        store.ingest(replace(batch("first", 2), topic_ids={}))
+        assert store.snapshot().topic_ids == {APP_MESSAGES: "first"}
+        assert store.offsets() == {(APP_MESSAGES, 0): 3}
+        with pytest.raises(StoreReplaced, match="app_messages was deleted and made again"):
+            store.ingest(batch("second", 5))
+        assert len(lines) == 1 and store.offsets() == {}
+        store.ingest(batch("second", 0))
+        assert store.snapshot().request_ids.tolist() == ["second-0"]
+        assert store.topic_ids() == {APP_MESSAGES: "second"}
 
 
 def test_a_table_of_someone_else_is_not_touched(url: str) -> None:

@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -624,25 +624,6 @@ def test_going_back_is_the_way_out_when_the_serving_bundle_is_gone(
 
 
 # Disks that are full.
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 256 KiB."""
-    path = tmp_path / "disk"
-    path.mkdir()
-    mount = shutil.which("mount")
-    if os.geteuid() or mount is None:
-        pytest.skip("a file system of one's own needs root")
-    mounted = subprocess.run(
-        [mount, "-t", "tmpfs", "-o", "size=256k", "tmpfs", path], capture_output=True, text=True
-    )
-    if mounted.returncode:
-        pytest.skip(f"cannot mount a file system: {mounted.stderr.strip()}")
-    try:
-        yield path
-    finally:
-        subprocess.run(["umount", "-l", path], check=True)
 
 
 def test_a_full_disk_at_any_moment_keeps_the_old_state(small_disk: Path, draft: Draft) -> None:

@@ -120,6 +120,7 @@ def test_every_kind_of_outcome_has_its_result(pipeline: Pipeline, adult: list[Ro
     until(lambda: stored() == expected, 20, lambda: str(stored()))
     with store_of(pipeline) as store:
         assert store.offsets()[(OUTCOMES, 0)] == 9
+        assert store.counts().refused_outcomes == 1
     report = pipeline.run("-m", "utils.message_store", "report")
     assert report.returncode == 0, report.stderr
     assert trainer.end() == 0
@@ -135,6 +136,7 @@ def test_a_killed_trainer_loses_and_doubles_no_row(
         pipeline.send_rows(adult[part * 1000 : (part + 1) * 1000], f"part-{part}")
         trainer.kill()
         trainer = pipeline.start("trainer.py")
+    trainer.says("ready")  # whether or not one before it lived to make the store
     pipeline.wait_for(PREDICTIONS, 4000)
     until(lambda: len(store_of(pipeline).snapshot().request_ids) == 4000, 30)
     snapshot = store_of(pipeline).snapshot()

@@ -15,7 +15,9 @@ import pytest
 from sklearn.datasets import load_wine
 from sklearn.metrics import log_loss, roc_auc_score
 
-from train import evaluate, fit, optimisers, train_hyperopt
+from train import evaluate, fit, optimisers
+from train.retrain import by_topic, read_up_to
+from train.search import RACING_RATE, Best
 from utils import download, settings
 from utils.feature_tools import FeatureTools, IntegerCodes, Matrix
 from utils.preprocess_data import fit_features, read_frame
@@ -57,7 +59,7 @@ def _rows(frame: pd.DataFrame, data: Data) -> Rows:
     return features.transform(frame), features.encode_target(frame[data.target]), features
 
 
-def search(rows: Rows, **changes: Any) -> optimisers.Best:
+def search(rows: Rows, **changes: Any) -> Best:
     arguments = {"evals": 4, "seed": 1, "folds": 3, "start_from": None, "threads": 2, **changes}
     return optimisers.get("hyperopt")(*rows, **arguments)
 
@@ -75,7 +77,7 @@ def test_a_search_is_reproducible(two: Rows) -> None:
 def test_a_warm_start_is_the_first_candidate(two: Rows) -> None:
     parent = {**search(two, evals=6).params, "num_leaves": 7, "cat_smooth": 11.5}
     best = search(two, evals=2, start_from={**parent, "num_boost_round": 40, "of others": "x"})
-    assert best.trials[0].params == {**parent, "learning_rate": train_hyperopt.RACING_RATE}
+    assert best.trials[0].params == {**parent, "learning_rate": RACING_RATE}
     assert search(two, evals=1, start_from=parent).params == parent
     assert search(two, evals=2, start_from={"num_leaves": 7}).trials[0].params["num_leaves"] == 7
 
@@ -197,7 +199,7 @@ def test_few_rows_and_odd_ones(two: Rows) -> None:
 QUIET = """
 import numpy as np
 import pandas as pd
-from train import fit, train_hyperopt
+from train import fit, optimisers
 from utils.preprocess_data import fit_features, read_frame
 from utils.settings import Data
 
@@ -206,7 +208,8 @@ frame = pd.DataFrame({"a": rng.normal(size=200), "b": rng.choice(list("xyz"), 20
 frame["y"] = np.where(frame["a"] + rng.normal(size=200) > 0, "1", "0")
 features = fit_features(frame, Data(train="", target="y"))
 X, y = features.transform(frame), features.encode_target(frame["y"])
-best = train_hyperopt.search(X, y, features, evals=3, seed=1, folds=3, start_from=None, threads=2)
+search = optimisers.get("hyperopt")
+best = search(X, y, features, evals=3, seed=1, folds=3, start_from=None, threads=2)
 fit.fit(X, y, features, best.params, best.rounds, threads=2)
 """
 
@@ -214,18 +217,6 @@ fit.fit(X, y, features, best.params, best.rounds, threads=2)
 def test_nothing_is_printed() -> None:
     done = subprocess.run([sys.executable, "-c", QUIET], capture_output=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
-
-
-def test_optimisers_that_cannot_be_used() -> None:
-    with pytest.raises(optimisers.OptimiserError, match="no optimiser 'grid'"):
-        optimisers.get("grid")
-
-
-def test_an_optimiser_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    """None in `sys.modules` is Python's own way to say: not to be had."""
-    monkeypatch.setitem(sys.modules, "train.train_optuna", None)
-    with pytest.raises(optimisers.OptimiserError, match=r"install -r requirements-optuna\.txt"):
-        optimisers.get("optuna")
 
 
 def test_one_row_in_ten_is_for_validation_for_ever() -> None:
@@ -237,6 +228,21 @@ def test_one_row_in_ten_is_for_validation_for_ever() -> None:
     assert np.flatnonzero(chosen)[:6].tolist() == [6, 11, 13, 18, 30, 31]
     assert evaluate.in_validation([]).shape == (0,)
     assert evaluate.in_validation(["é", "日本"]).dtype == np.bool_
+
+
+def test_offsets_of_a_topic_made_again_say_nothing() -> None:
+    offsets = {("app_messages", 0): 5, ("outcomes", 1): 7}
+    manifest = {
+        "training": {
+            "offsets": by_topic(offsets),
+            "topic_ids": {"app_messages": "a", "outcomes": "o"},
+        }
+    }
+    assert read_up_to(manifest) == offsets
+    assert read_up_to(manifest, {"app_messages": "a", "outcomes": "o"}) == offsets
+    assert read_up_to(manifest, {"app_messages": "b"}) == {("outcomes", 1): 7}
+    del manifest["training"]["topic_ids"]  # of a model made before they were noted
+    assert read_up_to(manifest, {"app_messages": "b"}) == offsets
 
 
 @pytest.mark.parametrize(

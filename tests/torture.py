@@ -12,6 +12,7 @@ kill hits differs from run to run.
 import argparse
 import bisect
 import json
+import os
 import random
 import re
 import shutil
@@ -242,6 +243,7 @@ class Torture:
         rows: What the messages carry, the outcome inside.
         seed: Of everything random here.
         rate: Messages a second.
+        silence: Seconds that the broker is frozen for, now and then; 0 for never.
         say: Told in one line what is done.
     """
 
@@ -253,6 +255,7 @@ class Torture:
         *,
         seed: int,
         rate: float = 100.0,
+        silence: float = 0.0,
         say: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.report = Report()
@@ -262,6 +265,7 @@ class Torture:
         # change it, and a seed would not even give the same kills in the same order.
         self._plan = random.Random(seed)
         self._random = random.Random(seed)
+        self._silence = silence
         self._say = say
         self._store = ModelStore(pipeline.settings.models_dir)
         self._feeder = Feeder(pipeline, rows, rate, seed)
@@ -281,6 +285,8 @@ class Torture:
             (1, self._kill_publishing),
             (1, self._kill_broker),
         ]
+        if silence:
+            self._strikes.append((0.2, self._freeze_broker))
         # Each kind once, so that a short run has them all; then as often as they weigh.
         self._not_yet = [strike for _, strike in self._strikes]
         self._plan.shuffle(self._not_yet)
@@ -495,6 +501,13 @@ class Torture:
         time.sleep(self._random.uniform(0, 1))
         self._broker.start()
         return wound
+
+    def _freeze_broker(self) -> Wound:
+        """Nobody can reach it, and no connection breaks."""
+        os.kill(self._broker.pid, signal.SIGSTOP)
+        self._pause_of(self._silence)
+        os.kill(self._broker.pid, signal.SIGCONT)
+        return Wound(f"broker, silent for {self._silence:.0f} s", time.time(), range(PARTITIONS))
 
     def _wait_or_go_on(self, condition: Callable[[], bool], seconds: float) -> None:
         deadline = time.monotonic() + seconds
@@ -779,6 +792,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 adult_rows(pipeline),
                 seed=seed,
                 rate=options.rate,
+                silence=60.0 if options.minutes >= 5 else 0.0,
                 say=lambda line: print(f"{time.strftime('%H:%M:%S')} {line}", flush=True),
             )
             until = time.monotonic() + 60 * options.minutes

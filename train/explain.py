@@ -180,7 +180,8 @@ def _in_log(settings: Settings, serving: Bundle, request_id: str) -> Found | Non
         _newest(found, sent, serving, decoding)
     for record in same[messages.OUTCOMES]:  # the last one counts, whatever was inside
         for late in decoding.batch({_place(record): [record]}).outcomes:
-            found.outcome = {"outcome": late[1], **_where(record)}
+            if late[1] in serving.features.classes:
+                found.outcome = {"outcome": late[1], **_where(record)}
     return found
 
 
@@ -195,7 +196,7 @@ def _newest(found: Found, sent: Sequence[Any], serving: Bundle, decoding: Decodi
         found.message["rejected"] = _rejected(record, serving)
         return
     found.message["values"] = dict(zip(serving.features.columns, rows[0].values, strict=True))
-    if rows[0].outcome is not None:
+    if rows[0].outcome in serving.features.classes:
         nowhere = dict.fromkeys(("partition", "offset", "timestamp"))
         found.outcome = {"outcome": rows[0].outcome, **nowhere}
     answers = [each for each in found.predictions if each["partition"] == record.partition]

@@ -1,130 +1,66 @@
-"""The searches for hyperparameters, by the name that `--hyper` takes.
+"""The optimisers, by the name that `--hyper` takes.
 
-Each is a module of this package with a function `search` (`Search` says how it is
-called), imported only when it is asked for: not everyone has its package.
+Each is a module train/train_<name>.py with a function `optimise` (`search.Optimise` says
+how it is called), and where it needs packages of its own a file requirements-<name>.txt;
+nothing else knows of it. It is imported only when it is asked for: not everyone has its
+package.
 """
 
 import argparse
 import importlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+import importlib.metadata
+import re
+from functools import partial
+from pathlib import Path
 
+from train.search import Search, search
 from utils import process
-from utils.feature_tools import FeatureTools, IntegerCodes, Matrix
+from utils.settings import ROOT
 
 
 class OptimiserError(Exception):
     """The optimiser cannot be used; its text is one line meant for the user."""
 
 
-@dataclass(frozen=True)
-class Trial:
-    """One set of parameters, and what validating it found."""
-
-    loss: float
-    rounds: int
-    params: dict[str, Any]
-    given_up: bool  # clearly behind the best so far, so not trained to its end
-    seconds: float = field(compare=False)
+def names() -> list[str]:
+    """Every optimiser there is."""
+    modules = Path(__file__).parent.glob("train_*.py")
+    return sorted(module.stem.removeprefix("train_") for module in modules)
 
 
-@dataclass(frozen=True)
-class Best:
-    """What a search found. Two are equal if they found the same, however long it took.
+def check(name: str) -> None:
+    """See whether an optimiser is there, without importing it.
 
-    Attributes:
-        params: LightGBM's parameters, for `fit.fit`.
-        rounds: Boosting rounds, those of the least cross-validated loss.
-        loss: That loss: log loss in nats, the mean over the folds.
-        evaluations: Candidates tried.
-        seconds: The search took.
-        trials: Each validation in its order.
+    Raises:
+        OptimiserError: No such optimiser, or a package that it needs is not installed.
     """
-
-    params: dict[str, Any]
-    rounds: int
-    loss: float
-    evaluations: int
-    seconds: float = field(compare=False)
-    trials: list[Trial] = field(default_factory=list)
-
-
-class Progress(Protocol):
-    """Is told after each candidate: how many are done, of how many, the least loss so far."""
-
-    def __call__(self, done: int, total: int, best_loss: float, /) -> None:
-        """Take note."""
-
-
-class Search(Protocol):
-    """How an optimiser is called."""
-
-    def __call__(
-        self,
-        X: Matrix,
-        y: IntegerCodes,
-        features: FeatureTools,
-        *,
-        evals: int,
-        seed: int,
-        folds: int,
-        start_from: Mapping[str, Any] | None,
-        threads: int,
-        progress: Progress | None = None,
-    ) -> Best:
-        """Find good parameters; the same arguments find the same ones, for any `threads`.
-
-        Args:
-            X: (rows, features) of `features`.
-            y: (rows,), codes of classes.
-            features: Say which columns hold categories, and how many classes there are.
-            evals: Candidates to try.
-            seed: Of the folds, of the optimiser and of LightGBM.
-            folds: Of the cross-validation.
-            start_from: The parameters of an earlier model: the first candidate. What it
-                lacks has its default, what the search does not know is left out.
-            threads: To work with.
-            progress: Is told after each candidate.
-
-        Raises:
-            ValueError: Fewer rows than folds, or a code that is no class.
-        """
-
-
-#: Name to (module with a function `search`, file with the packages it needs).
-OPTIMISERS: Mapping[str, tuple[str, str]] = {
-    "hyperopt": ("train.train_hyperopt", "requirements.txt"),
-    "hyperparameterhunter": (
-        "train.train_hyperparameterhunter",
-        "requirements-hyperparameterhunter.txt",
-    ),
-    "optuna": ("train.train_optuna", "requirements-optuna.txt"),
-}
+    if name not in names():
+        raise OptimiserError(f"no optimiser {name!r}; there are {', '.join(names())}")
+    requirements = ROOT / f"requirements-{name}.txt"
+    if requirements.exists():
+        for package in re.findall(r"^[\w.-]+", requirements.read_text("utf-8"), re.M):
+            try:
+                importlib.metadata.distribution(package)
+            except importlib.metadata.PackageNotFoundError:
+                raise OptimiserError(
+                    f"{name} needs {package}: pip install -r {requirements.name}"
+                ) from None
 
 
 def get(name: str) -> Search:
-    """The search of an optimiser, imported only now.
+    """The search by an optimiser, imported only now.
 
     Raises:
-        OptimiserError: No such optimiser, or its package is not installed.
+        OptimiserError: As `check` says.
     """
-    if name not in OPTIMISERS:
-        raise OptimiserError(f"no optimiser {name!r}; there are {', '.join(OPTIMISERS)}")
-    module, requirements = OPTIMISERS[name]
-    try:
-        search: Search = importlib.import_module(module).search
-    except ImportError as error:
-        raise OptimiserError(
-            f"{name} cannot be used ({error}): pip install -r {requirements}"
-        ) from None
-    return search
+    check(name)
+    return partial(search, importlib.import_module(f"train.train_{name}").optimise)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options `--hyper` and `--evals` of the scripts that train."""
     parser.add_argument(
-        "--hyper", choices=list(OPTIMISERS), default="hyperopt", help="the optimiser (hyperopt)"
+        "--hyper", choices=names(), default="hyperopt", help="the optimiser (hyperopt)"
     )
     parser.add_argument(
         "--evals", type=process.at_least(1), default=10, help="evaluations of a search (10)"

@@ -3,18 +3,18 @@
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from train import evaluate, fit, optimisers
+from train import evaluate, fit, optimisers, tracking
 from train.evaluate import Comparison
 from utils import preprocess_data
-from utils.bundles import Bundle, BundleError, Draft
+from utils.bundles import Bundle, BundleError, Draft, ModelStoreError
 from utils.feature_tools import FeatureTools
 from utils.message_store import MessageStore, Offsets, Snapshot
 from utils.model_store import ModelStore
@@ -45,6 +45,7 @@ class Rows:
         labels: The class of each row by name.
         validation: For each row whether it is kept out of training, for ever.
         offsets: Up to where the log was read, by (topic, partition).
+        topic_ids: Whose offsets those are.
         base_sha256: Of the base data's file.
     """
 
@@ -53,6 +54,7 @@ class Rows:
     labels: np.ndarray
     validation: np.ndarray
     offsets: Offsets
+    topic_ids: dict[str, str]
     base_sha256: str
 
     def part(self, mask: np.ndarray) -> tuple[pd.DataFrame, np.ndarray]:
@@ -72,6 +74,7 @@ class Result:
     champion: dict[str, Any] | None
     comparison: dict[str, Any] | None
     seconds: dict[str, float] = field(default_factory=dict)
+    learnt_from: int = 0
 
 
 def gather(settings: Settings, snapshot: Snapshot | None) -> Rows:
@@ -81,8 +84,9 @@ def gather(settings: Settings, snapshot: Snapshot | None) -> Rows:
     labels = frame.pop(settings.data.target)
     ids = [f"base-{line}" for line in range(len(frame))]
     offsets: Offsets = {}
+    topic_ids: dict[str, str] = {}
     if snapshot is not None:
-        offsets = snapshot.offsets
+        offsets, topic_ids = snapshot.offsets, snapshot.topic_ids
         if len(snapshot.request_ids):
             ids += list(snapshot.request_ids)
             frame = pd.concat([frame, snapshot.frame[list(frame.columns)]], ignore_index=True)
@@ -93,6 +97,7 @@ def gather(settings: Settings, snapshot: Snapshot | None) -> Rows:
         labels.to_numpy(dtype=object),
         evaluate.in_validation(ids),
         offsets,
+        topic_ids,
         hashlib.sha256(path.read_bytes()).hexdigest(),
     )
 
@@ -118,14 +123,16 @@ def train(
     """Search, fit, compare with the champion and publish.
 
     1. rows; 2. preprocessor; 3. search, warm from the champion's parameters; 4. fit;
-    5. gate: both score the validation rows, which neither was trained on; 6. publish.
+    5. gate: both score the validation rows, which neither was trained on; 6. publish, keep a
+    copy for MLflow, prune.
 
     Args:
         snapshot: The messages with their outcomes; None to learn from the base data alone.
         hyper: The optimiser's name.
         evals: Evaluations of the search.
         batch_ids: The retrain requests that this training answers.
-        first: Begin afresh: no warm start, and no gate that could keep the old model.
+        first: Begin afresh: no warm start, and no gate that could keep the old model. An
+            optimiser with a memory keeps that.
         progress: Told (done, total, best loss) after each evaluation.
     """
     seconds: dict[str, float] = {}
@@ -146,6 +153,7 @@ def train(
             folds=settings.training.folds,
             start_from=_parameters(champion),
             threads=threads,
+            memory=settings.searches_dir,
             progress=progress,
         )
     with _timed(seconds, "fitting"):
@@ -175,9 +183,13 @@ def train(
                     "base_data": settings.data.train,
                     "base_data_sha256": rows.base_sha256,
                     "offsets": by_topic(rows.offsets),
+                    "topic_ids": rows.topic_ids,
                     "hyper": hyper,
                     "evaluations": best.evaluations,
+                    "learnt_from": best.learnt_from,
                     "cv_loss": best.loss,
+                    "trials": [asdict(trial) for trial in best.trials],
+                    "seconds": dict(seconds),
                 },
                 metrics={"challenger": challenger_metrics, "champion": champion_metrics},
                 gate=figures,
@@ -185,8 +197,10 @@ def train(
                 golden_rows=_golden_rows(frame, features),
             ),
             accepted=accepted,
-            keep_extra=settings.training.extra_models_to_keep,
         )
+        tracking.keep(settings, store, model_id)
+        with suppress(ModelStoreError):  # what cannot be cleared away now goes next time
+            store.prune(settings.training.extra_models_to_keep)
     return Result(
         model_id,
         accepted,
@@ -196,6 +210,7 @@ def train(
         champion_metrics,
         figures,
         {name: round(value, 3) for name, value in seconds.items()},
+        best.learnt_from,
     )
 
 
@@ -273,7 +288,8 @@ def judge(settings: Settings, messages: MessageStore) -> Judgement | None:
         parent = store.load(champion.parent_id)
     except BundleError:
         return None
-    newer = messages.newer_than(read_up_to(champion.manifest), JUDGE_LATEST)
+    read = read_up_to(champion.manifest, messages.topic_ids())
+    newer = messages.newer_than(read, JUDGE_LATEST)
     codes = champion.features.encode_target(newer.outcomes)
     frame, codes = newer.frame[codes >= 0], codes[codes >= 0]
     if len(codes) < JUDGE_ROWS or not _comparable(parent, champion.features):
@@ -302,12 +318,19 @@ def by_topic(offsets: Offsets) -> dict[str, dict[str, int]]:
     return nested
 
 
-def read_up_to(manifest: dict[str, Any]) -> Offsets:
-    """The offsets up to which a model's training read the log; `by_topic` undone."""
+def read_up_to(manifest: dict[str, Any], now: Mapping[str, str] | None = None) -> Offsets:
+    """The offsets up to which a model's training read the log; `by_topic` undone.
+
+    Args:
+        now: The topics' ids; without those that were made again since.
+    """
+    then = manifest["training"].get("topic_ids") or {}
+    others = {t for t, topic_id in (now or {}).items() if then.get(t, topic_id) != topic_id}
     return {
         (topic, int(partition)): offset
         for topic, partitions in manifest["training"]["offsets"].items()
         for partition, offset in partitions.items()
+        if topic not in others
     }
 
 

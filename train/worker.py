@@ -49,7 +49,7 @@ class Worker:
             mp_context=multiprocessing.get_context("spawn"),
             initializer=_prepare,
         )
-        pool.submit(_warm_up)
+        pool.submit(_warm_up, self._hyper)
         return pool
 
     def train(self, job: Job) -> Future[Any]:
@@ -90,10 +90,10 @@ def _die_with_parent() -> None:
     os._exit(1)
 
 
-def _warm_up() -> None:
+def _warm_up(hyper: str) -> None:
     from train import optimisers, retrain  # noqa: F401
 
-    optimisers.get("hyperopt")
+    optimisers.get(hyper)
 
 
 def _train(settings: Settings, hyper: str, evals: int, job: Job) -> Any:

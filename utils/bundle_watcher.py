@@ -4,7 +4,7 @@ import threading
 
 from utils import messages
 from utils.bundles import Bundle, BundleError
-from utils.kafka_io import KafkaError, LogReader
+from utils.kafka_io import TROUBLE, LogReader
 from utils.model_store import ModelStore
 from utils.process import Report, one_line
 from utils.settings import Kafka
@@ -74,7 +74,7 @@ class BundleWatcher:
                 try:
                     polled = self._reader.poll(timeout_ms=200)
                     look = look or any(polled.values())
-                except KafkaError:
+                except TROUBLE:
                     look = True  # an announcement may have been missed
                     self._stop.wait(self.RETRY_SECONDS)
                 if look:

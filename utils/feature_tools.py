@@ -384,6 +384,9 @@ def _cross(names: tuple[str, str], codes: Mapping[str, Matrix]) -> _Cross:
     for name in names:
         if name not in codes:
             raise ValueError(f"cannot cross {name!r}: it is not a categorical column")
-    pairs = np.stack([codes[name] for name in names], axis=1).astype(np.int64)
-    known = np.unique(pairs[(pairs > 0).all(axis=1)], axis=0).tolist()
-    return _Cross(columns=(names[0], names[1]), pairs=[(first, second) for first, second in known])
+    first, second = (codes[name].astype(np.int64) for name in names)
+    known = (first > 0) & (second > 0)
+    # A pair as one number: unique() of pairs would take half of the whole fit.
+    width = int(second.max(initial=0)) + 1
+    pairs = np.unique(first[known] * width + second[known]).tolist()
+    return _Cross(columns=(names[0], names[1]), pairs=[divmod(pair, width) for pair in pairs])

@@ -11,7 +11,8 @@ kafka-python 3.0.12 needs help to be exactly-once; each place says against what.
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -25,7 +26,7 @@ from kafka.errors import KafkaError
 from kafka.producer.producer_batch import FinalState, ProducerBatch
 from kafka.structs import MemberState, OffsetAndMetadata
 
-from utils import messages, record_batches
+from utils import kafka_connection, messages, record_batches
 from utils.settings import Kafka, Settings
 
 __all__ = [
@@ -57,8 +58,6 @@ TRANSACTION_TIMEOUT_MS = 4_000
 #: predictions then stand still. Giving up early is safe: the next poll looks again.
 PATIENCE_MS = 5_000
 SESSION_TIMEOUT_MS = 2_000
-#: How long one poll may take while the member is not in its group yet.
-JOINING_POLL_MS = 1_000
 HEARTBEAT_INTERVAL_MS = 500
 #: Of one batch of records; the broker takes up to 1 MiB unless told otherwise.
 BATCH_BYTES = 512 * 1024
@@ -79,7 +78,15 @@ NO_OFFSET_PATIENCE_S = 5.0
 
 
 class KafkaUnavailable(Exception):
-    """The cluster cannot be used; its text is one line meant for the user."""
+    """The cluster cannot be used now; its text is one line meant for the user."""
+
+
+#: What passes when the cluster is well again: call once more.
+TROUBLE = (KafkaError, KafkaUnavailable)
+
+
+class Refused(KafkaUnavailable):
+    """There is a broker, but it is not trusted or does not let us in: waiting is no use."""
 
 
 class Fenced(Exception):
@@ -108,6 +115,7 @@ def client_settings(kafka: Kafka) -> dict[str, Any]:
     settings: dict[str, Any] = {
         "bootstrap_servers": [server.strip() for server in kafka.bootstrap_servers.split(",")],
         "security_protocol": kafka.security_protocol,
+        "kafka_client": kafka_connection.Client,
         "request_timeout_ms": REQUEST_TIMEOUT_MS,
         "bootstrap_timeout_ms": BOOTSTRAP_TIMEOUT_MS,
         "reconnect_backoff_max_ms": 1_000,
@@ -142,21 +150,29 @@ def _consumer(kafka: Kafka, **more: Any) -> KafkaConsumer:
     return consumer
 
 
-def _admin(kafka: Kafka) -> KafkaAdminClient:
+@contextmanager
+def _reaching(kafka: Kafka) -> Iterator[None]:
+    """Open a client inside; what keeps it out becomes one line.
+
+    Raises:
+        KafkaUnavailable: That line.
+    """
     try:
-        return KafkaAdminClient(**client_settings(kafka))
+        yield
+    except kafka_errors.AuthorizationError as error:
+        raise Refused(f"{kafka.bootstrap_servers} forbids it: {type(error).__name__}") from None
     except (KafkaError, OSError, ValueError) as error:
-        raise KafkaUnavailable(_why_unreachable(kafka, error)) from None
+        if kafka_connection.is_refusal(error):
+            raise Refused(kafka_connection.refusal(kafka, error)) from None
+        raise KafkaUnavailable(
+            f"no Kafka broker answers at {kafka.bootstrap_servers} with "
+            f"{kafka.security_protocol} (start one: python -m utils.broker)"
+        ) from None
 
 
-def _why_unreachable(kafka: Kafka, error: Exception) -> str:
-    where = kafka.bootstrap_servers
-    text = " ".join(str(error).split()) or type(error).__name__
-    if "certificate" in text.lower() or (isinstance(error, OSError) and "SSL" in text):
-        return f"the TLS connection to {where} was refused: {text}"
-    if isinstance(error, kafka_errors.SaslAuthenticationFailedError) or "uthentication" in text:
-        return f"the broker at {where} refused user {kafka.sasl_username!r}: {text}"
-    return f"no Kafka broker answers at {where} (start one: python -m utils.broker)"
+def _admin(kafka: Kafka) -> KafkaAdminClient:
+    with _reaching(kafka):
+        return KafkaAdminClient(**client_settings(kafka))
 
 
 def check_broker(kafka: Kafka) -> None:
@@ -178,6 +194,8 @@ def wait_for_broker(kafka: Kafka, seconds: float) -> None:
     while True:
         try:
             return check_broker(kafka)
+        except Refused:
+            raise
         except KafkaUnavailable:
             if time.monotonic() >= until:
                 raise
@@ -383,14 +401,11 @@ class ExactlyOnce:
         self._left_open = True  # this slot's last process may have been killed
         self._newest: dict[TopicPartition, int] = {}
         self._progress = _Progress()
-        self._joined = False
-        try:
+        with _reaching(kafka):
             # Before joining: it aborts what this slot's last process left open. The
             # partitions may be with others by now, who wait for just that.
             self._replace_producer()
             self._consumer = self._join()
-        except (KafkaError, OSError, ValueError) as error:
-            raise KafkaUnavailable(_why_unreachable(kafka, error)) from None
 
     def _join(self) -> KafkaConsumer:
         consumer = _consumer(
@@ -410,6 +425,10 @@ class ExactlyOnce:
         if missing:
             self._report(f"waiting for topic {', '.join(missing)} (initialize.py creates it)")
         consumer.subscribe(self._topics, listener=self._rebalance)
+        # What is known now is no change: else the first word after joining looks like
+        # one, and every member joins twice.
+        coordinator = consumer._coordinator
+        coordinator._handle_metadata_update(coordinator._cluster)
         return consumer
 
     def poll(self, timeout_ms: int) -> Polled:
@@ -419,9 +438,14 @@ class ExactlyOnce:
             KafkaError: Something went wrong; poll again.
             Fenced: Another process runs under this slot.
         """
+        coordinator = self._consumer._coordinator
+        if coordinator.rejoining:
+            # A join that a poll began and did not live to see the end of. When it began
+            # because topics changed, joining itself makes the client forget why, and no
+            # poll would ever take up its result: neither in the group nor out of it.
+            coordinator.request_rejoin()
         try:
-            # A join that is cut short again and again may never come to its end.
-            records = self._consumer.poll(timeout_ms if self._joined else JOINING_POLL_MS)
+            records = self._consumer.poll(timeout_ms)
         except (kafka_errors.NoOffsetForPartitionError, kafka_errors.OffsetOutOfRangeError):
             self._failed, records = True, {}
         except kafka_errors.FencedInstanceIdError:
@@ -429,7 +453,6 @@ class ExactlyOnce:
         # Right after poll(), never later: the client forgets its generation when it
         # leaves the group, and the broker lets a member without one commit unfenced.
         membership = self._consumer.group_metadata()
-        self._joined = membership.state == MemberState.STABLE
         if membership.state != MemberState.STABLE or not membership.member_id:
             self._failed = self._failed or bool(records)
             return Polled({})
@@ -486,7 +509,8 @@ class ExactlyOnce:
             f"{tp.topic}-{tp.partition}: offset {committed.offset} is not in the log any more "
             f"({starts[tp]} to {ends[tp]}); going on at {starts[tp]}"
         )
-        return Position(starts[tp], committed.metadata or "")
+        expired = committed.offset < starts[tp]  # else it is another log, made again
+        return Position(starts[tp], (committed.metadata or "") if expired else "")
 
     def _replace_producer(self) -> None:
         """A producer that has aborted keeps the aborted offsets: never used again."""
@@ -523,9 +547,9 @@ class ExactlyOnce:
     ) -> None:
         """Send records and commit positions in one transaction, or nothing at all.
 
-        1. begin; 2. send everything; 3. wait until every record is acknowledged: a
-        commit can succeed without records that have expired; 4. the positions, fenced
-        by the membership that polled them; 5. commit.
+        1. begin; 2. send everything; 3. the positions, fenced by the membership that
+        polled them; 4. wait until every record is acknowledged (a commit can succeed
+        without records that have expired) and the positions are; 5. commit.
 
         Raises:
             KafkaError: Nothing may be assumed; the next poll finds out what is
@@ -541,17 +565,19 @@ class ExactlyOnce:
         try:
             producer.begin_transaction()  # 1
             batches = _queue(producer, outgoing)  # 2
-            producer.flush(timeout=PATIENCE_MS / 1000)  # 3
-            for batch in batches:
-                if batch.final_state is not FinalState.SUCCEEDED:
-                    raise kafka_errors.KafkaTimeoutError(_not_taken(batch))
-            manager = producer._transaction_manager
-            if positions:  # 4
+            manager, sent = producer._transaction_manager, None
+            if positions:  # 3: on its way while the records are
                 offsets = {
                     tp: OffsetAndMetadata(position.offset, position.metadata, -1)
                     for tp, position in positions.items()
                 }
-                _finish(producer, manager.send_offsets_to_transaction(offsets, polled.membership))
+                sent = manager.send_offsets_to_transaction(offsets, polled.membership)
+            producer.flush(timeout=PATIENCE_MS / 1000)  # 4
+            for batch in batches:
+                if batch.final_state is not FinalState.SUCCEEDED:
+                    raise kafka_errors.KafkaTimeoutError(_not_taken(batch))
+            if sent is not None:
+                _finish(producer, sent)
             _finish(producer, manager.begin_commit())  # 5
         except BaseException:
             self._failed = True
@@ -699,11 +725,12 @@ class LogReader:
     max_records: int = 5_000
 
     def __post_init__(self) -> None:
+        self._consumer: Any = None
         self._open()
 
     def _open(self) -> None:
         self._progress = _Progress()
-        try:
+        with _reaching(self.kafka):
             self._consumer = _consumer(
                 self.kafka,
                 auto_offset_reset="earliest",
@@ -712,8 +739,6 @@ class LogReader:
             self._assigned: set[TopicPartition] = set()
             self._look_again_at = 0.0
             self._take_new_partitions()
-        except (KafkaError, OSError, ValueError) as error:
-            raise KafkaUnavailable(_why_unreachable(self.kafka, error)) from None
 
     def _take_new_partitions(self) -> None:
         if time.monotonic() < self._look_again_at:
@@ -737,6 +762,8 @@ class LogReader:
 
     def poll(self, timeout_ms: int) -> dict[TopicPartition, list[Any]]:
         """The next records by partition; empty when none came in time."""
+        if self._consumer is None:
+            self._open()
         self._take_new_partitions()
         if not self._assigned:
             time.sleep(timeout_ms / 1000)
@@ -749,9 +776,14 @@ class LogReader:
                 (tp.topic, tp.partition): at for tp, at in _positions(self._consumer).items()
             }
             self.positions = {**self.positions, **reached}
-            self._consumer.close(timeout_ms=1_000)
+            self.close()
             self._open()
         return records
+
+    def topic_ids(self) -> dict[str, str]:
+        """What Kafka calls the topics; one that is deleted and made again has another id."""
+        ids = {topic: self._consumer._cluster.topic_id(topic) for topic in self.topics}
+        return {topic: str(topic_id) for topic, topic_id in ids.items() if topic_id}
 
     def position(self, tp: TopicPartition) -> int:
         """The next offset to be read; also past records that are no longer there."""
@@ -766,7 +798,9 @@ class LogReader:
 
     def close(self) -> None:
         """Release the connection."""
-        self._consumer.close(timeout_ms=1_000)
+        if self._consumer is not None:
+            self._consumer.close(timeout_ms=1_000)
+            self._consumer = None
 
     def __enter__(self) -> "LogReader":
         return self
@@ -779,7 +813,7 @@ class Sender:
     """Writes records one by one, acknowledged and without duplicates of its own."""
 
     def __init__(self, kafka: Kafka, *, linger_ms: int = 0) -> None:
-        try:
+        with _reaching(kafka):
             self._producer = KafkaProducer(
                 **client_settings(kafka),
                 metrics_enabled=False,
@@ -791,8 +825,6 @@ class Sender:
                 max_request_size=LARGEST_REQUEST,
                 allow_auto_create_topics=False,
             )
-        except (KafkaError, OSError, ValueError) as error:
-            raise KafkaUnavailable(_why_unreachable(kafka, error)) from None
 
     def send(self, record: Outgoing) -> Any:
         """Queue a record; the returned future's `get(timeout)` waits for the broker."""
@@ -828,7 +860,7 @@ class Together:
     """
 
     def __init__(self, kafka: Kafka, name: str) -> None:
-        try:
+        with _reaching(kafka):
             self._producer = KafkaProducer(
                 **client_settings(kafka),
                 metrics_enabled=False,
@@ -841,8 +873,6 @@ class Together:
             )
             _retry_instead_of_forgetting(self._producer)
             self._producer.init_transactions()
-        except (KafkaError, OSError, ValueError) as error:
-            raise KafkaUnavailable(_why_unreachable(kafka, error)) from None
 
     def send(self, outgoing: Iterable[Outgoing]) -> None:
         """Send them and wait until they are committed.

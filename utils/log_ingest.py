@@ -1,12 +1,12 @@
 """Moves the log into the message store, offsets and rows in one SQL transaction."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from utils import messages
 from utils.feature_tools import FeatureTools, message_type
 from utils.kafka_io import LogReader, TopicPartition
-from utils.message_store import Batch, MessageStore, StoredMessage
+from utils.message_store import Batch, MessageStore, Offsets, StoredMessage
 from utils.settings import Kafka
 
 TOPICS = (messages.APP_MESSAGES, messages.PREDICTIONS, messages.OUTCOMES)
@@ -25,31 +25,41 @@ class Ingest:
         self.outcomes = 0
         self._kafka = kafka
         self._store = store
+        self._classes = frozenset(features.classes)
         self._decoding = Decoding(features)
-        self._open()
+        self._offsets: Offsets = {}
+        self._reader: LogReader | None = None
+        self._opened()
 
-    def _open(self) -> None:
-        self._offsets = self._store.offsets()
-        self._reader = LogReader(self._kafka, TOPICS, self._offsets)
+    def _opened(self) -> LogReader:
+        """The reader; after trouble a new one, which goes on where the store is."""
+        if self._reader is None:
+            self._offsets = self._store.offsets()
+            self._reader = LogReader(self._kafka, TOPICS, self._offsets)
+        return self._reader
 
     def step(self) -> int:
         """Store what has arrived; returns how many records that was.
 
         Raises:
             StoreError: The store cannot be written; the same records come again.
+            KafkaUnavailable: Nor can they be read just now.
         """
-        polled = self._reader.poll(timeout_ms=0)
+        reader = self._opened()
+        polled = reader.poll(timeout_ms=0)
         if not polled:
             return 0
         batch = self._decoding.batch(polled)
+        batch.topic_ids = reader.topic_ids()
         try:
             self._store.ingest(batch)
         except BaseException:
-            self._reader.close()
-            self._open()  # back to what the store has
+            self.close()
             raise
         self._offsets.update(batch.offsets)
-        self.outcomes += len(batch.outcomes) + sum(m.outcome is not None for m in batch.messages)
+        found = [outcome for _, outcome, *_ in batch.outcomes]
+        found += [message.outcome for message in batch.messages if message.outcome is not None]
+        self.outcomes += sum(outcome in self._classes for outcome in found)
         return sum(map(len, polled.values()))
 
     def has_read(self, requests: Iterable[messages.RetrainRequest]) -> bool:
@@ -59,9 +69,16 @@ class Ingest:
             for request in requests
         )
 
+    def is_same_log(self, topic: str, topic_ids: Mapping[str, str]) -> bool:
+        """Whether a topic is still the one that had this id, not one made again."""
+        now = self._opened().topic_ids().get(topic)
+        return now is None or topic_ids.get(topic, now) == now
+
     def close(self) -> None:
         """Release the connection."""
-        self._reader.close()
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
 
     def __enter__(self) -> "Ingest":
         return self
@@ -72,6 +89,8 @@ class Ingest:
 
 class Decoding:
     """Turns records into rows of the store, by the rules of the predictor.
+
+    But for outcomes of an unknown class: the store refuses and counts those.
 
     Args:
         features: Says which columns a message has, and of which type.
@@ -112,22 +131,20 @@ class Decoding:
                 record.offset,
                 record.timestamp,
                 features.row_values(message.data),
-                self._known(message.data.outcome),
+                _text(message.data.outcome),
             )
         )
 
     def _late_outcome(self, record: Any, batch: Batch) -> None:
         outcome = self._outcome(record.value)
-        label = self._known(outcome.outcome)
-        if label is not None:
-            where = (record.partition, record.offset, record.timestamp)
-            batch.outcomes.append((outcome.request_id, label, *where))
+        where = (record.partition, record.offset, record.timestamp)
+        batch.outcomes.append((outcome.request_id, messages.label_text(outcome.outcome), *where))
 
     def _prediction_made(self, record: Any, batch: Batch) -> None:
         made = self._prediction(record.value)
         where = (record.partition, record.offset, record.timestamp)
         batch.predictions.append((made.request_id, made.model_id, made.probability, *where))
 
-    def _known(self, label: messages.Label | None) -> str | None:
-        text = None if label is None else messages.label_text(label)
-        return text if text in self._features.classes else None
+
+def _text(label: messages.Label | None) -> str | None:
+    return None if label is None else messages.label_text(label)

@@ -131,9 +131,9 @@ def is_damaged(path: Path) -> bool:
         return error.sqlite_errorname.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB"))
 
 
-def free_name(path: Path) -> Path:
-    """Where to move a damaged file."""
+def free_name(path: Path, what: str) -> Path:
+    """Where to move a file that is `what`."""
     number = 1
-    while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():
+    while (aside := path.with_name(f"{path.name}.{what}-{number}")).exists():
         number += 1
     return aside

@@ -21,7 +21,7 @@ import argparse
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from operator import itemgetter
@@ -77,7 +77,11 @@ _REASONS = {
 
 
 class StoreReplaced(StoreError):
-    """The store was damaged or gone; an empty one is in its place."""
+    """The store was damaged, gone or of another log; an empty one is in its place."""
+
+
+class _OtherLog(Exception):
+    """A topic, by name, is not the one that the store has read."""
 
 
 class StoredMessage(NamedTuple):
@@ -110,6 +114,7 @@ class Batch:
         predictions: (request_id, model_id, probability or list of them, partition,
             offset, timestamp).
         offsets: The next to read, of the partitions that were read.
+        topic_ids: What Kafka calls the topics; one that is made again has another id.
     """
 
     messages: list[StoredMessage] = field(default_factory=list)
@@ -118,6 +123,7 @@ class Batch:
         default_factory=list
     )
     offsets: Offsets = field(default_factory=dict)
+    topic_ids: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -129,12 +135,14 @@ class Snapshot:
         frame: The raw feature columns: float64, or categories of str; NaN where missing.
         outcomes: (rows,), str: the classes by name.
         offsets: How far the log had been read.
+        topic_ids: Whose offsets those are.
     """
 
     request_ids: npt.NDArray[np.object_]
     frame: pd.DataFrame
     outcomes: npt.NDArray[np.object_]
     offsets: Offsets
+    topic_ids: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -193,7 +201,8 @@ class MessageStore:
         self._read_only = read_only
         self._report = report or (lambda line: print(line, file=sys.stderr))
         self._url = message_database.checked_url(url)
-        self._shown = self._url.render_as_string(hide_password=True)
+        # Without parameters such as ?password=...
+        self._shown = self._url.set(query={}).render_as_string(hide_password=True)
         self._tables = Tables(features)
         self._names = Names()
         self._engine = message_database.engine(self._url, self._shown, patience, read_only)
@@ -229,11 +238,17 @@ class MessageStore:
         with self._transaction() as connection:
             return self._read_offsets(connection)
 
+    def topic_ids(self) -> dict[str, str]:
+        """What Kafka calls the topics read so far."""
+        with self._transaction() as connection:
+            return self._read_topic_ids(connection)
+
     def ingest(self, batch: Batch) -> None:
         """Store a batch and its offsets in one transaction.
 
         Records that the store has read already change nothing, so it does no harm to
-        come with a batch twice.
+        come with a batch twice. The offsets of a topic that was deleted and made again
+        begin anew; then so does the store.
 
         Raises:
             StoreError: Nothing of it was stored; begin again at `offsets()`.
@@ -244,6 +259,9 @@ class MessageStore:
 
     def _write(self, connection: Connection, batch: Batch) -> None:
         read = self._read_offsets(connection)
+        for topic, topic_id in self._read_topic_ids(connection).items():
+            if batch.topic_ids.get(topic, topic_id) != topic_id:
+                raise _OtherLog(topic)
         classes = frozenset(self._features.classes)
         messages = _unread(batch.messages, APP_MESSAGES, 1, read)
         outcomes = _unread(batch.outcomes, OUTCOMES, 2, read)
@@ -264,7 +282,7 @@ class MessageStore:
             self._insert_texts(connection)
         for topic, upsert in self._upserts.items():
             upsert(connection, rows[topic])
-        self._write_offsets(connection, batch.offsets, read, refused)
+        self._write_offsets(connection, batch, read, refused)
 
     def _message_rows(
         self, messages: Sequence[StoredMessage], classes: frozenset[str]
@@ -318,13 +336,19 @@ class MessageStore:
         rows = connection.execute(sa.select(table.c.topic, table.c.partition, table.c.next_offset))
         return {(topic, partition): offset for topic, partition, offset in rows}
 
+    def _read_topic_ids(self, connection: Connection) -> dict[str, str]:
+        c = self._tables.offsets.c
+        rows = connection.execute(sa.select(c.topic, c.topic_id).where(c.topic_id.is_not(None)))
+        return {row.topic: row.topic_id for row in rows}
+
     def _write_offsets(
         self,
         connection: Connection,
-        offsets: Offsets,
+        batch: Batch,
         read: Offsets,
         refused: Counter[tuple[str, int]],
     ) -> None:
+        offsets = batch.offsets
         moved = {
             place: max(offsets.get(place, 0), read.get(place, 0)) for place in {*offsets, *refused}
         }
@@ -338,6 +362,7 @@ class MessageStore:
                 set_={
                     "next_offset": insert.excluded.next_offset,
                     "refused": table.c.refused + insert.excluded.refused,
+                    "topic_id": sa.func.coalesce(insert.excluded.topic_id, table.c.topic_id),
                 },
             ),
             [
@@ -346,6 +371,7 @@ class MessageStore:
                     "partition": place[1],
                     "next_offset": offset,
                     "refused": refused[place],
+                    "topic_id": batch.topic_ids.get(place[0]),
                 }
                 for place, offset in moved.items()
             ],
@@ -360,7 +386,7 @@ class MessageStore:
         with self._transaction() as connection, damage_told():
             decoding = Decoding(connection, self._tables)
             parts = list(chunks(connection, self._tables, decoding))
-            return self._assembled(parts, decoding, self._read_offsets(connection))
+            return self._assembled(parts, decoding, connection)
 
     def newer_than(self, offsets: Offsets, limit: int | None = None) -> Snapshot:
         """Messages with an outcome of which either came at or after these offsets.
@@ -390,10 +416,10 @@ class MessageStore:
         with self._transaction() as connection, damage_told():
             decoding = Decoding(connection, self._tables)
             parts = [rows_of(connection.execute(query).all(), decoding)]
-            return self._assembled(parts, decoding, self._read_offsets(connection))
+            return self._assembled(parts, decoding, connection)
 
     def _assembled(
-        self, parts: Sequence["Part"], decoding: "Decoding", offsets: Offsets
+        self, parts: Sequence["Part"], decoding: "Decoding", connection: Connection
     ) -> Snapshot:
         """One snapshot of what the database handed over, put in order."""
         parts = [decoding.part([], b"", ""), *parts]
@@ -411,7 +437,8 @@ class MessageStore:
             np.concatenate([part.request_ids for part in parts])[order],
             pd.DataFrame(columns, copy=False),
             np.concatenate([part.outcomes for part in parts])[order],
-            offsets,
+            self._read_offsets(connection),
+            self._read_topic_ids(connection),
         )
 
     def request(self, request_id: str) -> dict[str, Any] | None:
@@ -539,7 +566,7 @@ class MessageStore:
                         # One writer at a time, as SQLite has it: no deadlocks.
                         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
                     yield connection
-        except (SQLAlchemyError, driver.Error, Damaged) as error:
+        except (SQLAlchemyError, driver.Error, Damaged, _OtherLog) as error:
             # A connection that failed may stay unusable; the next call makes another.
             self._engine.dispose()
             self._names.forget()
@@ -550,6 +577,8 @@ class MessageStore:
 
     def _explained(self, error: Exception) -> StoreError:
         """The error to raise; a store that is damaged or gone is replaced on the way."""
+        if isinstance(error, _OtherLog):
+            return self._of_another_log(str(error))
         cause = getattr(error, "orig", None) or error
         code = getattr(cause, "sqlite_errorname", "")
         lines = str(cause).strip().splitlines() or [type(cause).__name__]
@@ -579,17 +608,30 @@ class MessageStore:
                 f"{self._shown}: damaged; start the trainer again, which replaces a damaged "
                 "file, or move it away: it is made anew from the log"
             )
-        aside = message_database.free_name(path)
+        return self._replaced_file(path, "damaged", "the file was damaged")
+
+    def _of_another_log(self, topic: str) -> StoreError:
+        """Begin anew: what the store says of a topic's offsets is of one that is gone."""
+        why = f"{topic} was deleted and made again"
+        if message_database.is_sqlite_file(self._url):
+            return self._replaced_file(Path(str(self._url.database)), "before", why)
+        with self._transaction(write=True) as connection:
+            self._tables.drop(connection)
+        return self._replaced(why)
+
+    def _replaced_file(self, path: Path, what: str, why: str) -> StoreError:
+        """Keep the file under another name, and begin another."""
+        aside = message_database.free_name(path, what)
         try:
             for suffix in ("-wal", "-shm", ""):
                 with suppress(FileNotFoundError):
                     Path(f"{path}{suffix}").rename(f"{aside}{suffix}")
         except OSError as error:
             return StoreError(
-                f"{self._shown}: the file is damaged and cannot be moved away "
-                f"({error.strerror}); move it away, then it is made anew from the log"
+                f"{self._shown}: {why}, and it cannot be moved away ({error.strerror}); "
+                "move it away, then it is made anew from the log"
             )
-        return self._replaced(f"the file was damaged and is now {aside.name}")
+        return self._replaced(f"{why}; what there was is now {aside.name}")
 
 
 def _unread(records: Sequence[Any], topic: str, place: int, read: Offsets) -> list[Any]:

@@ -28,7 +28,7 @@ from utils.feature_tools import FeatureTools
 from utils.messages import APP_MESSAGES, OUTCOMES, PREDICTIONS
 
 #: Of the tables; another number than the store's has it made anew from the log.
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 
 PARTITION = 2**48  # times the partition, plus the offset: the place in the log as one number
 _CHUNK = 8000  # rows that the database hands over as one
@@ -103,6 +103,7 @@ class Tables:
             sa.Column("partition", big, primary_key=True, autoincrement=False),
             sa.Column("next_offset", big, nullable=False),
             sa.Column("refused", big, nullable=False),
+            sa.Column("topic_id", sa.Text),
         )
         self.texts = sa.Table(
             "messages_texts",

@@ -134,7 +134,7 @@ class ModelStore:
         """Every bundle ever made and every rollback, oldest first.
 
         A bundle: `model_id`, `parent_id`, `created`, `accepted`, `batch_ids`, `gate`,
-        `metrics`, `rows`, `base_data_sha256`, `offsets`. A rollback: `rollback_to`,
+        `metrics`, `rows`, `base_data_sha256`, `offsets`, `topic_ids`. A rollback: `rollback_to`,
         `from`, `reason`, `created`.
 
         Raises:
@@ -330,7 +330,9 @@ class ModelStore:
                     read_plain(folder, CURRENT, LARGEST_CURRENT), type=_Current
                 ).model_id
         except (OSError, ValueError, RecursionError) as error:
-            raise BundleError(f"{self.path / CURRENT}: {explained(error)}") from None
+            raise BundleError(
+                f"{self.path / CURRENT}: {explained(error)} (initialize.py mends it)"
+            ) from None
 
     def _remove_temporary(self) -> list[str]:
         notes = []
@@ -491,7 +493,7 @@ def _checked_line(line: Any) -> dict[str, Any]:
 
 def _history_line(manifest: Mapping[str, Any]) -> dict[str, Any]:
     names = ("model_id", "parent_id", "created", "accepted", "batch_ids", "gate", "metrics")
-    learnt_from = ("rows", "base_data_sha256", "offsets")
+    learnt_from = ("rows", "base_data_sha256", "offsets", "topic_ids")
     return {name: manifest[name] for name in names} | {
         name: manifest["training"].get(name) for name in learnt_from
     }

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
@@ -87,13 +87,11 @@ def run(main: Callable[[Settings], int | None], *, errors: Sequence[type[Excepti
     Returns:
         The exit status: 1 after such an error.
     """
-    # The client logs each lost connection; what matters of it the scripts say themselves.
-    logging.basicConfig(level=logging.CRITICAL, format="%(name)s: %(message)s")
-    if os.environ.get("PIPELINE_LOG"):
-        logging.getLogger().setLevel(os.environ["PIPELINE_LOG"].upper())
     expected: tuple[type[Exception], ...] = (SettingsError, UserError, *errors)
     try:
-        return main(settings_module.load()) or 0
+        settings = settings_module.load()
+        _log(settings)
+        return main(settings) or 0
     except expected as error:
         print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
         return 1
@@ -102,6 +100,42 @@ def run(main: Callable[[Settings], int | None], *, errors: Sequence[type[Excepti
     except BrokenPipeError:  # `... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _log(settings: Settings) -> None:
+    """Log to stderr what PIPELINE_LOG asks for, and no secret.
+
+    The libraries log each lost connection; what matters of it the scripts say
+    themselves. At level debug Kafka's client logs its whole configuration.
+    """
+    handler = logging.StreamHandler()
+    handler.setFormatter(Masking(settings.secrets))
+    logging.basicConfig(level=settings.log.upper(), handlers=[handler])
+
+
+class Masking(logging.Formatter):
+    r"""Shows *** for secrets, in whatever a library has to say.
+
+    >>> sent = logging.makeLogRecord({"name": "x", "msg": "%s %r", "args": ("p\xe4", b"p\xc3\xa4")})
+    >>> Masking(["p\xe4"]).format(sent)
+    "x: *** b'***'"
+    """
+
+    def __init__(self, secrets: Iterable[str]) -> None:
+        super().__init__("%(name)s: %(message)s")
+        shapes = {
+            shape
+            for secret in secrets
+            for shape in (secret, repr(secret)[1:-1], repr(secret.encode())[2:-1])
+        }
+        self._secrets = sorted(shapes, key=len, reverse=True)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, or the lines of a traceback."""
+        text = super().format(record)
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return text
 
 
 class Stop:

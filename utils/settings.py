@@ -5,11 +5,13 @@ the only one that reads either. Nothing is read at import: call `load()`.
 """
 
 import os
+import ssl
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import (
     BaseModel,
@@ -99,9 +101,13 @@ class Kafka(_Section):
 
     @field_validator("ssl_cafile")
     @classmethod
-    def _readable(cls, value: Path | None) -> Path | None:
-        if value is not None and not os.access(value, os.R_OK):
-            raise ValueError(f"cannot read {value}")
+    def _has_certificates(cls, value: Path | None) -> Path | None:
+        try:
+            if value is not None:
+                ssl.create_default_context(cafile=value)
+        except OSError as error:
+            reason = getattr(error, "reason", None) or error.strerror
+            raise ValueError(f"cannot read certificates ({reason})") from None
         return value
 
     @model_validator(mode="after")
@@ -134,6 +140,20 @@ class Messages(_Section):
         return url
 
 
+class Mlflow(_Section):
+    """Where searches and models are logged ([mlflow] in pipeline.toml); nowhere without a URI."""
+
+    tracking_uri: str = ""
+    experiment_name: str = ""
+
+    @field_validator("tracking_uri")
+    @classmethod
+    def _is_a_uri(cls, uri: str) -> str:
+        if uri and not urlsplit(uri).scheme and uri != "databricks":
+            raise ValueError("is not a URI such as http://host:5000 or sqlite:///mlflow.db")
+        return uri
+
+
 class Settings(_Section):
     """All settings. Made by `load`."""
 
@@ -142,6 +162,13 @@ class Settings(_Section):
     training: Training = Training()
     kafka: Kafka = Kafka()
     messages: Messages = Messages()
+    mlflow: Mlflow = Mlflow()
+    log: Literal["debug", "info", "warning", "error", "critical"] = "critical"
+
+    @field_validator("log", mode="before")
+    @classmethod
+    def _in_any_case(cls, value: Any) -> Any:
+        return value.lower() if isinstance(value, str) else value
 
     @property
     def data_dir(self) -> Path:
@@ -159,9 +186,32 @@ class Settings(_Section):
         return self.home / "messages"
 
     @property
+    def searches_dir(self) -> Path:
+        """What the optimisers with a memory keep between searches."""
+        return self.home / "searches"
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What no log may show."""
+        found: list[Any] = []
+        if self.kafka.sasl_password is not None:
+            found.append(self.kafka.sasl_password.get_secret_value())
+        if self.messages.url:
+            from sqlalchemy.engine import make_url
+
+            url = make_url(self.messages.url)
+            found += [url.password, url.query.get("password")]
+        return tuple(str(secret) for secret in found if secret)
+
+    @property
     def messages_url(self) -> str:
         """The database URL of the trainer's store."""
         return self.messages.url or f"sqlite:///{self.messages_dir / 'messages.db'}"
+
+    @property
+    def mlflow_dir(self) -> Path:
+        """What waits for MLflow; its database and artifacts, unless a URI names others."""
+        return self.home / "mlruns"
 
 
 @dataclass(frozen=True)
@@ -188,7 +238,7 @@ VARIABLES = (
     Variable("KAFKA_SASL_USERNAME", ("kafka", "sasl_username"), "the user's name"),
     Variable("KAFKA_SASL_PASSWORD", ("kafka", "sasl_password"), "the user's password"),
     Variable("KAFKA_SSL_CAFILE", ("kafka", "ssl_cafile"), "the CA's certificate, PEM"),
-    Variable("PIPELINE_HOME", ("home",), "the folder of data/, models/ and messages/"),
+    Variable("PIPELINE_HOME", ("home",), "the folder of data/, models/, messages/ and searches/"),
     Variable("PIPELINE_CONFIG", (), "another pipeline.toml"),
     Variable(
         "RETRAIN_EVERY", ("training", "retrain_every"), "known outcomes between two retrainings"
@@ -200,6 +250,13 @@ VARIABLES = (
     ),
     Variable("PARTITIONS", ("kafka", "partitions"), "of the topics that initialize creates"),
     Variable("MESSAGES_URL", ("messages", "url"), "the database of the trainer's store"),
+    Variable("PIPELINE_LOG", ("log",), "what the libraries log: debug, info, warning or error"),
+    Variable("MLFLOW_TRACKING_URI", ("mlflow", "tracking_uri"), "log models to this MLflow"),
+    Variable(
+        "MLFLOW_EXPERIMENT_NAME",
+        ("mlflow", "experiment_name"),
+        "there, and the registered model's name (default: the target's)",
+    ),
 )
 
 
@@ -269,7 +326,5 @@ def _first_line(error: ValidationError, names: Mapping[tuple[str, ...], str], co
     name = names.get(path)
     if name is None:
         return f"{config}: {'.'.join(path)}: {reason}"
-    shown = (
-        "" if "password" in path[-1] or path == ("messages", "url") else f", not {first['input']!r}"
-    )
-    return f"{name}: {reason}{shown}"
+    secret = "password" in path[-1] or path[-1] in ("url", "tracking_uri")
+    return f"{name}: {reason}" + ("" if secret else f", not {first['input']!r}")

@@ -1,0 +1,73 @@
+"""What kafka-python gets wrong about exactly-once, and what is done against it."""
+
+import time
+from contextlib import closing
+from pathlib import Path
+
+from tests.harness import Pipeline, until
+from utils import kafka_io
+from utils.broker import SHORT_LIVED, Broker
+from utils.kafka_io import ExactlyOnce, Outgoing, Polled, TopicPartition
+from utils.messages import GROUPS, PREDICTIONS, PREDICTOR_GROUP
+
+
+def joined(pipeline: Pipeline) -> ExactlyOnce:
+    return ExactlyOnce(
+        pipeline.settings.kafka,
+        group=PREDICTOR_GROUP,
+        topics=GROUPS[PREDICTOR_GROUP],
+        slot="slot",
+        max_records=10,
+        report=print,
+    )
+
+
+def restored(exchange: ExactlyOnce, timeout_ms: int = 100, seconds: float = 20.0) -> Polled:
+    """Poll until partitions are assigned."""
+    deadline = time.monotonic() + seconds
+    while (polled := exchange.poll(timeout_ms)).restored is None:
+        assert time.monotonic() < deadline, "it does not come back into its group"
+    return polled
+
+
+def test_a_join_that_outlives_its_poll_is_not_forgotten(pipeline: Pipeline) -> None:
+    """Seen on loaded machines: a trainer that was ready, and then read nothing for ever."""
+    with closing(joined(pipeline)) as exchange:
+        first = restored(exchange)
+        # As when topics change: the only reason to join again, and joining removes it.
+        coordinator = exchange._consumer._coordinator
+        coordinator._assignment_snapshot = {}
+        exchange.poll(0)
+        until(lambda: coordinator._join_task is not None and coordinator._join_task.is_done, 10)
+        assert restored(exchange, timeout_ms=1).restored == first.restored
+
+
+def test_a_member_joins_once(pipeline: Pipeline) -> None:
+    with closing(joined(pipeline)) as exchange:
+        restored(exchange)
+        exchange.poll(1_000)
+        assert exchange._consumer._coordinator._generation.generation_id == 1
+
+
+def test_a_transaction_that_the_broker_forgot_is_not_committed_by_the_next_one(
+    prepared: Path, tmp_path: Path
+) -> None:
+    """As after a restart in which a partition was not told that it was aborted."""
+    forgetful = {"transaction.partition.verification.enable": "false"}
+    with Broker(tmp_path / "broker", jvm=SHORT_LIVED, overrides=forgetful) as broker:
+        pipeline = Pipeline(tmp_path, broker.bootstrap)
+        pipeline.copy_of(prepared)
+        with closing(joined(pipeline)) as exchange:
+            producer = exchange._producer
+            assert producer is not None
+            producer.begin_transaction()
+            tp = TopicPartition(PREDICTIONS, 0)
+            producer.partitions_for(tp.topic)
+            # The coordinator is told of nothing, so it will abort nothing.
+            manager = producer._transaction_manager
+            manager._partitions_in_transaction.add(tp)
+            kafka_io._queue(producer, [Outgoing(PREDICTIONS, 0, b"half", b"done")])
+            producer.flush(10)
+        with closing(joined(pipeline)) as exchange:
+            exchange.commit(restored(exchange), [Outgoing(PREDICTIONS, 0, b"whole", b"{}")], {})
+        assert [record.key for record in pipeline.records(PREDICTIONS)] == [b"whole"]

@@ -1,0 +1,276 @@
+"""The same checks for every optimiser there is: those that begin with `check_`."""
+
+import collections
+import json
+import random
+import re
+import sys
+import warnings
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import sklearn.utils.fixes
+from sklearn.datasets import load_wine
+
+from tests.harness import Pipeline
+from train import optimisers, train_hyperparameterhunter
+from train.search import RACING_RATE, Best
+from train.search_space import CATEGORY_SPACE, SPACE, Range
+from utils.broker import Broker
+from utils.feature_tools import FeatureTools, IntegerCodes, Matrix
+from utils.preprocess_data import fit_features
+from utils.settings import ROOT, Data
+
+Rows = tuple[Matrix, IntegerCodes, FeatureTools]
+ALL = {**SPACE, **CATEGORY_SPACE}
+
+
+def two_classes(rows: int = 400) -> Rows:
+    """Numbers and a category that matters."""
+    rng = np.random.default_rng(7)
+    frame = pd.DataFrame({"a": rng.normal(size=500), "b": rng.choice(list("klmnopqrst"), 500)})
+    signal = frame["a"] + frame["b"].isin(["k", "p"]) * 2.0 + rng.logistic(size=500)
+    frame["y"] = np.where(signal > 0.5, "yes", "no")
+    return encoded(frame[:rows])
+
+
+def three_classes() -> Rows:
+    """Numbers alone."""
+    wine = load_wine(as_frame=True)
+    return encoded(wine.data.assign(y=np.array(["a", "b", "c"])[wine.target]))
+
+
+def encoded(frame: pd.DataFrame) -> Rows:
+    features = fit_features(frame, Data(train="", target="y"))
+    return features.transform(frame), features.encode_target(frame["y"]), features
+
+
+class Searches:
+    """Searches by one optimiser, in the folders of one test."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.search = optimisers.get(name)
+        self.folder = folder
+
+    def __call__(self, rows: Rows, memory: str | None = None, **changes: Any) -> Best:
+        arguments = {"evals": 4, "seed": 1, "folds": 3, "start_from": None, "threads": 2}
+        folder = self.folder / memory if memory else None
+        return self.search(*rows, memory=folder, **{**arguments, **changes})
+
+    def remembers(self, memory: str) -> bool:
+        return (self.folder / memory).exists()
+
+
+def check_the_same_again(search: Searches) -> None:
+    """The same arguments and the same memory find the same."""
+    best = search(two_classes(), evals=10)
+    assert search(two_classes(), evals=10, threads=1) == best
+    assert search(two_classes(), memory="new", evals=10) == best
+    assert search(two_classes(), seed=2, evals=10) != best
+
+
+def check_so_many_candidates(search: Searches) -> None:
+    """As many as asked for, all of them different, all of them usable."""
+    for rows, evals in ((two_classes(), 10), (three_classes(), 2), (two_classes(60), 1)):
+        best = search(rows, evals=evals)
+        race = best.trials[:-1]
+        assert best.evaluations == evals
+        assert len(race) == (evals if evals > 1 else 0)
+        assert len({json.dumps(trial.params) for trial in race}) == len(race)
+        space = ALL if rows[2].categorical_features else SPACE
+        for trial in best.trials:
+            assert set(trial.params) == {*space, "learning_rate"}
+            assert all(usable(spec, trial.params[name]) for name, spec in space.items())
+        assert best.params == min(best.trials[-1:], key=lambda trial: trial.loss).params
+
+
+def usable(spec: Range, value: float) -> bool:
+    return spec.low <= value <= spec.high and isinstance(value, int if spec.whole else float)
+
+
+def check_the_start_comes_first(search: Searches) -> None:
+    """An earlier model's parameters, also where they are far from where one would look."""
+    far = {name: spec.high for name, spec in ALL.items()}
+    best = search(two_classes(), start_from={**far, "num_boost_round": 40, "of others": "x"})
+    assert best.trials[0].params == {**far, "learning_rate": RACING_RATE}
+    assert search(two_classes(), start_from={"num_leaves": 7}).trials[0].params["num_leaves"] == 7
+
+
+def check_progress_is_told(search: Searches) -> None:
+    told: list[tuple[int, int, float]] = []
+    best = search(two_classes(), evals=3, progress=lambda *figures: told.append(figures))
+    losses = [trial.loss for trial in best.trials[:3]]
+    least = np.minimum.accumulate(losses).tolist()
+    assert told == [(done, 3, least[done - 1]) for done in (1, 2, 3)]
+
+
+def check_a_bad_one_is_given_up(search: Searches) -> None:
+    """And not one that is better than all before it."""
+    trials = search(two_classes(), evals=10).trials[:-1]
+    assert not trials[0].given_up
+    assert any(trial.given_up for trial in trials)
+    for place, trial in enumerate(trials[1:], start=1):
+        assert not (trial.given_up and trial.loss < min(t.loss for t in trials[:place]))
+
+
+def check_it_learns_from_earlier_searches(search: Searches) -> None:
+    """Where it has a memory: the best of before is among the first, and survives a crash."""
+    first = search(two_classes(), memory="kept", evals=10)
+    if not search.remembers("kept"):
+        assert search(two_classes(), memory="kept", evals=10) == first
+        return
+    best = min(first.trials[:-1], key=lambda trial: trial.loss)
+    again = search(two_classes(), memory="kept")
+    assert again.learnt_from >= 9  # or 10: the first candidate is the same
+    assert best.params in [trial.params for trial in again.trials[:2]]
+    assert {json.dumps(t.params) for t in again.trials[2:4]}.isdisjoint(
+        json.dumps(t.params) for t in first.trials
+    )
+    with pytest.raises(InterruptedError):
+        search(two_classes(410), memory="kept", progress=interrupt)
+    grown = search(two_classes(420), memory="kept", start_from={"num_leaves": 7})
+    assert grown.trials[0].params["num_leaves"] == 7
+    assert len(grown.trials) == 5
+    other = search(three_classes(), memory="kept")  # says nothing of the first problem
+    assert other.learnt_from == 0
+    assert search(three_classes(), memory="kept").learnt_from > 0
+
+
+def check_the_best_of_before_is_tried_on_more_rows(search: Searches) -> None:
+    first = search(two_classes(), memory="kept", evals=6)
+    if search.remembers("kept"):
+        best = min(first.trials[:-1], key=lambda trial: trial.loss)
+        grown = search(two_classes(420), memory="kept")
+        assert best.params in [trial.params for trial in grown.trials[:2]]
+
+
+def interrupt(done: int, total: int, best_loss: float) -> None:
+    if done == 2:
+        raise InterruptedError
+
+
+def check_nothing_is_left_behind(search: Searches) -> None:
+    """Neither shims nor settings of the process."""
+    search(two_classes(60), evals=2)  # what is imported, is imported
+    before = process_state()
+    search(two_classes(60), evals=2)
+    assert process_state() == before
+    assert not hasattr(np, "int") and not hasattr(pd.DataFrame, "append")
+    assert not hasattr(collections, "Mapping")
+
+
+def process_state() -> list[Any]:
+    return [
+        repr(np.random.get_state()),
+        random.getstate(),
+        list(warnings.filters),
+        list(sys.meta_path),
+        [sys.modules.get(name) for name in ("pkg_resources", "sklearn.externals.joblib")],
+        sklearn.utils.fixes.sp_version,
+        pd.get_option("display.expand_frame_repr"),
+        sys.stdout,
+    ]
+
+
+CHECKS = [check for name, check in sorted(globals().items()) if name.startswith("check_")]
+
+
+@pytest.fixture(params=optimisers.names())
+def search(request: pytest.FixtureRequest, tmp_path: Path) -> Searches:
+    """Each optimiser in turn; one whose package is missing is skipped, and says which."""
+    try:
+        return Searches(request.param, tmp_path)
+    except optimisers.OptimiserError as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_check(
+    check: Callable[[Searches], None], search: Searches, capfd: pytest.CaptureFixture[str]
+) -> None:
+    check(search)
+    assert capfd.readouterr() == ("", ""), "a search prints nothing"
+
+
+def test_optimisers_that_cannot_be_used() -> None:
+    assert optimisers.names() == ["hyperopt", "hyperparameterhunter", "optuna"]
+    with pytest.raises(optimisers.OptimiserError, match="no optimiser 'grid'"):
+        optimisers.get("grid")
+
+
+@pytest.mark.parametrize("name", ["optuna", "hyperparameterhunter"])
+def test_an_optimiser_without_its_package(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    present = metadata.distribution
+
+    def missing(package: str) -> metadata.Distribution:
+        if package in ("optuna", "hyperparameter-hunter"):
+            raise metadata.PackageNotFoundError(package)
+        return present(package)
+
+    monkeypatch.setattr(metadata, "distribution", missing)
+    for look in (optimisers.check, optimisers.get):
+        with pytest.raises(optimisers.OptimiserError) as caught:
+            look(name)
+        assert f"pip install -r requirements-{name}.txt" in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def small(own_broker: Broker, prepared: Path, tmp_path: Path) -> Pipeline:
+    """A pipeline with the first rows of Adult, and no model yet."""
+    home = tmp_path / "home"
+    config = home / "pipeline.toml"
+    (home / "data").mkdir(parents=True)
+    as_it_is = (ROOT / "pipeline.toml").read_text("utf-8")
+    config.write_text(re.sub(r"\[\[data\.files\]\].*?(?=\[training\])", "", as_it_is, flags=re.S))
+    for name in ("adult.data", "adult.test"):
+        lines = (prepared / "data" / name).read_text("utf-8").splitlines(keepends=True)
+        (home / "data" / name).write_text("".join(lines[:2000]), "utf-8")
+    return Pipeline(
+        home, own_broker.bootstrap, PIPELINE_CONFIG=str(config), EXTRA_MODELS_TO_KEEP="5"
+    )
+
+
+@pytest.mark.parametrize("package", ["optuna", "hyperparameterhunter"], indirect=False)
+def test_needed_packages_are_in_requirements_dev(package: str) -> None:
+    assert f"-r requirements-{package}.txt" in (ROOT / "requirements-dev.txt").read_text("utf-8")
+
+
+@pytest.mark.timeout(300)
+def test_a_whole_cycle_with_a_memory(small: Pipeline, adult: list[dict[str, Any]]) -> None:
+    """Initialise twice, then retrain: by HyperparameterHunter, and then by Optuna."""
+    hunter = ("--hyper", "hyperparameterhunter", "--evals", "3")
+    for told, options in (("", hunter), ("learnt from 2 earlier", (*hunter, "--force"))):
+        done = small.run("initialize.py", *options)
+        assert done.returncode == 0, done.stderr
+        assert told in done.stdout and "Traceback" not in done.stderr
+    assets = small.settings.searches_dir / train_hyperparameterhunter.ASSETS
+    recorded = list((assets / train_hyperparameterhunter.DESCRIPTIONS).glob("*.json"))
+    assert len(recorded) == 6
+    assert not [path for path in assets.rglob("*") if path.suffix in (".pkl", ".db", ".new")]
+
+    predictor = small.start("predictor.py")
+    trainer = small.start("trainer.py", *hunter)
+    small.send_rows(adult[:25], "first")
+    small.wait_for_events("training_completed", 2)
+    assert trainer.end() == 0
+    trainer = small.start("trainer.py", "--hyper", "optuna", "--evals", "3")
+    small.send_rows(adult[25:50], "second")
+    small.wait_for_events("training_completed", 3)
+    assert (trainer.end(), predictor.end()) == (0, 0)
+
+    by_hunter, by_optuna = (
+        json.loads((small.settings.models_dir / number / "manifest.json").read_text())["training"]
+        for number in ("3", "4")
+    )
+    assert (by_hunter["hyper"], by_optuna["hyper"]) == ("hyperparameterhunter", "optuna")
+    assert by_hunter["learnt_from"] == 0  # those were of other rows
+    leaderboard = pd.read_csv(assets / train_hyperparameterhunter.LEADERBOARD)
+    assert len(leaderboard) == 9
+    assert leaderboard["cross_experiment_key"].nunique() == 2
+    assert (small.settings.searches_dir / "optuna.log").exists()
