@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import MakePipeline
 from tests.harness import Pipeline
 from utils.kafka_io import Outgoing, Sender
@@ -28,6 +30,7 @@ def refuses(pipeline: Pipeline, *words: str) -> str:
     return done.stderr
 
 
+@pytest.mark.timeout(240)  # a model is made anew
 def test_what_is_mended_is_sent_again_once(make_pipeline: MakePipeline, tmp_path: Path) -> None:
     config, file = tmp_path / "pipeline.toml", tmp_path / "record.json"
     original = (ROOT / "pipeline.toml").read_text()
