@@ -564,6 +564,7 @@ class Log:
         yield from self._trainings()
         yield from self._reproduced()
         yield from self._message_store()
+        yield from self._explained()
 
     def answered(self) -> bool:
         """Whether every retrain request that is due was made and answered."""
@@ -711,6 +712,16 @@ class Log:
         self.figures["models that answered"] = len(by_model)
         if wrong:
             yield f"{wrong} predictions are not what their model says"
+
+    def _explained(self) -> Iterator[str]:
+        """What a user would ask of a home with such a past."""
+        newest = str(max(self._store.on_disk()))
+        someone = json.loads(self._predictions[-1].value)["request_id"]
+        for command in (["why", someone], ["replay"], ["rebuild", newest]):
+            done = self._pipeline.run("-m", "utils.model_store", *command, timeout=300)
+            if done.returncode:
+                said = (done.stdout + done.stderr).strip().splitlines()[-1:]
+                yield f"{' '.join(command)} ended with status {done.returncode}: {said}"
 
     def _message_store(self) -> Iterator[str]:
         inline: dict[str, str | None] = {}
