@@ -36,6 +36,7 @@ from utils.model_store import ModelStore
 from utils.settings import ROOT
 
 QUIX_PYTHON = ROOT / ".venv-quix" / "bin" / "python"
+QUIX, QUIX_FAST = "Quix Streams, Booster.predict", "Quix Streams, single-row C call"
 #: Of `Booster.predict` alone: the predictor's own.
 BATCH = 2_000
 ROW_BY_ROW = 300
@@ -62,7 +63,12 @@ def run(options: argparse.Namespace, workshop: Workshop) -> Section:
         "time stamps from the first append to the last; starting up is not in them. Quix "
         "Streams commits every 5 s as it comes, so hardly once in its run."
     )
-    if "Quix Streams" not in found:
+    section.notes.append(
+        f"Quix Streams scores a row with {QUIX.split(', ')[1]}, as a user would write it, and with "
+        "LightGBM's C call for single rows, the quickest there is for one row, which its Python "
+        "package does not offer: the goal is meant for both."
+    )
+    if QUIX not in found:
         section.notes.append(f"Quix Streams was left out: there is no {QUIX_PYTHON.parent}.")
     return section
 
@@ -81,7 +87,8 @@ class Contenders:
         """The turns by name, with so many rows each."""
         turns: dict[str, Callable[[], float]] = {"predictor.py": lambda: self.predictor(rows)}
         if QUIX_PYTHON.exists():
-            turns["Quix Streams"] = lambda: self.quix(rows)
+            turns[QUIX] = lambda: self.quix(rows)
+            turns[QUIX_FAST] = lambda: self.quix(rows, "fast")
         turns["row by row"] = self.row_by_row
         turns["Booster.predict alone"] = lambda: self.booster(rows)
         return turns
@@ -93,11 +100,11 @@ class Contenders:
         with running(self.pipeline, "predictor.py"):
             return rate(stamps(self.pipeline, since, rows))
 
-    def quix(self, rows: int) -> float:
+    def quix(self, rows: int, *how: str) -> float:
         """The same of Quix Streams."""
         fill(self.pipeline, self.rows, rows, _prefix(), topic="quix_in")
         since = ends(self.pipeline, "quix_out")
-        command = ("-m", "benchmarks.rivals.quix_streams", "quix_in", "quix_out")
+        command = ("-m", "benchmarks.rivals.quix_streams", "quix_in", "quix_out", *how)
         with running(self.pipeline, *command, python=str(QUIX_PYTHON)):
             return rate(stamps(self.pipeline, since, rows, "quix_out"))
 
@@ -129,7 +136,7 @@ def _prefix() -> str:
 
 def _table(found: dict[str, float]) -> Table:
     table = Table("Rows a second", ["what", "rows/s", "predictor.py / it", "goal", "reached?"])
-    goals = {"Quix Streams": 3.0, "row by row": 300.0, "Booster.predict alone": 0.7}
+    goals = {QUIX: 3.0, QUIX_FAST: 3.0, "row by row": 300.0, "Booster.predict alone": 0.7}
     ours = found["predictor.py"]
     for name, value in found.items():
         cells = at_least(ours / value, goals[name]) if name in goals else ("", "")
