@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import lightgbm as lgb
 import numpy as np
 
 from train import fit
+from utils.boosting import lgb
 from utils.feature_tools import FeatureTools, IntegerCodes, Matrix
 
 MOST_ROUNDS = 3000

@@ -8,9 +8,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import lightgbm as lgb
 import numpy as np
 
+from utils.boosting import lgb
 from utils.feature_tools import FeatureTools, IntegerCodes, Matrix
 
 Params = Mapping[str, Any]

@@ -18,11 +18,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
-import lightgbm as lgb
 import msgspec
 import numpy as np
 
 from utils import process
+from utils.boosting import lgb
 from utils.feature_tools import FeatureTools, message_type
 from utils.messages import BadRecord, Decoder
 
