@@ -202,14 +202,18 @@ def only_one(settings: Settings, role: str, stop: Stop, report: Report) -> Itera
     """Wait until no other process has the role in this home.
 
     Yields:
-        The name as of `slot`; None when asked to stop while waiting.
+        The name as of `slot`, also when asked to stop already; None when asked to stop
+        while waiting.
     """
     told = False
     with ExitStack() as resources:
-        while not stop():
+        while True:
             try:
                 name = resources.enter_context(slot(settings, role, most=1))
             except UserError:
+                if stop():
+                    yield None
+                    return
                 if not told:
                     report(f"another {role} works on {settings.home}; waiting for its place")
                 told = True
@@ -217,4 +221,3 @@ def only_one(settings: Settings, role: str, stop: Stop, report: Report) -> Itera
             else:
                 yield name
                 return
-        yield None
