@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from types import ModuleType
 
+import sklearn  # noqa: F401 - before LightGBM, or it lacks the estimators of rivals.original
 from rich.console import Console
 
 from benchmarks import freshness, growth, latency, quality, report, start, store, throughput

@@ -129,7 +129,7 @@ def _ours(workshop: Workshop, evals: int) -> Fresh:
         target = pipeline.settings.data.target
         bare = [{k: v for k, v in row.items() if k != target} for row in rows]
         kafka = pipeline.settings.kafka
-        time.sleep(2)  # the trainer's worker warms up; so it is when it has been up for long
+        time.sleep(5)  # the trainer's worker imports; later it has long done so
         with LogReader(kafka, [messages.PREDICTIONS], default="latest") as reader:
             reader.poll(200)
             for number in range(TRIES):
@@ -155,6 +155,8 @@ def _send_outcomes(pipeline: Pipeline, outcomes: Sequence[str], prefix: str) -> 
         for number, outcome in enumerate(outcomes):
             name = f"{prefix}-{number}"
             value = msgspec.json.encode({"request_id": name, "outcome": outcome})
+            if number == len(outcomes) - 1:
+                sender.flush()  # so that the last one finds the connection open
             sent = time.time()
             sender.send(Outgoing(messages.OUTCOMES, 0, name.encode(), value))
         sender.flush()
