@@ -75,16 +75,15 @@ class Searches:
 
 
 def check_the_same_again(search: Searches) -> None:
-    """The same arguments and the same memory find the same."""
-    best = search(two_classes(), evals=10)
-    assert search(two_classes(), evals=10, threads=1) == best
-    assert search(two_classes(), memory="new", evals=10) == best
-    assert search(two_classes(), seed=2, evals=10) != best
+    """The same arguments and the same memory find the same, for any number of threads."""
+    best = search(two_classes(), evals=9)
+    assert search(two_classes(), memory="new", evals=9, threads=1) == best
+    assert search(two_classes(), seed=2) != search(two_classes())
 
 
 def check_so_many_candidates(search: Searches) -> None:
     """As many as asked for, all of them different, all of them usable."""
-    for rows, evals in ((two_classes(), 10), (three_classes(), 2), (two_classes(60), 1)):
+    for rows, evals in ((two_classes(), 9), (three_classes(), 2), (two_classes(60), 1)):
         best = search(rows, evals=evals)
         race = best.trials[:-1]
         assert best.evaluations == evals

@@ -256,7 +256,7 @@ def named_files() -> set[str]:
     """The links and the paths of the README that lead into the project."""
     links = re.findall(r"\]\(([^):#]+)\)", README)
     prose = re.sub(r"^```.*?^```", "", README, flags=re.M | re.S)
-    paths = re.findall(r"`((?:[\w-]+/)*(?:[\w-]+\.(?:py|toml|txt|json|md)|[\w-]+/))`", prose)
+    paths = re.findall(r"`((?:[\w-]+/)*(?:[\w-]+\.(?:py|toml|txt|json|md|ipynb)|[\w-]+/))`", prose)
     return {*links, *paths}
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from train import hunter_shims
+from train import hunter_shims, search_space
 from train.search import Race
 from train.search_space import Range
 from utils.feature_tools import IntegerCodes, Matrix
@@ -140,9 +140,8 @@ def mean(target: Matrix, prediction: Matrix) -> float:
 
 
 def _dimension(hunter: Any, spec: Range, known: list[float]) -> Any:
+    """Its own whole numbers cannot be even in the logarithm; `race` rounds these."""
     low, high = spec.interval(*known)
-    if spec.whole:
-        return hunter.Integer(low, high)
     return hunter.Real(low, high, prior="log-uniform" if spec.log else "uniform")
 
 
@@ -167,8 +166,7 @@ def _previous_best(earlier: pd.DataFrame, assets: Path, race: Race) -> dict[str,
     told = json.loads(_description(assets, best).read_text("utf-8"))
     if told["cross_experiment_parameters"]["cv_params"]["subject"] != race.subject():
         return None
-    params: dict[str, float] = told["hyperparameters"]["model_init_params"]
-    return params
+    return search_space.cut(told["hyperparameters"]["model_init_params"], race.space)
 
 
 def _description(assets: Path, experiment_id: str) -> Path:
