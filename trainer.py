@@ -78,6 +78,7 @@ class Trainer:
         self._announcements: list[Any] = []
         self._not_before = 0.0
         self._asked_at = 0.0
+        self._job_asked_at = 0.0
         self._judged_at = 0
 
     @property
@@ -144,6 +145,7 @@ class Trainer:
     def _finished(self, job: Future[Result]) -> None:
         result = self._outcome_of(job)
         if result is None:
+            self._asked_at = self._job_asked_at  # they wait on
             return
         self.trainings += 1
         loss = result.challenger["log_loss"]
@@ -208,7 +210,7 @@ class Trainer:
             folded = f", {len(batch_ids)} requests in one" if len(batch_ids) > 1 else ""
             self.report(f"RETRAINING STARTED ({batch_ids[-1]}{folded})")
             waited = time.monotonic() - self._asked_at
-            self._asked_at = 0.0
+            self._job_asked_at, self._asked_at = self._asked_at, 0.0
             self._job = self.worker.train(Job(tuple(batch_ids), waited))
         elif self._judging is None and self.ingest.outcomes - self._judged_at >= JUDGE_EVERY:
             self._judged_at = self.ingest.outcomes

@@ -68,6 +68,11 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture
 def own_broker(broker: Broker) -> Broker:
     """The session's broker, empty: the topics' names are fixed, so its log is the test's alone."""
+    return emptied(broker)
+
+
+def emptied(broker: Broker) -> Broker:
+    """The session's broker without topics and groups, running whatever was done to it."""
     if not broker.running:
         broker.start()
     forget_everything(broker.bootstrap)

@@ -18,6 +18,8 @@ from kafka.admin import MemberToRemove
 
 from utils import kafka_io, messages, settings
 from utils.kafka_io import LogReader, Outgoing, Sender
+from utils.message_store import MessageStore
+from utils.model_store import ModelStore
 from utils.settings import ROOT, Settings
 
 
@@ -77,6 +79,11 @@ class Pipeline:
         self.copy_files_of(prepared)
         kafka_io.ensure_topics(self.settings.kafka, messages.GROUPS)
 
+    def learn_from(self, lines: int) -> None:
+        """Train on the first lines of the data set alone, where it is not what is tested."""
+        path = self.home / "data" / self.settings.data.train
+        path.write_text("".join(path.read_text().splitlines(keepends=True)[:lines]))
+
     def copy_files_of(self, prepared: Path) -> None:
         """Begin with another home's data set and models."""
         shutil.copytree(prepared / "models", self.home / "models", dirs_exist_ok=True)
@@ -101,6 +108,12 @@ class Pipeline:
             text=True,
             timeout=timeout,
         )
+
+    def stored(self) -> int:
+        """How many messages the trainer's store holds."""
+        features = ModelStore(self.settings.models_dir).load_current().features
+        with MessageStore.open(self.settings.messages_url, features) as store:
+            return store.counts().messages
 
     def send(self, records: Iterable[tuple[str, bytes | None, Any]], partition: int = 0) -> None:
         """Send (topic, key, value): bytes as they are, all else as JSON."""

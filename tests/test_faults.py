@@ -10,117 +10,22 @@ import signal
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 import pytest
-from kafka import KafkaAdminClient
 
-from tests.harness import Pipeline, Script, file_system, until
-from utils import kafka_io
-from utils.broker import SHORT_LIVED, Broker
+from tests.conftest import emptied
+from tests.harness import Pipeline, file_system, until
+from utils.broker import Broker
 from utils.bundles import Draft
-from utils.kafka_io import Outgoing, Sender, TopicPartition
-from utils.message_store import MessageStore
-from utils.messages import APP_MESSAGES, CO_PARTITIONED, GROUPS, PREDICTIONS, RETRAIN_TOPIC
+from utils.kafka_io import Outgoing, Sender
+from utils.messages import APP_MESSAGES, PREDICTIONS, RETRAIN_TOPIC
 from utils.model_store import ModelStore
 from utils.settings import ROOT
 
 Row = dict[str, Any]
-
-#: The script that is named, with less patience where it would wait for seconds.
-HASTY = """
-import runpy, sys
-from utils import kafka_io
-kafka_io.METADATA_MAX_AGE_MS = 500
-kafka_io.NO_OFFSET_PATIENCE_S = 0.5
-sys.argv.pop(0)
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
-
-
-@contextmanager
-def admin_of(broker: Broker) -> Iterator[KafkaAdminClient]:
-    with closing(KafkaAdminClient(bootstrap_servers=broker.bootstrap)) as admin:
-        yield admin
-
-
-# Topics that are missing, grow, expire, or are deleted and made again
-
-
-def test_topics_change_under_the_processes(
-    own_broker: Broker, prepared: Path, tmp_path: Path, adult: list[Row]
-) -> None:
-    pipeline = Pipeline(tmp_path / "home", own_broker.bootstrap)
-    pipeline.copy_files_of(prepared)
-    hasty = tmp_path / "hasty.py"
-    hasty.write_text(f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n{HASTY}")
-
-    def start() -> tuple[Script, Script]:
-        return (
-            pipeline.start(str(hasty), "predictor.py"),
-            pipeline.start(str(hasty), "trainer.py", "--evals", "1"),
-        )
-
-    try:
-        # Missing: both wait, and begin by themselves.
-        predictor, trainer = start()
-        predictor.says("waiting for topic app_messages, outcomes (initialize.py creates it)")
-        trainer.says("waiting for topic retrain_topic")
-        kafka_io.ensure_topics(pipeline.settings.kafka, GROUPS)
-        pipeline.send_rows(adult[:25], "first")
-        pipeline.wait_for(PREDICTIONS, 25)
-        pipeline.wait_for_events("training_completed", 1)
-        # More partitions than before: nobody is started again.
-        with admin_of(own_broker) as admin:
-            admin.create_partitions(dict.fromkeys(CO_PARTITIONED, 2))
-        until(lambda: "serves partitions [0, 1]" in predictor.text(), 30, predictor.text)
-        pipeline.send(_as_messages(adult[25:30], "more"), partition=1)
-        pipeline.wait_for(PREDICTIONS, 30)
-        until(lambda: _stored(pipeline) == 30, 30)
-        # Expired before anyone read them: on with what there is.
-        assert predictor.end() == 0 and trainer.end() == 0
-        pipeline.send_rows(adult[30:40], "expired")
-        with admin_of(own_broker) as admin:
-            admin.delete_records({TopicPartition(APP_MESSAGES, 0): 35})
-        predictor, trainer = start()
-        predictor.says("app_messages-0: offset 25 is not in the log any more (35 to 35)")
-        pipeline.send_rows(adult[40:43], "after")
-        pipeline.wait_for(PREDICTIONS, 33)
-        until(lambda: _stored(pipeline) == 33, 30)
-        # Deleted and made again: its offsets, and so its batches, are called as before.
-        with admin_of(own_broker) as admin:
-            admin.delete_topics([APP_MESSAGES])
-        kafka_io.ensure_topics(pipeline.settings.kafka.model_copy(update={"partitions": 2}), GROUPS)
-        pipeline.send_rows(adult[100:125], "again")
-        pipeline.wait_for(PREDICTIONS, 58)
-        trainer.says("app_messages was deleted and made again; what there was is now")
-        completed = pipeline.wait_for_events("training_completed", 2)
-        assert [c["batch_id"] for c in completed] == ["app_messages-0-0"] * 2
-        assert completed[0]["model_id"] < completed[1]["model_id"]
-        assert completed[1]["rows"] < completed[0]["rows"] + 25
-        assert _stored(pipeline) == 25
-        assert (pipeline.home / "messages" / "messages.db.before-1").exists()
-        assert predictor.end() == 0 and trainer.end() == 0
-    finally:
-        pipeline.close()
-
-
-def _as_messages(rows: list[Row], prefix: str) -> Iterator[tuple[str, bytes, Any]]:
-    for number, row in enumerate(rows):
-        name = f"{prefix}-{number}"
-        yield APP_MESSAGES, name.encode(), {"request_id": name, "data": row}
-
-
-def _stored(pipeline: Pipeline) -> int:
-    """How many messages the trainer's store holds."""
-    features = ModelStore(pipeline.settings.models_dir).load_current().features
-    with MessageStore.open(pipeline.settings.messages_url, features) as store:
-        return store.counts().messages
-
-
-# Files and disks under processes that run
 
 
 class Running:
@@ -168,19 +73,20 @@ class Running:
 
 @pytest.fixture(scope="module")
 def running(
-    prepared: Path, adult: list[Row], tmp_path_factory: pytest.TempPathFactory
+    broker: Broker, prepared: Path, adult: list[Row], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Running]:
-    folder = tmp_path_factory.mktemp("running")
-    with Broker(folder / "broker", jvm=SHORT_LIVED) as broker:
-        pipeline = Pipeline(folder / "home", broker.bootstrap)
-        models = pipeline.settings.models_dir
-        models.mkdir(parents=True)
-        with file_system(models, "16m"):
-            try:
-                pipeline.copy_of(prepared)
-                yield Running(pipeline, broker, adult)
-            finally:
-                pipeline.close()
+    """For all tests here: no other may take the session's broker in between."""
+    emptied(broker)
+    pipeline = Pipeline(tmp_path_factory.mktemp("running"), broker.bootstrap)
+    models = pipeline.settings.models_dir
+    models.mkdir()
+    with file_system(models, "16m"):
+        try:
+            pipeline.copy_of(prepared)
+            pipeline.learn_from(2_000)
+            yield Running(pipeline, broker, adult)
+        finally:
+            pipeline.close()
 
 
 def test_a_current_that_cannot_be_used_keeps_the_old_model(running: Running) -> None:
@@ -205,19 +111,25 @@ def test_a_current_that_cannot_be_used_keeps_the_old_model(running: Running) -> 
         current.write_bytes(was)
 
 
-@pytest.mark.parametrize("content", [None, b"", b'{"model_id": 77}'])
-def test_a_predictor_without_a_model_is_one_line(
-    running: Running, tmp_path: Path, content: bytes | None
-) -> None:
-    shutil.copytree(running.store.path, tmp_path / "models")
-    current = tmp_path / "models" / "current.json"
-    current.unlink()
-    if content is not None:
-        current.write_bytes(content)
-    done = Pipeline(tmp_path, running.broker.bootstrap).run("predictor.py")
-    assert done.returncode == 1
-    assert len(done.stderr.splitlines()) == 1
-    assert f"predictor.py: {current}" in done.stderr
+def test_a_predictor_without_a_model_is_one_line(running: Running, tmp_path: Path) -> None:
+    pipelines = {}
+    for name, content in {"missing": None, "empty": b"", "lost": b'{"model_id": 77}'}.items():
+        home = tmp_path / name
+        shutil.copytree(running.store.path, home / "models")
+        current = home / "models" / "current.json"
+        current.unlink()
+        if content is not None:
+            current.write_bytes(content)
+        pipelines[current] = Pipeline(home, running.broker.bootstrap)
+    with ExitStack() as resources:
+        for pipeline in pipelines.values():
+            pipeline.start("predictor.py")
+            resources.callback(pipeline.close)
+        for current, pipeline in pipelines.items():
+            (script,) = pipeline.scripts
+            assert script.process.wait(60) == 1
+            (line,) = script.text().splitlines()
+            assert line.startswith(f"predictor.py: {current}")
 
 
 def test_a_flipped_byte_keeps_the_old_model_until_it_is_mended(running: Running) -> None:
@@ -259,13 +171,15 @@ def test_a_locked_and_a_damaged_store_under_a_trainer(running: Running) -> None:
         running.answers(3)
         running.trainer.says("messages.db: locked by another process")
         other.execute("ROLLBACK")
-    running.trainer.says("all is well again")
-    with path.open("r+b") as file:
-        file.write(bytes(path.stat().st_size))
+        running.trainer.says("all is well again")
+        sent = len(running.pipeline.values(APP_MESSAGES))
+        until(lambda: running.pipeline.stored() == sent, 30)
+        other.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # else the pages are elsewhere
+        with path.open("r+b") as file:
+            file.write(bytes(path.stat().st_size))
     running.answers(3)
     running.trainer.says("the file was damaged; what there was is now messages.db.damaged-1")
-    sent = len(running.pipeline.values(APP_MESSAGES))
-    until(lambda: _stored(running.pipeline) == sent, 30)
+    until(lambda: running.pipeline.stored() == sent + 3, 30)
 
 
 def test_a_silent_broker_is_waited_for(running: Running) -> None:

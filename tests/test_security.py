@@ -3,9 +3,13 @@
 import ast
 import datetime
 import ipaddress
+import re
 import socket
+import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -17,13 +21,16 @@ from tests.harness import Pipeline, listening_addresses
 from tests.test_message_store import FEATURES
 from utils import kafka_connection, kafka_io, process, settings
 from utils.broker import SHORT_LIVED, Broker, free_port
-from utils.kafka_io import KafkaUnavailable
+from utils.kafka_io import ExactlyOnce, KafkaUnavailable, LogReader, Refused, Sender
 from utils.message_store import MessageStore, StoreError
 from utils.messages import PREDICTIONS
 from utils.settings import ROOT
 
 SCRIPTS = ("initialize.py", "predictor.py", "trainer.py", "sample_app.py")
 USER, PASSWORD = "ann", "p\xe4ssword of 'ann'"
+REFUSED = "refused user 'ann': Authentication failed"
+UNKNOWN = "is not trusted: unable to get local issuer certificate"
+EXPIRED = "is not trusted: certificate has expired"
 LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F"}
 
 
@@ -80,11 +87,10 @@ class Cluster:
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
         authority = Authority(folder, "authority")
-        self.stranger = Authority(folder, "stranger").file
         ports = free_port(), free_port()
-        self.good, self.expired = (f"127.0.0.1:{port}" for port in ports)
+        good, expired = (f"127.0.0.1:{port}" for port in ports)
         overrides = {
-            "listeners": f"SASL_SSL://{self.good},EXPIRED://{self.expired}",
+            "listeners": f"SASL_SSL://{good},EXPIRED://{expired}",
             "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,"
             "SASL_SSL:SASL_SSL,EXPIRED:SASL_SSL",
             "sasl.enabled.mechanisms": "SCRAM-SHA-512,PLAIN",
@@ -109,12 +115,17 @@ class Cluster:
             folder / "broker", jvm=SHORT_LIVED, overrides=overrides, scram={USER: PASSWORD}
         )
         self.login = {
-            "KAFKA_BOOTSTRAP_SERVERS": self.good,
+            "KAFKA_BOOTSTRAP_SERVERS": good,
             "KAFKA_SECURITY_PROTOCOL": "SASL_SSL",
             "KAFKA_SASL_MECHANISM": "SCRAM-SHA-512",
             "KAFKA_SASL_USERNAME": USER,
             "KAFKA_SASL_PASSWORD": PASSWORD,
             "KAFKA_SSL_CAFILE": str(authority.file),
+        }
+        self.wrong = {
+            REFUSED: {"KAFKA_SASL_PASSWORD": "wrong-Word"},
+            UNKNOWN: {"KAFKA_SSL_CAFILE": str(Authority(folder, "stranger").file)},
+            EXPIRED: {"KAFKA_BOOTSTRAP_SERVERS": expired},
         }
 
 
@@ -142,6 +153,7 @@ def test_a_cluster_with_tls_and_a_login(cluster: Cluster, secured: Pipeline) -> 
     begun = secured.run("initialize.py")
     assert begun.returncode == 0, begun.stderr[-2000:]
     assert "topics created" in begun.stdout
+    secured.learn_from(2_000)
     predictor = secured.start("predictor.py", PIPELINE_LOG="debug")
     trainer = secured.start("trainer.py", "--evals", "1")
     trainer.says("ready")
@@ -177,37 +189,43 @@ def shows_nothing(text: str, password: str) -> None:
         assert shape not in text
 
 
-REFUSALS = {
-    "a wrong password": "refused user 'ann': Authentication failed",
-    "an unknown authority": "is not trusted: unable to get local issuer certificate",
-    "an expired certificate": "is not trusted: certificate has expired",
-}
+def test_what_is_refused_is_one_line_at_once(cluster: Cluster, secured: Pipeline) -> None:
+    rounds = [[(script, REFUSED) for script in SCRIPTS]]
+    rounds += [[("predictor.py", UNKNOWN), ("trainer.py", EXPIRED)]]
+    for each in rounds:
+        scripts = [secured.start(script, **cluster.wrong[reason]) for script, reason in each]
+        for (name, reason), script in zip(each, scripts, strict=True):
+            assert script.process.wait(60) == 1
+            (line,) = script.text().splitlines()
+            assert line.startswith(f"{name}: the broker at 127.0.0.1:"), line
+            assert reason in line
+            assert "wrong-Word" not in line
 
 
-@pytest.mark.parametrize("what", REFUSALS)
-def test_what_is_refused_is_one_line_at_once(
-    cluster: Cluster, secured: Pipeline, what: str
-) -> None:
-    secured.env |= {
-        "a wrong password": {"KAFKA_SASL_PASSWORD": "wrong-Word"},
-        "an unknown authority": {"KAFKA_SSL_CAFILE": str(cluster.stranger)},
-        "an expired certificate": {"KAFKA_BOOTSTRAP_SERVERS": cluster.expired},
-    }[what]
-    scripts = [secured.start(script) for script in SCRIPTS]
-    for name, script in zip(SCRIPTS, scripts, strict=True):
-        assert script.process.wait(30) == 1
-        (line,) = script.text().splitlines()
-        assert line.startswith(f"{name}: the broker at 127.0.0.1:"), line
-        assert REFUSALS[what] in line
-        assert "wrong-Word" not in line
+@pytest.mark.parametrize("reason", [REFUSED, UNKNOWN, EXPIRED])
+def test_whatever_is_opened_says_the_same(cluster: Cluster, reason: str) -> None:
+    """All that initialize, predictor, trainer and sample_app open, for each reason."""
+    kafka = settings.load({**cluster.login, **cluster.wrong[reason]}).kafka
+    member: dict[str, Any] = {"group": "g", "topics": ["t"], "slot": "s", "max_records": 1}
+    begun = time.monotonic()
+    for opened in (
+        partial(kafka_io.check_broker, kafka),
+        partial(kafka_io.wait_for_broker, kafka, 60),  # not for a change of mind
+        partial(kafka_io.ensure_topics, kafka, {}),
+        partial(LogReader, kafka, ["t"]),
+        partial(Sender, kafka),
+        partial(ExactlyOnce, kafka, report=print, **member),
+    ):
+        with pytest.raises(Refused, match=re.escape(reason)) as failure:
+            opened()
+        assert "\n" not in str(failure.value)
+    assert time.monotonic() - begun < 25  # where each would try for 5 s
 
 
-def test_a_refusal_is_not_waited_out(cluster: Cluster, secured: Pipeline) -> None:
-    secured.env["KAFKA_SASL_MECHANISM"] = "SCRAM-SHA-256"
-    done = secured.run("initialize.py", "--wait", "60", timeout=20)
-    assert done.returncode == 1
-    assert "knows no SCRAM-SHA-256 (KAFKA_SASL_MECHANISM)" in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+def test_another_way_to_log_in_is_one_line(cluster: Cluster) -> None:
+    kafka = settings.load({**cluster.login, "KAFKA_SASL_MECHANISM": "SCRAM-SHA-256"}).kafka
+    with pytest.raises(Refused, match=r"knows no SCRAM-SHA-256 \(KAFKA_SASL_MECHANISM\)$"):
+        kafka_io.check_broker(kafka)
 
 
 def test_a_server_that_only_listens_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

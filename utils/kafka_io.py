@@ -400,6 +400,9 @@ class ExactlyOnce:
         self._producer_is_new = False
         self._left_open = True  # this slot's last process may have been killed
         self._newest: dict[TopicPartition, int] = {}
+        #: Where partitions begin of which nothing is committed; the next commit says so,
+        #: or each restart would have to wait for an answer to believe again.
+        self._beginnings: dict[TopicPartition, Position] = {}
         self._progress = _Progress()
         with _reaching(kafka):
             # Before joining: it aborts what this slot's last process left open. The
@@ -474,6 +477,7 @@ class ExactlyOnce:
         self._rebalance.raised = False
         self._epoch += 1
         self._replace_producer()
+        self._beginnings.clear()
         assigned = sorted(self._consumer.assignment())
         positions = {tp: self._position(tp) for tp in assigned}
         for tp, position in positions.items():
@@ -500,7 +504,8 @@ class ExactlyOnce:
             time.sleep(0.2)
         if committed is None:
             self._report(f"{tp.topic}-{tp.partition} has no committed offset: from its start")
-            return Position(starts[tp])
+            self._beginnings[tp] = Position(starts[tp])
+            return self._beginnings[tp]
         if starts[tp] <= committed.offset <= ends[tp]:
             self._newest[tp] = committed.offset
             return Position(committed.offset, committed.metadata or "")
@@ -560,6 +565,7 @@ class ExactlyOnce:
             raise kafka_errors.CommitFailedError("the assignment changed meanwhile")
         producer = self._producer
         assert producer is not None
+        positions = {**self._beginnings, **positions}
         self._producer_is_new = False
         self._left_open = True
         try:
@@ -583,6 +589,7 @@ class ExactlyOnce:
             self._failed = True
             raise
         self._left_open = False
+        self._beginnings.clear()
         self._newest.update((tp, position.offset) for tp, position in positions.items())
 
     def close(self) -> None:
