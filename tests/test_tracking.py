@@ -9,7 +9,6 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -17,7 +16,7 @@ import pytest
 from tests.conftest import MakePipeline
 from tests.harness import Pipeline, until
 from train import evaluate, retrain, tracking
-from utils import bundles, process
+from utils import process
 from utils.message_store import Batch, MessageStore, StoredMessage
 from utils.messages import APP_MESSAGES, PREDICTIONS
 from utils.model_store import ModelStore
@@ -185,10 +184,17 @@ def test_mlflow_is_told_everything(small: Pipeline, adult: list[Row]) -> None:
     assert aliases() == {"champion": 1, "challenger": 3}
     assert client.get_run(cut.info.run_id).info.lifecycle_stage == "deleted"
 
+    # A bundle that was dropped from the outbox.
+    there.train()
+    shutil.rmtree(small.home / "mlruns" / "outbox" / "4")
+    there.said.clear()
+    there.track()
+    assert there.said == ["never logged, and pruned meanwhile: models 4"]
+
     # What MLflow gives out is the bundle.
-    loaded = mlflow.pyfunc.load_model(f"models:/{NAME}@challenger")
+    loaded = mlflow.pyfunc.load_model(f"models:/{NAME}@champion")
     frame = read_frame(settings.data_dir / settings.data.train, settings.data).head(20)
-    bundle = bundles.load(Path(urlsplit(run_of(3).info.artifact_uri).path) / "bundle" / "3")
+    bundle = there.store.load_current()
     assert (loaded.predict(frame) == bundle.score(bundle.features.transform(frame))).all()
 
 
@@ -230,9 +236,7 @@ def test_a_silent_mlflow_delays_neither_training_nor_swap(
     assert tracking.Tracker(pipeline.settings, print).waiting() == [1, 2]
 
 
-def test_what_waits_is_bounded_and_what_is_dropped_is_said(
-    home: Pipeline, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_waits_is_bounded(home: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracking, "OUTBOX_MOST", 2)
     settings = tracking.switched_on(home.settings, wanted=True)
     store = ModelStore(settings.models_dir)
