@@ -164,12 +164,7 @@ class SampleApp:
 
     def _rows(self) -> Iterator[dict[str, Any]]:
         data = self._settings.data
-        frame = preprocess_data.read_frame(
-            self._settings.data_dir / (data.test or data.train), data
-        )
-        frame = frame[frame[data.target].notna()]
-        numerical, _ = preprocess_data.column_types(frame, data)
-        rows = list(preprocess_data.records(frame, numerical))
+        rows = preprocess_data.sample_rows(self._settings.data_dir, data)
         if not rows:
             raise process.UserError(f"no row to send in {data.test or data.train}")
         return islice(cycle(rows), self._arguments.messages)

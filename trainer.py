@@ -278,8 +278,9 @@ def main(arguments: argparse.Namespace, settings: Settings) -> None:
         resources.enter_context(Tracking(settings, patience=TRACKING_PATIENCE))
         worker = Worker(settings, hyper=arguments.hyper, evals=arguments.evals)
         resources.enter_context(worker)
-        message_store = MessageStore(settings.messages_url, features, report=report)
-        resources.callback(message_store.close)
+        message_store = resources.enter_context(
+            MessageStore(settings.messages_url, features, report=report)
+        )
         ingest = resources.enter_context(Ingest(settings.kafka, message_store, features))
         exchange = ExactlyOnce(
             settings.kafka,

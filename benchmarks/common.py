@@ -200,11 +200,11 @@ def _ended_well(done: "subprocess.CompletedProcess[str]") -> None:
 
 def rows_of(config: Settings, *, outcome: bool = False) -> list[dict[str, Any]]:
     """The rows that sample_app.py would send (adult.test), as messages carry them."""
-    frame = preprocess_data.read_frame(config.data_dir / config.data.test, config.data)
-    numerical, _ = preprocess_data.column_types(frame, config.data)
+    rows: list[dict[str, Any]] = preprocess_data.sample_rows(config.data_dir, config.data)
     if not outcome:
-        frame = frame.drop(columns=[config.data.target])
-    return list(preprocess_data.records(frame, numerical))
+        for row in rows:
+            del row[config.data.target]
+    return rows
 
 
 @contextmanager

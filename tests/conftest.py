@@ -48,10 +48,7 @@ def prepared(broker: Broker, tmp_path_factory: pytest.TempPathFactory, worker_id
 def adult(prepared: Path) -> list[dict[str, Any]]:
     """All rows of adult.test as messages carry them, the outcome inside."""
     pipeline = Pipeline(prepared, "127.0.0.1:1")
-    data = pipeline.settings.data
-    frame = preprocess_data.read_frame(prepared / "data" / data.test, data)
-    numerical, _ = preprocess_data.column_types(frame, data)
-    return list(preprocess_data.records(frame, numerical))
+    return preprocess_data.sample_rows(prepared / "data", pipeline.settings.data)
 
 
 @pytest.fixture

@@ -27,9 +27,7 @@ def adult_rows(found: Settings) -> list[dict[str, Any]]:
     found.data_dir.mkdir(parents=True, exist_ok=True)
     for data_file in found.data.files:
         download.fetch(data_file, found.data_dir, print)
-    frame = preprocess_data.read_frame(found.data_dir / found.data.test, found.data)
-    numerical, _ = preprocess_data.column_types(frame, found.data)
-    return list(preprocess_data.records(frame.head(ROWS), numerical))
+    return preprocess_data.sample_rows(found.data_dir, found.data)[:ROWS]
 
 
 def main() -> None:

@@ -766,14 +766,6 @@ def _some(counter: Counter[Any]) -> str:
     return f"{len(things)} ({', '.join(map(repr, things[:5]))}{', ...' if len(things) > 5 else ''})"
 
 
-def adult_rows(pipeline: Pipeline) -> list[Row]:
-    """The test file's rows as messages carry them, the outcome inside."""
-    data = pipeline.settings.data
-    frame = preprocess_data.read_frame(pipeline.settings.data_dir / data.test, data)
-    numerical, _ = preprocess_data.column_types(frame, data)
-    return list(preprocess_data.records(frame, numerical))
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run it; 1 if a promise was broken, and then everything is kept to look at."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
@@ -800,7 +792,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             torture = Torture(
                 pipeline,
                 broker,
-                adult_rows(pipeline),
+                preprocess_data.sample_rows(pipeline.settings.data_dir, pipeline.settings.data),
                 seed=seed,
                 rate=options.rate,
                 silence=60.0 if options.minutes >= 5 else 0.0,

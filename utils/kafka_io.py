@@ -524,19 +524,14 @@ class ExactlyOnce:
                 return  # spares a starting process the time
             _discard(self._producer)
             self._producer = None
-        self._producer = KafkaProducer(
-            **client_settings(self._kafka),
-            metrics_enabled=False,
-            transactional_id=self._slot,
-            transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
-            delivery_timeout_ms=REQUEST_TIMEOUT_MS,
+        self._producer = _transactional(
+            self._kafka,
+            self._slot,
             retry_backoff_ms=5,  # commits wait this long on CONCURRENT_TRANSACTIONS
             linger_ms=0,
             max_request_size=MAX_MESSAGE_BYTES,
             max_block_ms=PATIENCE_MS,
-            allow_auto_create_topics=False,
         )
-        _retry_instead_of_forgetting(self._producer)
         self._producer.init_transactions()
         if self._left_open:
             manager = self._producer._transaction_manager
@@ -597,6 +592,21 @@ class ExactlyOnce:
         if self._producer is not None:
             _discard(self._producer)
         self._consumer.close(autocommit=False, timeout_ms=2_000)
+
+
+def _transactional(kafka: Kafka, name: str, **more: Any) -> KafkaProducer:
+    """A producer of transactions, `init_transactions` still to be called."""
+    producer = KafkaProducer(
+        **client_settings(kafka),
+        metrics_enabled=False,
+        transactional_id=name,
+        transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
+        delivery_timeout_ms=REQUEST_TIMEOUT_MS,
+        allow_auto_create_topics=False,
+        **more,
+    )
+    _retry_instead_of_forgetting(producer)
+    return producer
 
 
 def _finish(producer: KafkaProducer, result: Any) -> None:
@@ -868,17 +878,9 @@ class Together:
 
     def __init__(self, kafka: Kafka, name: str) -> None:
         with _reaching(kafka):
-            self._producer = KafkaProducer(
-                **client_settings(kafka),
-                metrics_enabled=False,
-                transactional_id=name,
-                transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
-                delivery_timeout_ms=REQUEST_TIMEOUT_MS,
-                max_block_ms=REQUEST_TIMEOUT_MS,
-                max_request_size=LARGEST_REQUEST,
-                allow_auto_create_topics=False,
+            self._producer = _transactional(
+                kafka, name, max_block_ms=REQUEST_TIMEOUT_MS, max_request_size=LARGEST_REQUEST
             )
-            _retry_instead_of_forgetting(self._producer)
             self._producer.init_transactions()
 
     def send(self, outgoing: Iterable[Outgoing]) -> None:

@@ -111,6 +111,20 @@ def records(frame: pd.DataFrame, numerical: Collection[str]) -> Iterator[dict[st
         yield dict(zip(columns, values, strict=True))
 
 
+def sample_rows(folder: Path, data: Data) -> list[dict[str, Label | None]]:
+    """The rows that a sample application sends: as `records` gives them, the target inside.
+
+    Args:
+        folder: Where the files are.
+        data: Names them: the test file, or the training file where there is none. Rows
+            whose target is not known are left out.
+    """
+    frame = read_frame(folder / (data.test or data.train), data)
+    frame = frame[frame[data.target].notna()]
+    numerical, _ = column_types(frame, data)
+    return list(records(frame, numerical))
+
+
 def _json_values(column: "pd.Series[Any]", numbers: bool) -> list[Label | None]:
     # As text: a column of names may look like numbers in this file, though not in training.
     return [
