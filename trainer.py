@@ -24,7 +24,7 @@ from train.tracking import Tracking
 from train.worker import Job, Worker
 from utils import kafka_io, messages, process
 from utils.bundles import BundleError, ModelStoreError
-from utils.kafka_io import ExactlyOnce, Outgoing, Polled, Position, TopicPartition
+from utils.kafka_io import ExactlyOnce, Polled, Position, TopicPartition
 from utils.log_ingest import Ingest
 from utils.message_store import MessageStore, StoreError
 from utils.messages import RetrainRequest
@@ -184,9 +184,10 @@ class Trainer:
         position = Position(left[0][0]) if left else self._position
         self.exchange.commit(
             polled,
-            [Outgoing(self._partition.topic, 0, None, msgspec.json.encode(r)) for r in records],
+            {self._partition: [(None, msgspec.json.encode(record), None) for record in records]},
             {self._partition: position},
         )
+        self.exchange.settle()
         self._waiting = left
         self._announcements.clear()
 

@@ -37,7 +37,7 @@ from utils.settings import ROOT
 
 QUIX_PYTHON = ROOT / ".venv-quix" / "bin" / "python"
 QUIX, QUIX_FAST = "Quix Streams, Booster.predict", "Quix Streams, single-row C call"
-#: Of `Booster.predict` alone: the predictor's own.
+#: Of `Booster.predict` alone.
 BATCH = 2_000
 ROW_BY_ROW = 300
 

@@ -14,7 +14,6 @@ from kafka import KafkaAdminClient, KafkaProducer
 from kafka.admin import ConfigResource, ConfigResourceType, NewTopic
 from kafka.errors import MessageSizeTooLargeError
 
-from predictor import MAX_REPEATED
 from tests.bad_input import BROKEN, NUMBERS, TEXTS, Checker, adult_features, messages_of, mutated
 from tests.conftest import MakePipeline
 from tests.harness import Pipeline, until
@@ -23,6 +22,7 @@ from utils.kafka_io import Outgoing, Sender
 from utils.message_store import MessageStore, StoreError
 from utils.messages import APP_MESSAGES, DEAD_LETTERS, MAX_REQUEST_ID, OUTCOMES, PREDICTIONS
 from utils.model_store import ModelStore
+from utils.scoring import MAX_REPEATED
 
 Row = dict[str, Any]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from tests.harness import Pipeline, until
 from utils import kafka_io
 from utils.broker import SHORT_LIVED, Broker
-from utils.kafka_io import ExactlyOnce, Outgoing, Polled, TopicPartition
-from utils.messages import GROUPS, PREDICTIONS, PREDICTOR_GROUP
+from utils.kafka_io import ExactlyOnce, Outgoing, Polled, Sender, TopicPartition
+from utils.messages import APP_MESSAGES, GROUPS, PREDICTIONS, PREDICTOR_GROUP
 
 
 def joined(pipeline: Pipeline) -> ExactlyOnce:
@@ -58,16 +58,41 @@ def test_a_transaction_that_the_broker_forgot_is_not_committed_by_the_next_one(
         pipeline = Pipeline(tmp_path, broker.bootstrap)
         pipeline.copy_of(prepared)
         with closing(joined(pipeline)) as exchange:
-            producer = exchange._producer
+            tp, producer = TopicPartition(PREDICTIONS, 0), exchange._producer
             assert producer is not None
             producer.begin_transaction()
-            tp = TopicPartition(PREDICTIONS, 0)
             producer.partitions_for(tp.topic)
             # The coordinator is told of nothing, so it will abort nothing.
             manager = producer._transaction_manager
             manager._partitions_in_transaction.add(tp)
-            kafka_io._queue(producer, [Outgoing(PREDICTIONS, 0, b"half", b"done")])
+            kafka_io._queue(producer, {tp: [(b"half", b"done", None)]})
             producer.flush(10)
         with closing(joined(pipeline)) as exchange:
-            exchange.commit(restored(exchange), [Outgoing(PREDICTIONS, 0, b"whole", b"{}")], {})
+            exchange.commit(restored(exchange), {tp: [(b"whole", b"{}", None)]}, {})
+            exchange.settle()
         assert [record.key for record in pipeline.records(PREDICTIONS)] == [b"whole"]
+
+
+def test_a_partition_that_is_read_in_parts_does_not_wait_for_an_empty_one(
+    pipeline: Pipeline,
+) -> None:
+    """The client asks for the empty one alone, and the broker has 0.5 s to answer that."""
+    with (
+        closing(joined(pipeline)) as exchange,
+        Sender(pipeline.settings.kafka, linger_ms=20) as sender,
+    ):
+        restored(exchange)
+        took = [seconds_until(exchange, sender, count) for count in [25, 1] * 5]
+        assert min(took[1::2]) < 0.2, took
+
+
+def seconds_until(exchange: ExactlyOnce, sender: Sender, count: int) -> float:
+    """Send so many records; how long it then takes to read them all."""
+    for _ in range(count):
+        sender.send(Outgoing(APP_MESSAGES, 0, None, b"{}"))
+    sender.flush()
+    began = time.monotonic()
+    while count > 0:
+        assert time.monotonic() < began + 10
+        count -= sum(map(len, exchange.poll(1_000).records.values()))
+    return time.monotonic() - began

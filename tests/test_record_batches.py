@@ -11,7 +11,7 @@ from kafka.record.memory_records import MemoryRecords, MemoryRecordsBuilder
 from kafka.structs import TopicPartition
 
 from utils import record_batches
-from utils.record_batches import PartitionRecords, Record
+from utils.record_batches import PartitionRecords
 
 TP = TopicPartition("topic", 3)
 
@@ -87,4 +87,3 @@ def test_reading_begins_inside_a_batch_and_ends_after_it() -> None:
     assert [record.value for record in part.take(9)] == [b"4"]
     assert part.next_fetch_offset == 5
     assert not part
-    assert Record._fields[:3] == ("topic", "partition", "offset")

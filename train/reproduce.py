@@ -15,12 +15,11 @@ from typing import Any
 
 import msgspec
 
-import predictor
 from train.retrain import fitted_features, gather, read_up_to
 from train.retrain import rebuild as train_again
-from utils import bundles, log_scan, messages
+from utils import bundles, log_scan, messages, scoring
 from utils.bundles import Bundle, BundleError, ModelStoreError
-from utils.kafka_io import KafkaUnavailable, Polled, TopicPartition
+from utils.kafka_io import KafkaUnavailable, TopicPartition
 from utils.log_ingest import Decoding
 from utils.message_store import Batch, MessageStore, Offsets, Snapshot, StoreError
 from utils.model_store import ModelStore
@@ -136,8 +135,9 @@ class _Run:
 
     def __init__(self, tp: TopicPartition, bundle: Bundle) -> None:
         self.bundle = bundle
-        self.part = predictor.Part(tp, 0)
+        self.tp = tp
         self.rows: list[Any] = []
+        self.request_ids: list[str] = []
         self.answers: list[tuple[int, int, messages.Prediction]] = []
 
     def check(self) -> int:
@@ -147,18 +147,11 @@ class _Run:
             Difference: One of them came out differently.
         """
         matrix = self.bundle.features.transform_rows(self.rows)
-        batch = predictor.Batch(
-            Polled({}),
-            self.bundle,
-            [self.part],
-            len(self.rows),
-            lambda: self.bundle.score(matrix),
-        )
-        again = predictor.predictions(batch)
-        for outgoing, (offset, answered_at, recorded) in zip(again, self.answers, strict=True):
+        again = scoring.answers(self.bundle, self.request_ids, self.bundle.score(matrix))
+        for (_, value, _), (offset, answered_at, recorded) in zip(again, self.answers, strict=True):
             # As JSON: the shortest text of a float tells all of its bits.
-            if outgoing.value != msgspec.json.encode(recorded):
-                raise Difference(_told_apart(self.part.tp, offset, answered_at, recorded, outgoing))
+            if value != msgspec.json.encode(recorded):
+                raise Difference(_told_apart(self.tp, offset, answered_at, recorded, value))
         return len(self.rows)
 
 
@@ -218,18 +211,17 @@ class _Partition:
         """Pair a message; whether `answer` was its prediction."""
         asked = record.offset >= self._first
         bundle = self._bundle_of(answer)
-        part = predictor.Part(self._tp, 0)
-        rows: list[Any] = []
+        decoded = scoring.Decoded()
         if record.offset not in self._dead:
-            rows = predictor.decode_messages([record], bundle or self._models.serving, part)
-        if not rows:
+            decoded = scoring.decode_messages([record], bundle or self._models.serving)
+        if not decoded.rows:
             self._replayed.rejected += asked
             return False
         if answer is None:
             self._replayed.unanswered += asked
             return False
         answered_at, recorded = answer
-        request_id = part.accepted[0][1]
+        (request_id,) = decoded.request_ids
         if request_id != recorded.request_id:
             self._flush()  # what differs before comes first
             raise Difference(self._unpaired(record.offset, request_id, answered_at, recorded))
@@ -238,8 +230,8 @@ class _Partition:
             self._replayed.pruned[recorded.model_id] += 1
         elif asked and bundle is not None:
             run = self._run_of(bundle)
-            run.part.accepted += part.accepted
-            run.rows += rows
+            run.request_ids.append(request_id)
+            run.rows += decoded.rows
             run.answers.append((record.offset, answered_at, recorded))
         return True
 
@@ -258,7 +250,7 @@ class _Partition:
 
     def _run_of(self, bundle: Bundle) -> _Run:
         run = self._run
-        if run is None or run.bundle is not bundle or len(run.rows) >= predictor.MAX_RECORDS:
+        if run is None or run.bundle is not bundle or len(run.rows) >= scoring.MAX_RECORDS:
             self._flush()
             run = self._run = _Run(self._tp, bundle)
         return run
@@ -331,9 +323,9 @@ def _next_answer(predictions: Iterator[Any]) -> tuple[int, messages.Prediction] 
 
 
 def _told_apart(
-    tp: TopicPartition, offset: int, answered_at: int, recorded: messages.Prediction, outgoing: Any
+    tp: TopicPartition, offset: int, answered_at: int, recorded: messages.Prediction, value: Any
 ) -> str:
-    again = msgspec.json.decode(outgoing.value, type=messages.Prediction)
+    again = msgspec.json.decode(value, type=messages.Prediction)
     both = [
         f"{name} {getattr(recorded, name)!r}, now {getattr(again, name)!r}"
         for name in ("probability", "prediction", "label")

@@ -208,8 +208,8 @@ class FeatureTools:
 
     def knows_nothing_of(self, row: Any) -> bool:
         """Whether none of the feature columns was in the message (a null was)."""
-        for place, get in enumerate(self._getters):
-            if get(row) is not (_ABSENT if place < len(self.numerical) else UNSET):
+        for get, absent in self._absent:  # noqa: SIM110  all() takes twice as long
+            if get(row) is not absent:
                 return False
         return True
 
@@ -261,6 +261,8 @@ class FeatureTools:
         self._crosses = [self._crosser(cross) for cross in state.crosses]
         self._getters: list[Callable[[Any], Any]]
         self._getters = [attrgetter(f"f{place}") for place in range(len(self.columns))]
+        absent = [_ABSENT] * len(self.numerical) + [UNSET] * len(self.categorical)
+        self._absent = list(zip(self._getters, absent, strict=True))
         self.row_type = _row_type(state)
         return self
 

@@ -10,8 +10,8 @@ kafka-python 3.0.12 needs help to be exactly-once; each place says against what.
 
 import logging
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -27,6 +27,7 @@ from kafka.producer.producer_batch import FinalState, ProducerBatch
 from kafka.structs import MemberState, OffsetAndMetadata
 
 from utils import kafka_connection, messages, record_batches
+from utils.record_batches import Content
 from utils.settings import Kafka, Settings
 
 __all__ = [
@@ -147,7 +148,24 @@ def _consumer(kafka: Kafka, **more: Any) -> KafkaConsumer:
         **more,
     )
     consumer._fetcher.PartitionRecords = record_batches.PartitionRecords
+    _fetch_when_all_is_read(consumer._fetcher)
     return consumer
+
+
+def _fetch_when_all_is_read(fetcher: Any) -> None:
+    """Ask for more of all partitions together, or not yet.
+
+    The client asks again while a part of what it got of one partition is still to be
+    handed out, so for the others alone. When these have nothing, the broker holds the
+    answer back for as long as it may (`fetch_max_wait_ms`), and until it comes the client
+    asks nothing else of that broker: a full partition waits for the empty ones.
+    """
+    send_fetches = fetcher.send_fetches
+
+    def later_or_now() -> Any:
+        return [] if fetcher._next_partition_records else send_fetches()
+
+    fetcher.send_fetches = later_or_now
 
 
 @contextmanager
@@ -404,6 +422,8 @@ class ExactlyOnce:
         #: or each restart would have to wait for an answer to believe again.
         self._beginnings: dict[TopicPartition, Position] = {}
         self._progress = _Progress()
+        self._committer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="committer")
+        self._under_way: tuple[Future[None], Callable[[], None]] | None = None
         with _reaching(kafka):
             # Before joining: it aborts what this slot's last process left open. The
             # partitions may be with others by now, who wait for just that.
@@ -460,6 +480,7 @@ class ExactlyOnce:
             self._failed = self._failed or bool(records)
             return Polled({})
         if self._rebalance.raised or self._failed:
+            self.settle()
             return self._restore(membership)
         if records:
             self._progress.made()
@@ -542,53 +563,63 @@ class ExactlyOnce:
     def commit(
         self,
         polled: Polled,
-        outgoing: Iterable[Outgoing],
+        records: Mapping[TopicPartition, Sequence[Content]],
         positions: Mapping[TopicPartition, Position],
+        then: Callable[[], None] = lambda: None,
     ) -> None:
-        """Send records and commit positions in one transaction, or nothing at all.
+        """Begin to commit records and positions in one transaction, all or nothing.
 
-        1. begin; 2. send everything; 3. the positions, fenced by the membership that
-        polled them; 4. wait until every record is acknowledged (a commit can succeed
-        without records that have expired) and the positions are; 5. commit.
+        What comes of it the next call tells, whichever it is; `settle` waits for just that.
+
+        Args:
+            polled: What the positions come from.
+            records: What to send, by where to.
+            positions: Where each partition goes on.
+            then: Called by that next call when the transaction has committed.
 
         Raises:
             KafkaError: Nothing may be assumed; the next poll finds out what is
                 committed and takes up from there.
         """
+        self.settle()
         if polled.epoch != self._epoch or self._rebalance.raised or self._failed:
             self._failed = True
             raise kafka_errors.CommitFailedError("the assignment changed meanwhile")
-        producer = self._producer
-        assert producer is not None
+        assert self._producer is not None
         positions = {**self._beginnings, **positions}
         self._producer_is_new = False
         self._left_open = True
+        committed = self._committer.submit(
+            _commit, self._producer, polled.membership, records, positions
+        )
+
+        def settled() -> None:
+            self._left_open = False
+            self._beginnings.clear()
+            self._newest.update((tp, position.offset) for tp, position in positions.items())
+            then()
+
+        self._under_way = committed, settled
+
+    def settle(self) -> None:
+        """Wait until what is being committed is.
+
+        Raises:
+            KafkaError: As `commit` does.
+        """
+        if self._under_way is None:
+            return
+        (committed, settled), self._under_way = self._under_way, None
         try:
-            producer.begin_transaction()  # 1
-            batches = _queue(producer, outgoing)  # 2
-            manager, sent = producer._transaction_manager, None
-            if positions:  # 3: on its way while the records are
-                offsets = {
-                    tp: OffsetAndMetadata(position.offset, position.metadata, -1)
-                    for tp, position in positions.items()
-                }
-                sent = manager.send_offsets_to_transaction(offsets, polled.membership)
-            producer.flush(timeout=PATIENCE_MS / 1000)  # 4
-            for batch in batches:
-                if batch.final_state is not FinalState.SUCCEEDED:
-                    raise kafka_errors.KafkaTimeoutError(_not_taken(batch))
-            if sent is not None:
-                _finish(producer, sent)
-            _finish(producer, manager.begin_commit())  # 5
+            committed.result()
         except BaseException:
             self._failed = True
             raise
-        self._left_open = False
-        self._beginnings.clear()
-        self._newest.update((tp, position.offset) for tp, position in positions.items())
+        settled()
 
     def close(self) -> None:
         """Leave; nothing is open between two commits, so nothing is lost."""
+        self._committer.shutdown()
         if self._producer is not None:
             _discard(self._producer)
         self._consumer.close(autocommit=False, timeout_ms=2_000)
@@ -609,6 +640,36 @@ def _transactional(kafka: Kafka, name: str, **more: Any) -> KafkaProducer:
     return producer
 
 
+def _commit(
+    producer: KafkaProducer,
+    membership: Any,
+    records: Mapping[TopicPartition, Sequence[Content]],
+    positions: Mapping[TopicPartition, Position],
+) -> None:
+    """One transaction.
+
+    1. begin; 2. send everything; 3. the positions, fenced by the membership that polled
+    them; 4. wait until every record is acknowledged (a commit can succeed without records
+    that have expired) and the positions are; 5. commit.
+    """
+    producer.begin_transaction()  # 1
+    batches = _queue(producer, records)  # 2
+    manager, sent = producer._transaction_manager, None
+    if positions:  # 3: on its way while the records are
+        offsets = {
+            tp: OffsetAndMetadata(position.offset, position.metadata, -1)
+            for tp, position in positions.items()
+        }
+        sent = manager.send_offsets_to_transaction(offsets, membership)
+    producer.flush(timeout=PATIENCE_MS / 1000)  # 4
+    for batch in batches:
+        if batch.final_state is not FinalState.SUCCEEDED:
+            raise kafka_errors.KafkaTimeoutError(_not_taken(batch))
+    if sent is not None:
+        _finish(producer, sent)
+    _finish(producer, manager.begin_commit())  # 5
+
+
 def _finish(producer: KafkaProducer, result: Any) -> None:
     # The public calls wait without end, and after a broker's restart they did.
     producer._sender.wakeup()
@@ -616,18 +677,16 @@ def _finish(producer: KafkaProducer, result: Any) -> None:
         raise kafka_errors.KafkaTimeoutError("the transaction coordinator does not answer")
 
 
-def _queue(producer: KafkaProducer, outgoing: Iterable[Outgoing]) -> list[ProducerBatch]:
+def _queue(
+    producer: KafkaProducer, records: Mapping[TopicPartition, Sequence[Content]]
+) -> list[ProducerBatch]:
     """What the producer's `send` does, by whole batches instead of record by record.
 
     `send` checks, locks and makes a future for each record, which took more time than
     scoring it; here a record costs its bytes.
     """
-    by_partition: dict[tuple[str, int | None], list[Any]] = defaultdict(list)
-    for topic, partition, *record in outgoing:
-        by_partition[topic, partition].append(record)
     accumulator, queued, now = producer._accumulator, [], int(time.time() * 1000)
-    for place, records in by_partition.items():
-        tp = TopicPartition(*place)
+    for tp, contents in records.items():
         if tp.partition not in producer.partitions_for(tp.topic):
             raise kafka_errors.UnknownTopicOrPartitionError(
                 f"there is no {tp.topic}-{tp.partition}"
@@ -635,7 +694,7 @@ def _queue(producer: KafkaProducer, outgoing: Iterable[Outgoing]) -> list[Produc
         producer._transaction_manager.maybe_add_partition_to_transaction(tp)
         batches = [
             ProducerBatch(tp, batch)
-            for batch in record_batches.written(records, timestamp=now, largest=BATCH_BYTES)
+            for batch in record_batches.written(contents, timestamp=now, largest=BATCH_BYTES)
         ]
         with accumulator._tp_lock(tp):
             for batch in batches:

@@ -7,8 +7,8 @@ The format: https://kafka.apache.org/documentation/#recordbatch
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
-from typing import NamedTuple
 
+import msgspec
 from kafka.consumer.fetcher import Fetcher, IsolationLevel
 from kafka.errors import CorruptRecordError
 from kafka.record.default_records import DefaultRecordBatch
@@ -16,14 +16,16 @@ from kafka.record.memory_records import MemoryRecords, MemoryRecordsBuilder
 from kafka.structs import TopicPartition
 
 Headers = Sequence[tuple[str, bytes | None]]
+#: Of a record to be written: key, value, headers.
+Content = tuple[bytes | None, bytes | None, Headers | None]
 
-#: What a record begins with: no attributes, and the timestamp of its batch.
-_PLAIN = b"\0\0"
 _NO_HEADERS = b"\0"
 _NULL = b"\1"  # a length of -1
+#: The most bytes that a record takes beside its key, value and headers.
+_NUMBERS = 22
 
 
-class Record(NamedTuple):
+class Record(msgspec.Struct, frozen=True, gc=False):
     """A record as it was read; `timestamp` in milliseconds since 1970."""
 
     topic: str
@@ -36,10 +38,7 @@ class Record(NamedTuple):
 
 
 def written(
-    records: Iterable[tuple[bytes | None, bytes | None, Headers | None]],
-    *,
-    timestamp: int,
-    largest: int,
+    records: Iterable[Content], *, timestamp: int, largest: int
 ) -> list[MemoryRecordsBuilder]:
     """Write records into as many batches as they need.
 
@@ -52,21 +51,22 @@ def written(
     parts: list[bytes] = []
     place = size = 0
     for key, value, headers in records:
-        content = b"".join(
-            (
-                _NULL if key is None else _varint(len(key)),
-                key or b"",
-                _NULL if value is None else _varint(len(value)),
-                value or b"",
-                _headers(headers) if headers else _NO_HEADERS,
-            )
-        )
-        size += len(content) + 10
+        tail = _headers(headers) if headers else _NO_HEADERS
+        more = _NUMBERS + len(key or b"") + len(value or b"") + len(tail)
+        size += more
         if place and size > largest:
             batches.append(_batch(parts, place, timestamp, largest))
-            parts, place, size = [], 0, len(content) + 10
-        number = _varint(place)
-        parts += (_varint(len(content) + len(number) + 2), _PLAIN, number, content)
+            parts, place, size = [], 0, more
+        # No attributes, the timestamp of the batch, its place; then what it holds.
+        record = b"\0\0%b%b%b%b%b%b" % (
+            _varint(place),
+            _NULL if key is None else _varint(len(key)),
+            key or b"",
+            _NULL if value is None else _varint(len(value)),
+            value or b"",
+            tail,
+        )
+        parts += (_varint(len(record)), record)
         place += 1
     if place:
         batches.append(_batch(parts, place, timestamp, largest))
@@ -127,7 +127,7 @@ def _read(batch: DefaultRecordBatch, tp: TopicPartition) -> list[Record]:
     topic, partition = tp
     base_offset, first_timestamp = batch.base_offset, batch.first_timestamp
     appended = batch.max_timestamp if batch.timestamp_type == batch.LOG_APPEND_TIME else None
-    new, found = tuple.__new__, []
+    found = []
     # Most numbers are one or two bytes long: those are taken here, without a call.
     for _ in range(batch.records_count):
         if (size := data[at]) < 128:
@@ -168,9 +168,7 @@ def _read(batch: DefaultRecordBatch, tp: TopicPartition) -> list[Record]:
         if at != end:
             raise ValueError(f"a record ends at {at}, not at {end}")
         timestamp = first_timestamp + delta if appended is None else appended
-        found.append(
-            new(Record, (topic, partition, base_offset + offset, timestamp, key, value, headers))
-        )
+        found.append(Record(topic, partition, base_offset + offset, timestamp, key, value, headers))
     if at != len(data):
         raise ValueError(f"{len(data) - at} bytes after the last record")
     return found

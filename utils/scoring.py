@@ -1,0 +1,124 @@
+"""What becomes of records: rows to score, answers, rejections.
+
+The predictor and the replay of what it did both use this, and so agree.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from utils import messages
+from utils.bundles import Bundle
+from utils.kafka_io import MAX_MESSAGE_BYTES
+from utils.messages import BadRecord, label_text
+from utils.record_batches import Content, Record
+
+#: The most records of one batch: large enough that what a batch costs is small beside
+#: what its rows cost, small enough that a transaction is short.
+MAX_RECORDS = 8_000
+#: The most bytes of key and value that a record of `dead_letters` repeats; the rest of what
+#: the topic takes is for the headers.
+MAX_REPEATED = MAX_MESSAGE_BYTES - 64 * 1024
+
+
+@dataclass
+class Decoded:
+    """What consecutive records of one partition came to.
+
+    Attributes:
+        rows: Those to be scored, in order.
+        request_ids: Theirs.
+        known: The offsets whose outcome is known.
+        rejected: What goes to `dead_letters`.
+    """
+
+    rows: list[Any] = field(default_factory=list)
+    request_ids: list[str] = field(default_factory=list)
+    known: list[int] = field(default_factory=list)
+    rejected: list[Content] = field(default_factory=list)
+
+
+def decode_messages(records: Sequence[Record], bundle: Bundle) -> Decoded:
+    """Records of `app_messages`, as the bundle's model wants them."""
+    decode, knows_nothing_of = bundle.decoder, bundle.features.knows_nothing_of
+    usable, found, rejected = [], [], []
+    for record in records:
+        try:
+            message = decode(record.value)
+            if knows_nothing_of(message.data):
+                raise BadRecord("none of the known columns in $.data")
+        except BadRecord as reason:
+            rejected.append(dead_letter(record, str(reason)))
+        else:
+            usable.append(record)
+            found.append(message)
+    rows = [message.data for message in found]
+    classes = bundle.features.classes
+    known = [
+        record.offset
+        for record, row in zip(usable, rows, strict=True)
+        if row.outcome is not None and label_text(row.outcome) in classes
+    ]
+    return Decoded(rows, [message.request_id for message in found], known, rejected)
+
+
+def decode_outcomes(records: Sequence[Record], bundle: Bundle) -> Decoded:
+    """Records of `outcomes`."""
+    classes, decoded = bundle.features.classes, Decoded()
+    for record in records:
+        try:
+            outcome = _decode_outcome(record.value).outcome
+            if label_text(outcome) not in classes:
+                raise BadRecord(f"{outcome!r:.80} is none of the classes")
+        except BadRecord as reason:
+            decoded.rejected.append(dead_letter(record, str(reason)))
+        else:
+            decoded.known.append(record.offset)
+    return decoded
+
+
+_decode_outcome = messages.Decoder(messages.Outcome)
+
+
+def answers(bundle: Bundle, request_ids: Sequence[str], scores: np.ndarray) -> list[Content]:
+    """The records of `predictions`.
+
+    Args:
+        bundle: The model that scored.
+        request_ids: Of the rows, in order.
+        scores: As `Bundle.score` returns them for the rows.
+    """
+    encode, labels, model_id = msgspec.json.encode, bundle.features.classes, bundle.model_id
+    codes = (scores > 0.5) if scores.ndim == 1 else scores.argmax(axis=1)
+    return [
+        (
+            name.encode(),
+            encode(messages.Prediction(name, code, labels[code], probability, model_id)),
+            None,
+        )
+        for name, code, probability in zip(
+            request_ids, codes.astype(int).tolist(), scores.tolist(), strict=True
+        )
+    ]
+
+
+def dead_letter(record: Record, reason: str) -> Content:
+    """What goes to `dead_letters`: bytes untouched, where it was and why in headers.
+
+    One that is too large to be repeated stays where it is; the header `bytes` says so.
+    """
+    key, value = record.key, record.value
+    headers = {
+        "reason": reason,
+        "topic": record.topic,
+        "partition": str(record.partition),
+        "offset": str(record.offset),
+    }
+    size = len(key or b"") + len(value or b"")
+    if size > MAX_REPEATED:
+        headers |= {"reason": f"{reason} (too large to be repeated here)", "bytes": str(size)}
+        key = value = None
+    return key, value, [(name, text.encode()) for name, text in headers.items()]
