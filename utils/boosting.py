@@ -1,18 +1,18 @@
-"""LightGBM (`lgb`) without scikit-learn, which it imports for estimators not used here.
+"""LightGBM (`lgb`) without scikit-learn and pandas: what it wants them for is not used here.
 
-That import is half of the time in which a predictor starts. Whoever has imported
-scikit-learn already gets LightGBM with its estimators, and can still import it later.
+Importing the two is most of the time in which a predictor starts. Whoever has imported one
+already gets LightGBM with it, and either can still be imported later.
 """
 
 import sys
 
-if "sklearn" in sys.modules:
+_unwanted = [name for name in ("sklearn", "pandas") if name not in sys.modules]
+# Importing one of them now fails.
+sys.modules.update(dict.fromkeys(_unwanted))  # type: ignore[arg-type]
+try:
     import lightgbm as lgb
-else:
-    sys.modules["sklearn"] = None  # type: ignore[assignment]  # importing it now fails
-    try:
-        import lightgbm as lgb
-    finally:
-        del sys.modules["sklearn"]
+finally:
+    for _name in _unwanted:
+        del sys.modules[_name]
 
 __all__ = ["lgb"]

@@ -7,15 +7,17 @@ and one arithmetic behind both, so the same values give the same floats bit for 
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from operator import attrgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 from msgspec import UNSET
 
 from utils.messages import Label, RequestId, label_text
+
+if TYPE_CHECKING:  # a predictor meets no frame, and importing pandas is 0.3 s of its start
+    import pandas as pd
 
 Matrix = npt.NDArray[np.float64]
 IntegerCodes = npt.NDArray[np.int64]
@@ -117,7 +119,7 @@ class FeatureTools:
 
     def fit(
         self,
-        frame: pd.DataFrame,
+        frame: "pd.DataFrame",
         *,
         target: str,
         numerical: Sequence[str],
@@ -161,7 +163,7 @@ class FeatureTools:
             )
         )
 
-    def transform(self, frame: pd.DataFrame) -> Matrix:
+    def transform(self, frame: "pd.DataFrame") -> Matrix:
         """Raw columns to features.
 
         Args:
@@ -359,7 +361,7 @@ def _name(value: Label | msgspec.UnsetType) -> str | None:
     return None if isinstance(value, msgspec.UnsetType) else label_text(value)
 
 
-def _numbers(frame: pd.DataFrame, name: str) -> Matrix:
+def _numbers(frame: "pd.DataFrame", name: str) -> Matrix:
     if name not in frame:
         return np.full(len(frame), np.nan)
     values: Matrix = frame[name].to_numpy(dtype=np.float64, na_value=np.nan)
@@ -372,11 +374,11 @@ def _range(values: Matrix) -> tuple[float, float]:
 
 
 def _categories(column: "pd.Series[Any]") -> list[str]:
-    return sorted({label_text(value) for value in pd.unique(column.dropna()).tolist()})
+    return sorted({label_text(value) for value in column.dropna().unique().tolist()})
 
 
 def _codes_of(column: "pd.Series[Any]", codes: _Codes) -> Matrix:
-    places, values = pd.factorize(column)  # place -1 where missing: the last of the table
+    places, values = column.factorize()  # place -1 where missing: the last of the table
     table = [codes[value] for value in values.tolist()]
     encoded: Matrix = np.array([*table, 0.0], dtype=np.float64)[places]
     return encoded
