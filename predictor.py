@@ -22,10 +22,9 @@ import numpy as np
 from utils import kafka_io, messages, process, scoring
 from utils.bundle_watcher import BundleWatcher
 from utils.bundles import Bundle, BundleError
-from utils.kafka_io import ExactlyOnce, Polled, Position, TopicPartition
+from utils.kafka_io import Content, ExactlyOnce, Polled, Position, TopicPartition
 from utils.model_store import ModelStore
 from utils.outcome_count import OutcomeCount
-from utils.record_batches import Content
 from utils.scoring import Decoded
 from utils.settings import Settings
 

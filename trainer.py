@@ -32,6 +32,8 @@ from utils.model_store import ModelStore
 from utils.settings import Settings
 
 POLL_MS = 50
+#: The same while a training runs, whose end nobody should wait for.
+BUSY_POLL_MS = 20
 #: How many more outcomes make it worth judging the serving model again.
 JUDGE_EVERY = 50
 RETRY_SECONDS = 5.0
@@ -250,7 +252,7 @@ def loop(trainer: Trainer, stop: process.Stop, report: process.Report) -> None:
     trouble = ""
     while not stop() or trainer.busy:
         try:
-            trainer.step(begin=not stop())
+            trainer.step(BUSY_POLL_MS if trainer.busy else POLL_MS, begin=not stop())
             if trouble:
                 report("all is well again")
                 trouble = ""

@@ -17,6 +17,7 @@ from utils import kafka_io, messages, model_commands, preprocess_data
 from utils.broker import SHORT_LIVED, Broker
 from utils.bundles import Draft
 from utils.kafka_io import TopicPartition
+from utils.kafka_io.clients import open_admin
 from utils.log_ingest import Ingest
 from utils.message_store import MessageStore, Snapshot
 from utils.model_store import ModelStore
@@ -431,7 +432,7 @@ def test_replay_finds_what_is_missing_or_doubled(lived: Pipeline, command: Comma
 
 
 def test_an_expired_log(lived: Pipeline, command: Command, changed: Path) -> None:
-    admin = kafka_io._admin(lived.settings.kafka)
+    admin = open_admin(lived.settings.kafka)
     admin.delete_records({TopicPartition(messages.APP_MESSAGES, 0): 6})
     admin.close()
     status, out, _ = command("replay", "--partition", "0")

@@ -5,9 +5,9 @@ from contextlib import closing
 from pathlib import Path
 
 from tests.harness import Pipeline, until
-from utils import kafka_io
 from utils.broker import SHORT_LIVED, Broker
 from utils.kafka_io import ExactlyOnce, Outgoing, Polled, Sender, TopicPartition
+from utils.kafka_io.transactions import queue
 from utils.messages import APP_MESSAGES, GROUPS, PREDICTIONS, PREDICTOR_GROUP
 
 
@@ -65,7 +65,7 @@ def test_a_transaction_that_the_broker_forgot_is_not_committed_by_the_next_one(
             # The coordinator is told of nothing, so it will abort nothing.
             manager = producer._transaction_manager
             manager._partitions_in_transaction.add(tp)
-            kafka_io._queue(producer, {tp: [(b"half", b"done", None)]})
+            queue(producer, {tp: [(b"half", b"done", None)]})
             producer.flush(10)
         with closing(joined(pipeline)) as exchange:
             exchange.commit(restored(exchange), {tp: [(b"whole", b"{}", None)]}, {})

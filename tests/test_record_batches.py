@@ -10,8 +10,8 @@ from kafka.record.default_records import DefaultRecordBatch
 from kafka.record.memory_records import MemoryRecords, MemoryRecordsBuilder
 from kafka.structs import TopicPartition
 
-from utils import record_batches
-from utils.record_batches import PartitionRecords
+from utils.kafka_io import record_batches
+from utils.kafka_io.record_batches import PartitionRecords
 
 TP = TopicPartition("topic", 3)
 

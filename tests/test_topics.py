@@ -21,9 +21,9 @@ Row = dict[str, Any]
 #: The script that is named, with less patience where it would wait for seconds.
 HASTY = """
 import runpy, sys
-from utils import kafka_io
-kafka_io.METADATA_MAX_AGE_MS = 500
-kafka_io.NO_OFFSET_PATIENCE_S = 0.5
+from utils.kafka_io import clients, exactly_once, log_reader
+clients.METADATA_MAX_AGE_MS = log_reader.METADATA_MAX_AGE_MS = 500
+exactly_once.NO_OFFSET_PATIENCE_S = 0.5
 sys.argv.pop(0)
 runpy.run_path(sys.argv[0], run_name="__main__")
 """

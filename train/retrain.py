@@ -5,7 +5,9 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,7 @@ from utils.bundles import Bundle, BundleError, Draft, ModelStoreError
 from utils.feature_tools import FeatureTools
 from utils.message_store import MessageStore, Offsets, Snapshot
 from utils.model_store import ModelStore
-from utils.settings import Settings
+from utils.settings import Data, Settings
 
 GOLDEN_ROWS = 5
 #: Newer outcomes that a judgement of the serving model wants to see at least.
@@ -79,27 +81,42 @@ class Result:
 
 def gather(settings: Settings, snapshot: Snapshot | None) -> Rows:
     """Put the base data and the messages together."""
-    path = settings.data_dir / settings.data.train
-    frame = preprocess_data.read_frame(path, settings.data)
-    labels = frame.pop(settings.data.target)
-    ids = [f"base-{line}" for line in range(len(frame))]
-    offsets: Offsets = {}
-    topic_ids: dict[str, str] = {}
-    if snapshot is not None:
-        offsets, topic_ids = snapshot.offsets, snapshot.topic_ids
-        if len(snapshot.request_ids):
-            ids += list(snapshot.request_ids)
-            frame = pd.concat([frame, snapshot.frame[list(frame.columns)]], ignore_index=True)
-            labels = pd.concat([labels, pd.Series(snapshot.outcomes)], ignore_index=True)
-    return Rows(
-        ids,
-        frame,
-        labels.to_numpy(dtype=object),
-        evaluate.in_validation(ids),
-        offsets,
-        topic_ids,
-        hashlib.sha256(path.read_bytes()).hexdigest(),
+    base = base_rows(settings)
+    if snapshot is None:
+        return base
+    base = replace(base, offsets=snapshot.offsets, topic_ids=snapshot.topic_ids)
+    if not len(snapshot.request_ids):
+        return base
+    ids = list(snapshot.request_ids)
+    return replace(
+        base,
+        ids=base.ids + ids,
+        frame=pd.concat([base.frame, snapshot.frame[list(base.frame.columns)]], ignore_index=True),
+        labels=np.concatenate([base.labels, np.asarray(snapshot.outcomes, dtype=object)]),
+        validation=np.concatenate([base.validation, evaluate.in_validation(ids)]),
     )
+
+
+def base_rows(settings: Settings) -> Rows:
+    """The base data: read once by a process that trains again and again, until it changes.
+
+    Raises:
+        preprocess_data.DataError: It cannot be read.
+    """
+    path, stamp = settings.data_dir / settings.data.train, None
+    with suppress(OSError):  # reading it says what is wrong
+        written = path.stat()
+        stamp = written.st_mtime_ns, written.st_size
+    return _read_base_rows(path, settings.data, stamp)
+
+
+@lru_cache(maxsize=1)
+def _read_base_rows(path: Path, data: Data, _stamp: tuple[int, int] | None) -> Rows:
+    frame = preprocess_data.read_frame(path, data)
+    labels = frame.pop(data.target).to_numpy(dtype=object)
+    ids = [f"base-{line}" for line in range(len(frame))]
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    return Rows(ids, frame, labels, evaluate.in_validation(ids), {}, {}, sha256)
 
 
 def fitted_features(rows: Rows, settings: Settings) -> FeatureTools:

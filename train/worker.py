@@ -1,7 +1,7 @@
 """The process that trains, beside the trainer's loop.
 
 It is started ahead of the first request and kept, so that a request does not wait for
-imports; it is nice to the predictors; and it never outlives the trainer.
+imports or the base data; it is nice to the predictors; and it never outlives the trainer.
 """
 
 import multiprocessing
@@ -11,6 +11,7 @@ import threading
 import time
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -49,7 +50,7 @@ class Worker:
             mp_context=multiprocessing.get_context("spawn"),
             initializer=_prepare,
         )
-        pool.submit(_warm_up, self._hyper)
+        pool.submit(_warm_up, self._settings, self._hyper)
         return pool
 
     def train(self, job: Job) -> Future[Any]:
@@ -90,10 +91,13 @@ def _die_with_parent() -> None:
     os._exit(1)
 
 
-def _warm_up(hyper: str) -> None:
-    from train import optimisers, retrain  # noqa: F401
+def _warm_up(settings: Settings, hyper: str) -> None:
+    from train import optimisers, retrain
+    from utils.preprocess_data import DataError
 
     optimisers.get(hyper)
+    with suppress(DataError):  # the first training says it
+        retrain.base_rows(settings)
 
 
 def _train(settings: Settings, hyper: str, evals: int, job: Job) -> Any:

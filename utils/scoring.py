@@ -12,9 +12,8 @@ import numpy as np
 
 from utils import messages
 from utils.bundles import Bundle
-from utils.kafka_io import MAX_MESSAGE_BYTES
+from utils.kafka_io import MAX_MESSAGE_BYTES, Content, Record
 from utils.messages import BadRecord, label_text
-from utils.record_batches import Content, Record
 
 #: The most records of one batch: large enough that what a batch costs is small beside
 #: what its rows cost, small enough that a transaction is short.

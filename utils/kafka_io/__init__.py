@@ -1,0 +1,50 @@
+"""The one package that talks to Kafka's client; all that others use of it is named here.
+
+`ExactlyOnce` is the consume-transform-produce loop's partner: what a step sends and the
+offsets it has consumed commit in one transaction. `LogReader` reads partitions without
+a group, `Sender` writes without transactions, and the functions create topics and
+announce.
+"""
+
+from kafka import TopicPartition
+from kafka.errors import KafkaError
+
+from utils.kafka_io.clients import (
+    TROUBLE,
+    KafkaUnavailable,
+    Refused,
+    check_broker,
+    client_settings,
+    wait_for_broker,
+)
+from utils.kafka_io.exactly_once import ExactlyOnce, Fenced, Polled
+from utils.kafka_io.log_reader import LogReader, beginning_and_end
+from utils.kafka_io.record_batches import Content, Record
+from utils.kafka_io.senders import Outgoing, Sender, Together, announce
+from utils.kafka_io.topics import MAX_MESSAGE_BYTES, ensure_topics
+from utils.kafka_io.transactions import Position
+
+__all__ = [
+    "MAX_MESSAGE_BYTES",
+    "TROUBLE",
+    "Content",
+    "ExactlyOnce",
+    "Fenced",
+    "KafkaError",
+    "KafkaUnavailable",
+    "LogReader",
+    "Outgoing",
+    "Polled",
+    "Position",
+    "Record",
+    "Refused",
+    "Sender",
+    "Together",
+    "TopicPartition",
+    "announce",
+    "beginning_and_end",
+    "check_broker",
+    "client_settings",
+    "ensure_topics",
+    "wait_for_broker",
+]

@@ -1,0 +1,119 @@
+"""Reading whole partitions, without a group."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from kafka import TopicPartition
+
+from utils.kafka_io.clients import (
+    METADATA_MAX_AGE_MS,
+    REQUEST_TIMEOUT_MS,
+    open_consumer,
+    partitions_of,
+    positions_of,
+    reaching,
+)
+from utils.settings import Kafka
+
+
+@dataclass
+class LogReader:
+    """Reads whole partitions in order, committed records only, without a group.
+
+    Args:
+        kafka: How to reach the cluster.
+        topics: All their partitions are read, also those added later.
+        positions: Where to begin, by (topic, partition); others begin at `default`.
+        default: "earliest" or "latest".
+    """
+
+    kafka: Kafka
+    topics: Sequence[str]
+    positions: Mapping[tuple[str, int], int] = field(default_factory=dict)
+    default: str = "earliest"
+    max_records: int = 5_000
+
+    def __post_init__(self) -> None:
+        self._consumer: Any = None
+        self._open()
+
+    def _open(self) -> None:
+        with reaching(self.kafka):
+            self._consumer = open_consumer(
+                self.kafka,
+                auto_offset_reset="earliest",
+                max_poll_records=self.max_records,
+            )
+            self._assigned: set[TopicPartition] = set()
+            self._look_again_at = 0.0
+            self._take_new_partitions()
+
+    def _take_new_partitions(self) -> None:
+        if time.monotonic() < self._look_again_at:
+            return
+        self._look_again_at = time.monotonic() + METADATA_MAX_AGE_MS / 1000
+        new = [tp for tp in partitions_of(self._consumer, self.topics) if tp not in self._assigned]
+        if not new:
+            return
+        # Positions are kept over assign() by asking for them first.
+        kept = positions_of(self._consumer)
+        if self.default == "latest" and not self._assigned:
+            ends = self._consumer.end_offsets(new, timeout_ms=REQUEST_TIMEOUT_MS)
+        else:
+            ends = self._consumer.beginning_offsets(new, timeout_ms=REQUEST_TIMEOUT_MS)
+        self._assigned.update(new)
+        self._consumer.assign(sorted(self._assigned))
+        for tp in new:
+            self._consumer.seek(tp, self.positions.get((tp.topic, tp.partition), ends[tp]))
+        for tp, position in kept.items():
+            self._consumer.seek(tp, position)
+
+    def poll(self, timeout_ms: int) -> dict[TopicPartition, list[Any]]:
+        """The next records by partition; empty when none came in time."""
+        if self._consumer is None:
+            self._open()
+        self._take_new_partitions()
+        if not self._assigned:
+            time.sleep(timeout_ms / 1000)
+            return {}
+        records: dict[TopicPartition, list[Any]] = self._consumer.poll(timeout_ms)
+        return records
+
+    def topic_ids(self) -> dict[str, str]:
+        """What Kafka calls the topics; one that is deleted and made again has another id."""
+        ids = {topic: self._consumer._cluster.topic_id(topic) for topic in self.topics}
+        return {topic: str(topic_id) for topic, topic_id in ids.items() if topic_id}
+
+    def position(self, tp: TopicPartition) -> int:
+        """The next offset to be read; also past records that are no longer there."""
+        return int(self._consumer.position(tp, timeout_ms=REQUEST_TIMEOUT_MS))
+
+    def ends(self) -> dict[TopicPartition, int]:
+        """For each partition the offset after its last committed record."""
+        ends: dict[TopicPartition, int] = self._consumer.end_offsets(
+            sorted(self._assigned), timeout_ms=REQUEST_TIMEOUT_MS
+        )
+        return ends
+
+    def close(self) -> None:
+        """Release the connection."""
+        if self._consumer is not None:
+            self._consumer.close(timeout_ms=1_000)
+            self._consumer = None
+
+    def __enter__(self) -> "LogReader":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def beginning_and_end(kafka: Kafka, topic: str) -> dict[int, tuple[int, int]]:
+    """The first offset and the offset after the last committed record, by partition."""
+    with LogReader(kafka, [topic]) as reader:
+        consumer, partitions = reader._consumer, sorted(reader._assigned)
+        starts = consumer.beginning_offsets(partitions, timeout_ms=REQUEST_TIMEOUT_MS)
+        ends = reader.ends()
+        return {tp.partition: (starts[tp], ends[tp]) for tp in partitions}
