@@ -249,17 +249,18 @@ class ExactlyOnce:
     ) -> None:
         """Begin to commit records and positions in one transaction, all or nothing.
 
-        What comes of it the next call tells, whichever it is; `settle` waits for just that.
+        What comes of it `settle` tells, or the next commit, or a poll that has to know
+        because partitions have moved.
 
         Args:
             polled: What the positions come from.
             records: What to send, by where to.
             positions: Where each partition goes on.
-            then: Called by that next call when the transaction has committed.
+            then: Called by that call, in its thread, when the transaction has committed.
 
         Raises:
-            KafkaError: Nothing may be assumed; the next poll finds out what is
-                committed and takes up from there.
+            KafkaError: Of this transaction or the one before. Nothing may be assumed; the
+                next poll finds out what is committed and takes up from there.
         """
         self.settle()
         if polled.epoch != self._epoch or self._rebalance.raised or self._failed:
