@@ -34,6 +34,10 @@ from utils.settings import Settings
 POLL_MS = 50
 #: The same while a training runs, whose end nobody should wait for.
 BUSY_POLL_MS = 20
+#: Between two looks at the log meanwhile: each is a transaction of the store, and takes from
+#: the training and from whoever predicts.
+BUSY_READ_SECONDS = 0.5
+LARGE_READ = 1_000
 #: How many more outcomes make it worth judging the serving model again.
 JUDGE_EVERY = 50
 RETRY_SECONDS = 5.0
@@ -82,6 +86,7 @@ class Trainer:
         self._asked_at = 0.0
         self._job_asked_at = 0.0
         self._judged_at = 0
+        self._read_at = 0.0
 
     @property
     def busy(self) -> bool:
@@ -103,11 +108,18 @@ class Trainer:
         """
         polled = self.exchange.poll(timeout_ms)
         self._take(polled)  # 1
-        self.ingest.step()  # 2
+        self._read()  # 2
         self._notice()  # 3
         self._announce(polled)  # 4
         if begin and self._job is None and time.monotonic() >= self._not_before:
             self._begin()  # 5
+
+    def _read(self) -> None:
+        """Read the log; now and then while a training runs, which waits for none of it."""
+        if self.busy and time.monotonic() < self._read_at:
+            return
+        if self.ingest.step() < LARGE_READ:  # else there is more, and it is behind
+            self._read_at = time.monotonic() + BUSY_READ_SECONDS
 
     def _take(self, polled: Polled) -> None:
         if polled.restored is not None:
