@@ -21,7 +21,15 @@ from tests.harness import Pipeline, listening_addresses
 from tests.test_message_store import FEATURES
 from utils import kafka_io, process, settings
 from utils.broker import SHORT_LIVED, Broker, free_port
-from utils.kafka_io import ExactlyOnce, KafkaUnavailable, LogReader, Refused, Sender, connection
+from utils.kafka_io import (
+    ExactlyOnce,
+    KafkaUnavailable,
+    LogReader,
+    Refused,
+    Sender,
+    clients,
+    connection,
+)
 from utils.message_store import MessageStore, StoreError
 from utils.messages import PREDICTIONS
 from utils.settings import ROOT
@@ -230,7 +238,7 @@ def test_another_way_to_log_in_is_one_line(cluster: Cluster) -> None:
 
 def test_a_server_that_only_listens_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """The client alone would wait for the end of the handshake for ever."""
-    monkeypatch.setattr(kafka_io, "BOOTSTRAP_TIMEOUT_MS", 600)
+    monkeypatch.setattr(clients, "BOOTSTRAP_TIMEOUT_MS", 600)
     monkeypatch.setattr(connection, "HANDSHAKE_TIMEOUT_MS", 200)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         where = f"127.0.0.1:{listener.getsockname()[1]}"
