@@ -38,6 +38,8 @@ BUSY_POLL_MS = 20
 #: the training and from whoever predicts.
 BUSY_READ_SECONDS = 0.5
 LARGE_READ = 1_000
+#: Requests taken at once, and so answered by one training: all that a long absence left.
+MOST_REQUESTS = 10_000
 #: How many more outcomes make it worth judging the serving model again.
 JUDGE_EVERY = 50
 RETRY_SECONDS = 5.0
@@ -76,6 +78,7 @@ class Trainer:
         self.report = report
         self.trainings = 0
         self._waiting: list[tuple[int, RetrainRequest]] = []
+        self._answers_may_be_new = True
         self._position: Position | None = None
         self._partition = TopicPartition(messages.RETRAIN_TOPIC, 0)
         self._decode_request = messages.Decoder(RetrainRequest)
@@ -124,6 +127,7 @@ class Trainer:
     def _take(self, polled: Polled) -> None:
         if polled.restored is not None:
             self._waiting.clear()
+            self._answers_may_be_new = True
             self._position = polled.restored.get(self._partition)
             if self._position is None:
                 self.report("another trainer has the topic; waiting")
@@ -138,11 +142,13 @@ class Trainer:
                 continue  # the others' announcements travel here too
             if request.retrain:
                 self._waiting.append((record.offset, request))
+                self._answers_may_be_new = True
                 self._asked_at = self._asked_at or time.monotonic()
 
     def _notice(self) -> None:
         if self._job is not None and self._job.done():
             job, self._job = self._job, None
+            self._answers_may_be_new = True
             self._finished(job)
         if self._judging is not None and self._judging.done():
             judging, self._judging = self._judging, None
@@ -186,15 +192,16 @@ class Trainer:
         """Answer the requests whose batch has its model; commit up to the first without."""
         if not polled.epoch or self._position is None:
             return
-        answers = {r.batch_id: self._answer(r) for _, r in self._waiting}
+        answers = self._answers() if self._answers_may_be_new else {}
         records = self._announcements + [
             _completed(answers[request.batch_id], request)
             for _, request in self._waiting
-            if answers[request.batch_id]
+            if request.batch_id in answers
         ]
         if not records and not (polled.records and not self._waiting):
+            self._answers_may_be_new = False
             return
-        left = [(offset, r) for offset, r in self._waiting if not answers[r.batch_id]]
+        left = [(offset, r) for offset, r in self._waiting if r.batch_id not in answers]
         position = Position(left[0][0]) if left else self._position
         self.exchange.commit(
             polled,
@@ -204,17 +211,20 @@ class Trainer:
         self.exchange.settle()
         self._waiting = left
         self._announcements.clear()
+        self._answers_may_be_new = False
 
-    def _answer(self, request: RetrainRequest) -> dict[str, Any] | None:
-        """The history's line of the model that answers a request, if there is one.
+    def _answers(self) -> dict[str, dict[str, Any]]:
+        """The history's line of the model that answers a request, of those that have one.
 
         A topic that was deleted and made again has the same offsets once more, and so
         the same batch ids; what was learnt from the one before is no answer.
         """
-        entry = self.store.bundle_for(request.batch_id)
-        if entry and self.ingest.is_same_log(request.topic, entry.get("topic_ids") or {}):
-            return entry
-        return None
+        topics = {request.batch_id: request.topic for _, request in self._waiting}
+        return {
+            batch_id: entry
+            for batch_id, entry in self.store.answers_to(topics).items()
+            if self.ingest.is_same_log(topics[batch_id], entry.get("topic_ids") or {})
+        }
 
     def _begin(self) -> None:
         if self._waiting:
@@ -242,15 +252,14 @@ class Trainer:
         )
 
 
-def _completed(entry: dict[str, Any] | None, request: RetrainRequest) -> dict[str, Any]:
+def _completed(entry: dict[str, Any], request: RetrainRequest) -> dict[str, Any]:
     """The announcement that answers one request, from its model's line in the history."""
-    assert entry is not None
     return {
         "training_completed": True,
         "model_id": entry["model_id"],
         "accepted": entry["accepted"],
         "batch_id": request.batch_id,
-        "trained_with": entry["batch_ids"],
+        "requests": len(entry["batch_ids"]),
         "parent_id": entry["parent_id"],
         "rows": entry["rows"],
         "challenger": entry["metrics"]["challenger"],
@@ -302,7 +311,7 @@ def main(arguments: argparse.Namespace, settings: Settings) -> None:
             group=messages.TRAINER_GROUP,
             topics=messages.GROUPS[messages.TRAINER_GROUP],
             slot=slot,
-            max_records=500,
+            max_records=MOST_REQUESTS,
             report=report,
         )
         resources.callback(exchange.close)

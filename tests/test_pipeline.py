@@ -230,19 +230,19 @@ def test_several_predictors_share_the_partitions(
 def test_waiting_requests_become_one_training_and_each_is_answered(
     make_pipeline: MakePipeline, adult: list[Row]
 ) -> None:
-    pipeline = make_pipeline()
+    pipeline = make_pipeline(RETRAIN_EVERY="2")
     pipeline.start("predictor.py")
-    pipeline.send_rows(adult[:200])
-    pipeline.wait_for_events("retrain", 8)
+    pipeline.send_rows(adult[:1400])
+    pipeline.wait_for_events("retrain", 700)
     first = pipeline.start("trainer.py", "--evals", "1")
-    completed = pipeline.wait_for_events("training_completed", 8)
-    assert {c["model_id"] for c in completed} == {2}
+    completed = pipeline.wait_for_events("training_completed", 700)
+    assert {(c["model_id"], c["requests"]) for c in completed} == {(2, 700)}
     assert [c["batch_id"] for c in completed] == [r["batch_id"] for r in pipeline.events("retrain")]
     assert first.end() == 0
     again = pipeline.start("trainer.py", "--evals", "1")
     again.says("ready")
     assert again.end() == 0
-    assert len(pipeline.events("training_completed")) == 8  # a redelivery trains nothing twice
+    assert len(pipeline.events("training_completed")) == 700  # a redelivery trains nothing twice
     assert sorted(p.name for p in (pipeline.home / "models").glob("[0-9]*")) == ["1", "2"]
 
 

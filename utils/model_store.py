@@ -20,7 +20,7 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -142,10 +142,14 @@ class ModelStore:
         """
         return self._read_history()[0]
 
-    def bundle_for(self, batch_id: str) -> dict[str, Any] | None:
-        """The history's line of the bundle that answered a retrain request, or None."""
-        lines = reversed(self.history())
-        return next((line for line in lines if batch_id in line.get("batch_ids", ())), None)
+    def answers_to(self, batch_ids: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """For each retrain request that a bundle has answered, that one's line of the history."""
+        asked = set(batch_ids)
+        return {
+            batch_id: line
+            for line in self.history()
+            for batch_id in asked.intersection(line.get("batch_ids", ()))
+        }
 
     def next_id(self) -> int:
         """A number that no bundle has had; it is yours only inside `writing`."""
