@@ -802,6 +802,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
             until = time.monotonic() + 60 * options.minutes
             report = torture.run(lambda kills: time.monotonic() < until)
+        except KeyboardInterrupt:
+            print(f"interrupted; the home is in {folder}")
+            return 130
         finally:
             pipeline.close()
     print(report.text())

@@ -12,7 +12,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
@@ -172,27 +172,34 @@ class Stop:
 def slot(settings: Settings, role: str, most: int = 1000) -> Iterator[str]:
     """A name that no other living process has, and that a restarted one gets again.
 
-    The first free lock file of `data/` decides the number; the kernel releases a lock
-    with its process, however that ends. Host and home are part of the name, so that two
-    machines or two homes on one cluster never share it.
+    A free lock file of `data/` decides the number; the kernel releases a lock with its
+    process, however that ends. First come those whose process was killed: what it left
+    open under its name keeps others waiting until somebody has that name again. Host and
+    home are part of it, so that two machines or two homes on one cluster never share one.
 
     Raises:
         UserError: All `most` places are taken.
     """
     settings.data_dir.mkdir(parents=True, exist_ok=True)
-    for number in range(most):
-        path = settings.data_dir / f".{role}-{number}.lock"
+    paths = [settings.data_dir / f".{role}-{number}.lock" for number in range(most)]
+    paths.sort(key=lambda path: not (path.exists() and path.stat().st_size))
+    for path in paths:
         with path.open("a") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 continue
-            yield _slot_name(settings.home, role, number)
+            with suppress(OSError):  # a full disk; then the number is one like the others
+                lock.write(f"{os.getpid()}\n")
+                lock.flush()
+            yield _slot_name(settings.home, path.stem[1:])
+            lock.truncate(0)  # ended by itself
             return
     raise UserError(f"{most} {role}s run in {settings.home} already")
 
 
-def _slot_name(home: Path, role: str, number: int) -> str:
+def _slot_name(home: Path, place: str) -> str:
+    role, number = place.rsplit("-", 1)
     host = re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:100]
     return f"{role}-{host}-{zlib.crc32(str(home).encode()):08x}-{number}"
 
