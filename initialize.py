@@ -110,7 +110,7 @@ def main(arguments: argparse.Namespace, settings: Settings) -> None:
         kafka_io.check_broker(settings.kafka)  # and so is a missing broker
     create_folders(settings)
     download_data(settings, report)
-    with Tracking(settings, patience=TRACKING_PATIENCE):
+    with Tracking(settings, patience=TRACKING_PATIENCE, niceness=0):
         create_model(settings, arguments, report)
         kafka_io.wait_for_broker(settings.kafka, arguments.wait)
         create_topics(settings, report)

@@ -45,6 +45,8 @@ JUDGE_EVERY = 50
 RETRY_SECONDS = 5.0
 #: How long the trainer's end may be put off by what MLflow is still to be told.
 TRACKING_PATIENCE = 5.0
+#: Of the process that tells MLflow: predictors and trainings go first.
+TRACKING_NICENESS = 15
 
 
 class Trainer:
@@ -299,7 +301,9 @@ def main(arguments: argparse.Namespace, settings: Settings) -> None:
         store.reconcile()
         features = store.load_current().features
         # Ends last, when Kafka has been let go and the last model is announced.
-        resources.enter_context(Tracking(settings, patience=TRACKING_PATIENCE))
+        resources.enter_context(
+            Tracking(settings, patience=TRACKING_PATIENCE, niceness=TRACKING_NICENESS)
+        )
         worker = Worker(settings, hyper=arguments.hyper, evals=arguments.evals)
         resources.enter_context(worker)
         message_store = resources.enter_context(

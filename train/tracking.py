@@ -38,7 +38,6 @@ from utils.settings import Settings
 if TYPE_CHECKING:
     from train.mlflow_log import MlflowLog
 
-NICENESS = 15
 #: Bundles that wait at most; a further one takes the place of the oldest.
 OUTBOX_MOST = 50
 #: Live quality also over so many of the latest outcomes.
@@ -100,24 +99,36 @@ def keep(settings: Settings, store: ModelStore, model_id: int) -> None:
         bundles.remove(outbox / str(oldest))
 
 
+def keep_all(settings: Settings) -> None:
+    """Put every bundle that is there into the outbox: some were made without tracking."""
+    store = ModelStore(settings.models_dir)
+    for model_id in store.on_disk():
+        keep(settings, store, model_id)
+
+
 class Tracking:
     """The process beside a script, if there is tracking; ends with the script.
 
     Args:
         settings: As `switched_on` gave them.
         patience: Seconds that the end may take to log what is left.
+        niceness: Of the process, from 0 to 19; 0 for a script that has to wait for it.
     """
 
-    def __init__(self, settings: Settings, patience: float) -> None:
+    def __init__(self, settings: Settings, patience: float, *, niceness: int) -> None:
         self._settings = settings
         self._patience = patience
+        self._niceness = niceness
 
     def __enter__(self) -> "Tracking":
         if self._settings.mlflow.tracking_uri:
+            keep_all(self._settings)
             context = multiprocessing.get_context("spawn")
             theirs, self._ours = context.Pipe(duplex=False)
             self._process = context.Process(
-                target=_beside, args=(self._settings, theirs, self._patience), daemon=True
+                target=_beside,
+                args=(self._settings, theirs, self._patience, self._niceness),
+                daemon=True,
             )
             self._process.start()
             theirs.close()
@@ -126,18 +137,20 @@ class Tracking:
     def __exit__(self, *exception: object) -> None:
         if self._settings.mlflow.tracking_uri:
             self._ours.close()  # which tells it to end
-            self._process.join(self._patience + 1)
-            self._process.kill()
-            self._process.join()
+            self._process.join(self._patience)
+            if self._process.exitcode != 0:
+                self._process.kill()
+                self._process.join()
+                Tracker(self._settings, _reporter()).say_what_waits("silent")
 
 
-def _beside(settings: Settings, parent: Connection, patience: float) -> None:
+def _beside(settings: Settings, parent: Connection, patience: float, niceness: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the script decides what they mean
-    os.nice(NICENESS)
+    os.nice(niceness)
     stop = Stop()
 
-    report = process.reporter("mlflow", "blue")
+    report = _reporter()
     tracker = Tracker(settings, report)
 
     def end_with_parent() -> None:
@@ -145,7 +158,6 @@ def _beside(settings: Settings, parent: Connection, patience: float) -> None:
             parent.recv()  # never sent: the other end closes, also when it is killed
         stop.set()
         time.sleep(patience)
-        tracker.say_what_waits("silent")
         os._exit(1)
 
     threading.Thread(target=end_with_parent, daemon=True).start()
@@ -230,8 +242,6 @@ class Tracker:
         return re.sub(r"//[^/\s]*@", "//***@", text)[:500]
 
     def _connected(self) -> "MlflowLog":
-        for model_id in self._store.on_disk():  # some were made while there was no tracking
-            keep(self._settings, self._store, model_id)
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         from train.mlflow_log import MlflowLog  # takes seconds
@@ -331,6 +341,10 @@ def _waiting(settings: Settings) -> list[int]:
     return sorted(int(folder.name) for folder in _outbox(settings).glob("[1-9]*"))
 
 
+def _reporter() -> Report:
+    return process.reporter("mlflow", "blue")
+
+
 def _home_id(folder: Path) -> str:
     """A name that tells this home's runs from another's, wherever it is moved."""
     path = folder / "home-id"
@@ -346,8 +360,10 @@ def _listed(models: Sequence[int]) -> str:
 
 def _once(settings: Settings) -> None:
     """Bring MLflow up to date, and say what keeps it from that."""
-    tracker = Tracker(switched_on(settings, wanted=True), process.reporter("mlflow", "blue"))
+    settings = switched_on(settings, wanted=True)
+    tracker = Tracker(settings, _reporter())
     with process.slot(settings, "tracker", most=1):
+        keep_all(settings)
         try:
             tracker.step(thorough=True)
         except Exception as error:  # MLflow's are of many kinds
