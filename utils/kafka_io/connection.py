@@ -17,6 +17,9 @@ from utils.settings import Kafka
 
 #: For TCP's and TLS's handshakes together.
 HANDSHAKE_TIMEOUT_MS = 5_000
+#: Between two questions for metadata. A client's second one asks for its topics, right
+#: after the one with which it found the brokers.
+METADATA_BACKOFF_MS = 10
 
 _LOGIN_ERRORS = (
     kafka_errors.SaslAuthenticationFailedError,
@@ -37,6 +40,8 @@ class _Connections(KafkaConnectionManager):  # type: ignore[misc]
     def __init__(self, net: Any, **configs: Any) -> None:
         super().__init__(net, **configs)
         self._refusals: dict[Any, Exception] = {}  # by node
+        # No option reaches it: it is 100 ms whatever the client's retry_backoff_ms.
+        self.cluster.config["retry_backoff_ms"] = METADATA_BACKOFF_MS
 
     async def _connect(self, node: Any, conn: Any, *args: Any, **kwargs: Any) -> None:
         def note(error: Exception) -> None:
