@@ -97,6 +97,19 @@ def test_the_state_survives_json(table: tuple[FeatureTools, Rows]) -> None:
     assert again.transform(stored).tobytes() == features.transform(frame).tobytes()
 
 
+def test_fields_are_looked_for_in_the_order_of_the_data() -> None:
+    """Decoding begins at the field after the last one found; else n columns cost n * n."""
+    frame = pd.DataFrame({"b": ["x", "y"], "a": [1, 2], "unused": [0, 0], "c": ["u", "v"]})
+    features = FeatureTools().fit(
+        frame, target="y", numerical=["a"], categorical=["c", "b"], crosses=[], classes=["n", "p"]
+    )
+    fields = [field.encode_name for field in msgspec.structs.fields(features.row_type)]
+    assert fields == ["b", "a", "c", "y"]
+    assert features.columns == ("a", "c", "b")
+    row = decode(features, {"a": 1, "b": "x", "c": "v"})
+    assert features.row_values(row) == (1.0, "v", "x")
+
+
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(), inner, max_size=2),
@@ -222,6 +235,7 @@ def test_columns_that_cannot_be_scaled_are_safe(values: list[float | None]) -> N
         {"crosses": [{"columns": ["job", "code"], "pairs": [[1, 9]]}]},
         {"crosses": [{"columns": ["job", "code"], "pairs": [[2, 1], [1, 1]]}]},
         {"mixed": ["age"]},
+        {"order": ["age", "job"]},
         {"target": "age"},
         {"more": 1},
     ],

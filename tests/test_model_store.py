@@ -346,6 +346,7 @@ def forge(folder: Path, **changes: Any) -> None:
 def without_a_feature(folder: Path) -> None:
     features = json.loads((folder / "features.json").read_bytes())
     del features["numerical"]["age"]
+    features["order"].remove("age")
     (folder / "features.json").write_text(json.dumps(features))
     forge(folder)
 

@@ -50,6 +50,7 @@ class _State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     version: int
     target: str
+    order: list[str]  # the columns as the data has them, and so its messages
     classes: list[str]
     numerical: dict[str, tuple[float, float]]  # lowest and highest value in training
     categorical: dict[str, list[str]]  # the category of code 1, 2, ...
@@ -149,12 +150,14 @@ class FeatureTools:
         for column in (*numerical, *categorical):
             if column not in frame.columns:
                 raise ValueError(f"there is no column {column!r}")
+        used = {*numerical, *categorical}
         categories = {name: _categories(frame[name]) for name in categorical}
         codes = {name: _codes_of(frame[name], _Codes(categories[name])) for name in categories}
         return self._restore(
             _State(
                 version=1,
                 target=target,
+                order=[str(name) for name in frame.columns if name in used],
                 classes=list(classes),
                 numerical={name: _range(_numbers(frame, name)) for name in numerical},
                 categorical=categories,
@@ -198,13 +201,13 @@ class FeatureTools:
 
     def row_values(self, row: Any) -> tuple[float | str | None, ...]:
         """A row's raw values in the order of `columns`, None where missing."""
-        values = msgspec.structs.astuple(row)
+        values = [get(row) for get in self._getters]
         split = len(self.numerical)
         # Only NaN differs from itself.
         numbers = [value if value == value else None for value in values[:split]]
         names = [
             value if value is None or type(value) is str else _name(value)
-            for value in values[split:-1]
+            for value in values[split:]
         ]
         return (*numbers, *names)
 
@@ -296,8 +299,11 @@ def message_type(features: FeatureTools) -> type[msgspec.Struct]:
 def _row_type(state: _State) -> type[msgspec.Struct]:
     fields: list[tuple[str, Any, Any]] = []
     names = {"outcome": state.target}
-    for column in (*state.numerical, *state.categorical):
-        field = f"f{len(fields)}"  # a column may be called anything, a field may not
+    # A column may be called anything, a field may not.
+    fields_of = {column: f"f{n}" for n, column in enumerate((*state.numerical, *state.categorical))}
+    # In the messages' order: msgspec looks for a key from where it found the one before.
+    for column in state.order:
+        field = fields_of[column]
         names[field] = column
         if column in state.numerical:
             fields.append((field, float | None, _ABSENT))
@@ -316,6 +322,8 @@ def _check(state: _State) -> None:
         raise ValueError("there are no feature columns")
     if len({*columns, state.target}) <= len(columns):
         raise ValueError("a column is named twice, or is the target too")
+    if sorted(state.order) != sorted(columns):
+        raise ValueError("the order of the columns does not name each of them once")
     for name in (*columns, state.target):
         if not name.isprintable() or '"' in name or "\\" in name:
             raise ValueError(
