@@ -33,6 +33,9 @@ LARGE = 256
 POLL_MS = 100
 #: The same while a large batch is on its way: most likely the next one is too.
 NEXT_MS = 20
+#: So many new objects the garbage collector lets pass. The client leaves some in cycles with
+#: each wait for the network, and among them buffers of megabytes.
+UNCOLLECTED = 2_000
 DEAD_LETTERS = TopicPartition(messages.DEAD_LETTERS, 0)
 RETRAIN_TOPIC = TopicPartition(messages.RETRAIN_TOPIC, 0)
 
@@ -202,12 +205,14 @@ class Predictor:
 
 def loop(predictor: Predictor, stop: process.Stop, report: process.Report) -> None:
     """Step until asked to stop; broker trouble is waited out, not died of."""
-    # What is there by now stays until the end, and of what a batch makes nearly nothing is
-    # for the collector to find: it need not go through all that, and not a dozen times a batch.
+    # What is there by now stays until the end: the collector need not go through it. Nor
+    # through a batch a dozen times while it is made; between two there is little to look at.
     gc.freeze()
-    gc.set_threshold(50_000)
+    gc.disable()
     trouble = ""
     while not stop():
+        if gc.get_count()[0] > UNCOLLECTED:
+            gc.collect()
         try:
             predictor.step()
             if trouble:
