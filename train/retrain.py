@@ -6,12 +6,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from pandas.api.types import union_categoricals
 
 from train import evaluate, fit, optimisers, tracking
 from train.evaluate import Comparison
@@ -59,9 +60,15 @@ class Rows:
     topic_ids: dict[str, str]
     base_sha256: str
 
-    def part(self, mask: np.ndarray) -> tuple[pd.DataFrame, np.ndarray]:
-        """The frame and the labels of the rows in `mask`."""
-        return self.frame[mask], self.labels[mask]
+    @cached_property
+    def training(self) -> tuple[pd.DataFrame, np.ndarray]:
+        """The frame and the labels of the rows to learn from."""
+        return self.frame[~self.validation], self.labels[~self.validation]
+
+    @cached_property
+    def kept_aside(self) -> tuple[pd.DataFrame, np.ndarray]:
+        """The same of the rows to be judged by."""
+        return self.frame[self.validation], self.labels[self.validation]
 
 
 @dataclass(frozen=True)
@@ -88,13 +95,27 @@ def gather(settings: Settings, snapshot: Snapshot | None) -> Rows:
     if not len(snapshot.request_ids):
         return base
     ids = list(snapshot.request_ids)
+    columns = {name: _joined(base.frame[name], snapshot.frame[name]) for name in base.frame}
     return replace(
         base,
         ids=base.ids + ids,
-        frame=pd.concat([base.frame, snapshot.frame[list(base.frame.columns)]], ignore_index=True),
+        frame=pd.DataFrame(columns, copy=False),
         labels=np.concatenate([base.labels, np.asarray(snapshot.outcomes, dtype=object)]),
         validation=np.concatenate([base.validation, evaluate.in_validation(ids)]),
     )
+
+
+def _joined(first: "pd.Series[Any]", second: "pd.Series[Any]") -> Any:
+    """One column after the other; categories of both stay categories."""
+    if isinstance(first.dtype, pd.CategoricalDtype):
+        return union_categoricals([_names(first), _names(second)])
+    return pd.concat([first, second], ignore_index=True)
+
+
+def _names(column: "pd.Series[Any]") -> pd.Categorical:
+    """Text by text, whatever pandas made of the categories' type."""
+    names = pd.Categorical(column)
+    return pd.Categorical.from_codes(names.codes, categories=names.categories.astype(object))
 
 
 def base_rows(settings: Settings) -> Rows:
@@ -114,6 +135,9 @@ def base_rows(settings: Settings) -> Rows:
 def _read_base_rows(path: Path, data: Data, _stamp: tuple[int, int] | None) -> Rows:
     frame = preprocess_data.read_frame(path, data)
     labels = frame.pop(data.target).to_numpy(dtype=object)
+    _, names = preprocess_data.column_types(frame, data)
+    # Each training looks for the different values of them several times.
+    frame = frame.astype(dict.fromkeys(names, "category"))
     ids = [f"base-{line}" for line in range(len(frame))]
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     return Rows(ids, frame, labels, evaluate.in_validation(ids), {}, {}, sha256)
@@ -121,7 +145,7 @@ def _read_base_rows(path: Path, data: Data, _stamp: tuple[int, int] | None) -> R
 
 def fitted_features(rows: Rows, settings: Settings) -> FeatureTools:
     """The preprocessor, fitted on the training rows alone."""
-    frame, labels = rows.part(~rows.validation)
+    frame, labels = rows.training
     return preprocess_data.fit_features(
         frame.assign(**{settings.data.target: labels}), settings.data
     )
@@ -178,7 +202,7 @@ def train(
             matrix, codes, features, best.params, best.rounds, threads=threads, seed=seed
         )  # 4
     with _timed(seconds, "gate"):
-        frame, labels = rows.part(rows.validation)
+        frame, labels = rows.kept_aside
         comparison, challenger_metrics, champion_metrics = _gate(  # 5
             fit.predict(booster, features.transform(frame), threads),
             features.encode_target(labels),
@@ -241,7 +265,7 @@ def serving(store: ModelStore) -> Bundle | None:
 
 def training_matrix(rows: Rows, features: FeatureTools) -> tuple[np.ndarray, np.ndarray]:
     """The encoded training rows and their class codes; unknown classes left out."""
-    frame, labels = rows.part(~rows.validation)
+    frame, labels = rows.training
     codes = features.encode_target(labels)
     usable = codes >= 0
     return features.transform(frame)[usable], codes[usable]

@@ -74,6 +74,16 @@ class _Codes(dict[Any, float]):
         return 0.0 if isinstance(value, str) else self.get(label_text(value), 0.0)
 
 
+class _ClassCodes(dict[Any, int]):
+    """Class to code; -1 for an unknown one, None, or the NaN of a frame."""
+
+    def __init__(self, classes: Sequence[str]) -> None:
+        super().__init__(zip(classes, range(len(classes)), strict=True))
+
+    def __missing__(self, label: Any) -> int:
+        return self.get(canonical_text(label), -1) if isinstance(label, str) else -1
+
+
 class _Pairs:
     """Codes of a crossed column, looked up for whole columns of codes at once."""
 
@@ -220,14 +230,7 @@ class FeatureTools:
 
     def encode_target(self, labels: Iterable[str | None]) -> IntegerCodes:
         """Class names to codes, (rows,); -1 for None and for an unknown class."""
-        codes = {name: code for code, name in enumerate(self.classes)}
-
-        def code(label: str | None) -> int:
-            if not isinstance(label, str):
-                return -1  # None, or the NaN of a frame
-            return codes[label] if label in codes else codes.get(canonical_text(label), -1)
-
-        return np.fromiter(map(code, labels), np.int64)
+        return np.fromiter(map(_ClassCodes(self.classes).__getitem__, labels), np.int64)
 
     def to_json(self) -> bytes:
         """The whole state; the same state gives the same bytes."""
