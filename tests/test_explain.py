@@ -137,6 +137,14 @@ def lived(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     """
     home = tmp_path_factory.mktemp("lived") / "home"
     pipeline = prepare(home, broker.bootstrap, classes=2, PARTITIONS="4")
+    try:
+        _live(pipeline)
+        yield pipeline
+    finally:
+        pipeline.close()
+
+
+def _live(pipeline: Pipeline) -> None:
     assert publish(pipeline, None, None) == 1
     predictor = pipeline.start("predictor.py")
     rows = made_up(60, 2, seed=2)
@@ -169,8 +177,6 @@ def lived(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     pipeline.send_rows(rows[20:30], "q")
     pipeline.wait_for(messages.PREDICTIONS, 37)
     assert predictor.end() == 0
-    yield pipeline
-    pipeline.close()
 
 
 @pytest.fixture
