@@ -194,14 +194,17 @@ class Trainer:
         """Answer the requests whose batch has its model; commit up to the first without."""
         if not polled.epoch or self._position is None:
             return
-        answers = self._answers() if self._answers_may_be_new else {}
+        answers = {}
+        if self._answers_may_be_new:
+            answers = self._answers()
+            # A commit that fails restores, and then all is looked for again.
+            self._answers_may_be_new = False
         records = self._announcements + [
             _completed(answers[request.batch_id], request)
             for _, request in self._waiting
             if request.batch_id in answers
         ]
         if not records and not (polled.records and not self._waiting):
-            self._answers_may_be_new = False
             return
         left = [(offset, r) for offset, r in self._waiting if r.batch_id not in answers]
         position = Position(left[0][0]) if left else self._position
@@ -213,7 +216,6 @@ class Trainer:
         self.exchange.settle()
         self._waiting = left
         self._announcements.clear()
-        self._answers_may_be_new = False
 
     def _answers(self) -> dict[str, dict[str, Any]]:
         """The history's line of the model that answers a request, of those that have one.

@@ -13,6 +13,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 from types import FrameType
 
@@ -181,9 +182,10 @@ def slot(settings: Settings, role: str, most: int = 1000) -> Iterator[str]:
         UserError: All `most` places are taken.
     """
     settings.data_dir.mkdir(parents=True, exist_ok=True)
-    paths = [settings.data_dir / f".{role}-{number}.lock" for number in range(most)]
-    paths.sort(key=lambda path: not (path.exists() and path.stat().st_size))
-    for path in paths:
+    locks = settings.data_dir.glob(f".{role}-*.lock")
+    killed = sorted(path for path in locks if path.stat().st_size)
+    in_turn = (settings.data_dir / f".{role}-{number}.lock" for number in range(most))
+    for path in chain(killed, in_turn):
         with path.open("a") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
