@@ -6,6 +6,7 @@ whatever the reason, until it says only that its time is up.
 """
 
 import re
+import time
 from functools import partial
 from typing import Any
 
@@ -17,9 +18,11 @@ from utils.settings import Kafka
 
 #: For TCP's and TLS's handshakes together.
 HANDSHAKE_TIMEOUT_MS = 5_000
-#: Between two questions for metadata. A client's second one asks for its topics, right
-#: after the one with which it found the brokers.
-METADATA_BACKOFF_MS = 10
+#: Between two questions for metadata, at first: a client's second one asks for its topics,
+#: right after the one with which it found the brokers.
+FIRST_METADATA_BACKOFF_MS = 10
+#: So long that holds. Later it would be a busy loop while topics are missing.
+FIRST_SECONDS = 1.0
 
 _LOGIN_ERRORS = (
     kafka_errors.SaslAuthenticationFailedError,
@@ -41,7 +44,15 @@ class _Connections(KafkaConnectionManager):  # type: ignore[misc]
         super().__init__(net, **configs)
         self._refusals: dict[Any, Exception] = {}  # by node
         # No option reaches it: it is 100 ms whatever the client's retry_backoff_ms.
-        self.cluster.config["retry_backoff_ms"] = METADATA_BACKOFF_MS
+        usual = self.cluster.config["retry_backoff_ms"]
+        self.cluster.config["retry_backoff_ms"] = FIRST_METADATA_BACKOFF_MS
+        quick_until = time.monotonic() + FIRST_SECONDS
+
+        def after_each_answer(cluster: Any) -> None:
+            if time.monotonic() > quick_until:
+                cluster.config["retry_backoff_ms"] = usual
+
+        self.cluster.add_listener(after_each_answer)
 
     async def _connect(self, node: Any, conn: Any, *args: Any, **kwargs: Any) -> None:
         def note(error: Exception) -> None:
