@@ -2,14 +2,16 @@
 
 import fcntl
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.harness import Pipeline, file_system, forget_everything
-from utils import preprocess_data
+from tests.harness import Pipeline, adult_in, file_system, forget_everything
+from utils import download, preprocess_data, settings
 from utils.broker import SHORT_LIVED, Broker
+from utils.settings import ROOT
 
 MakePipeline = Callable[..., Pipeline]
 
@@ -28,20 +30,43 @@ def bootstrap(broker: Broker) -> str:
 
 
 @pytest.fixture(scope="session")
-def prepared(broker: Broker, tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
-    """A home that initialize.py has prepared: the Adult data and a first model.
+def shared(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A folder of the whole session, whichever worker runs a test."""
+    base = tmp_path_factory.getbasetemp()
+    return base if worker_id == "master" else base.parent
+
+
+@pytest.fixture(scope="session")
+def adult_files(shared: Path) -> Path:
+    """Where all of adult.data and adult.test is: the clone's data/, which keeps it."""
+    with one_at_a_time(shared / "adult.lock"):
+        for data_file in settings.load({}).data.files:
+            download.fetch(data_file, ROOT / "data", print)
+    return ROOT / "data"
+
+
+@pytest.fixture(scope="session")
+def prepared(broker: Broker, adult_files: Path, shared: Path) -> Path:
+    """A home that initialize.py has prepared: a tenth of Adult's training rows, a first model.
 
     Made by the first of the workers that run tests side by side; only to be copied from.
     """
-    base = tmp_path_factory.getbasetemp()
-    home = (base if worker_id == "master" else base.parent) / "prepared"
-    with home.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    home = shared / "prepared"
+    with one_at_a_time(shared / "prepared.lock"):
         if not (home / "models" / "current.json").exists():
-            home.mkdir(exist_ok=True)
-            done = Pipeline(home, broker.bootstrap).run("initialize.py", "--evals", "2")
+            config = adult_in(home, adult_files, train=3_000)
+            pipeline = Pipeline(home, broker.bootstrap, PIPELINE_CONFIG=str(config))
+            done = pipeline.run("initialize.py", "--evals", "2")
             assert done.returncode == 0, done.stdout + done.stderr
     return home
+
+
+@contextmanager
+def one_at_a_time(path: Path) -> Iterator[None]:
+    """Keep the other worker out, by a lock on a file."""
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @pytest.fixture(scope="session")

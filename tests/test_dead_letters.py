@@ -31,9 +31,11 @@ def refuses(pipeline: Pipeline, *words: str) -> str:
 
 
 @pytest.mark.timeout(240)  # a model is made anew
-def test_what_is_mended_is_sent_again_once(make_pipeline: MakePipeline, tmp_path: Path) -> None:
+def test_what_is_mended_is_sent_again_once(
+    make_pipeline: MakePipeline, prepared: Path, tmp_path: Path
+) -> None:
     config, file = tmp_path / "pipeline.toml", tmp_path / "record.json"
-    original = (ROOT / "pipeline.toml").read_text()
+    original = (prepared / "pipeline.toml").read_text()
     config.write_text(original)
     pipeline = make_pipeline(PIPELINE_CONFIG=str(config))
     predictor = pipeline.start("predictor.py")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import Pipeline, until
+from tests.harness import Pipeline, adult_in, until
 from utils.broker import free_port
 
 
@@ -25,13 +25,20 @@ def processes_of(home: Path) -> list[str]:
 
 
 @pytest.fixture
-def fresh(tmp_path: Path, prepared: Path) -> Pipeline:
-    """An empty home, but for the data set: what is downloaded is tested elsewhere."""
-    pipeline = Pipeline(tmp_path, f"127.0.0.1:{free_port()}")
+def fresh(tmp_path: Path, adult_files: Path) -> Pipeline:
+    """An empty home, but for the whole data set: what is downloaded is tested elsewhere."""
     (tmp_path / "data").mkdir()
-    for name in (pipeline.settings.data.train, pipeline.settings.data.test):
-        (tmp_path / "data" / name).symlink_to(prepared / "data" / name)
-    return pipeline
+    for name in ("adult.data", "adult.test"):
+        (tmp_path / "data" / name).symlink_to(adult_files / name)
+    return Pipeline(tmp_path, f"127.0.0.1:{free_port()}")
+
+
+@pytest.fixture
+def small(tmp_path: Path, adult_files: Path) -> Pipeline:
+    """The same with the first rows of it."""
+    config = adult_in(tmp_path / "home", adult_files, train=2_000, test=2_000)
+    port = free_port()
+    return Pipeline(tmp_path / "home", f"127.0.0.1:{port}", PIPELINE_CONFIG=str(config))
 
 
 def test_the_demo_ends_by_itself_and_loses_nothing(fresh: Pipeline) -> None:
@@ -53,10 +60,10 @@ def test_the_demo_ends_by_itself_and_loses_nothing(fresh: Pipeline) -> None:
 
 
 @pytest.mark.parametrize("when", ["initialize |", "CONSUMER"])
-def test_ctrl_c_leaves_no_process_behind(fresh: Pipeline, when: str) -> None:
-    demo = fresh.start("-m", "utils.demo", "--evals", "1")
+def test_ctrl_c_leaves_no_process_behind(small: Pipeline, when: str) -> None:
+    demo = small.start("-m", "utils.demo", "--evals", "1")
     demo.says(when, timeout=60)
     os.kill(demo.process.pid, signal.SIGINT)
     assert demo.process.wait(60) == 130, demo.text()
     assert "Traceback" not in demo.text()
-    until(lambda: not processes_of(fresh.home), 5, lambda: str(processes_of(fresh.home)))
+    until(lambda: not processes_of(small.home), 5, lambda: str(processes_of(small.home)))

@@ -8,17 +8,20 @@ import os
 import shutil
 import signal
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.conftest import emptied
 from tests.harness import Pipeline, file_system, until
-from utils.broker import Broker
+from utils.broker import SHORT_LIVED, Broker
 from utils.bundles import Draft
 from utils.kafka_io import Outgoing, Sender
 from utils.messages import APP_MESSAGES, PREDICTIONS, RETRAIN_TOPIC
@@ -83,7 +86,6 @@ def running(
     with file_system(models, "16m"):
         try:
             pipeline.copy_of(prepared)
-            pipeline.learn_from(2_000)
             yield Running(pipeline, broker, adult)
         finally:
             pipeline.close()
@@ -194,6 +196,54 @@ def test_a_silent_broker_is_waited_for(running: Running) -> None:
 
 
 # Clocks
+
+
+class Clock:
+    """A time of day that can be set, for processes that are started in its environment."""
+
+    def __init__(self, folder: Path) -> None:
+        compiler = shutil.which("cc")
+        if compiler is None:
+            pytest.skip("clock.c wants a C compiler")
+        library, self._shift = folder / "clock.so", folder / "clock"
+        source = Path(__file__).with_name("clock.c")
+        command = [compiler, "-shared", "-fPIC", "-O2", "-o", str(library), str(source)]
+        subprocess.run(command, check=True)
+        self.environment = {"LD_PRELOAD": str(library), "CLOCK_SHIFT": str(self._shift)}
+        self.set(0)
+
+    def set(self, seconds: int) -> None:
+        """So far from the machine's, from now on."""
+        self._shift.write_bytes(seconds.to_bytes(8, sys.byteorder, signed=True))
+
+
+def test_a_clock_set_back_or_ahead_delays_nothing(
+    prepared: Path, adult: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The broker's as well: the whole machine's."""
+    clock = Clock(tmp_path)
+    with monkeypatch.context() as patch:
+        for name, value in clock.environment.items():
+            patch.setenv(name, value)
+        broker = Broker(tmp_path / "broker", jvm=SHORT_LIVED)
+        broker.start()
+    pipeline = Pipeline(tmp_path, broker.bootstrap, **clock.environment)
+    try:
+        pipeline.copy_of(prepared)
+        running = Running(pipeline, broker, adult)
+        running.answers(25)
+        pipeline.wait_for_events("training_completed", 1)
+        for requests, shift in ((2, -3_600), (3, 86_400)):
+            clock.set(shift)
+            running.answers(25)
+            pipeline.wait_for_events("training_completed", requests, timeout=30)
+        back, ahead = np.diff([record.timestamp for record in pipeline.records(PREDICTIONS)[::25]])
+        assert back < -3_500_000 and ahead > 86_000_000, "the clock was not set"
+        assert (running.trainer.end(), running.predictor.end()) == (0, 0)
+    finally:
+        pipeline.close()
+        broker.stop()
+
 
 #: Where the time of day is asked for, and only to be written down or shown.
 TIME_OF_DAY = {

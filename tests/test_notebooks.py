@@ -16,9 +16,9 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook(path: Path, prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("KAFKA_BOOTSTRAP_SERVERS", "PIPELINE_CONFIG"):
-        monkeypatch.delenv(name, raising=False)
-    environment = {**os.environ, "NOTEBOOK_SHORT": "1", "PIPELINE_HOME": str(prepared)}
+    monkeypatch.delenv("KAFKA_BOOTSTRAP_SERVERS", raising=False)
+    small = {"PIPELINE_HOME": str(prepared), "PIPELINE_CONFIG": str(prepared / "pipeline.toml")}
+    environment = {**os.environ, "NOTEBOOK_SHORT": "1", **small}
     notebook = nbformat.read(path, as_version=4)
     where = {"metadata": {"path": str(path.parent)}}
     client = NotebookClient(notebook, timeout=240, kernel_name="python3", resources=where)

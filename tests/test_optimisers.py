@@ -3,7 +3,6 @@
 import collections
 import json
 import random
-import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -17,7 +16,7 @@ import pytest
 import sklearn.utils.fixes
 from sklearn.datasets import load_wine
 
-from tests.harness import Pipeline
+from tests.harness import Pipeline, adult_in
 from train import optimisers, train_hyperparameterhunter
 from train.search import RACING_RATE, Best
 from train.search_space import CATEGORY_SPACE, SPACE, Range
@@ -228,16 +227,10 @@ def test_an_optimiser_without_its_package(name: str, monkeypatch: pytest.MonkeyP
 
 
 @pytest.fixture
-def small(own_broker: Broker, prepared: Path, tmp_path: Path) -> Pipeline:
+def small(own_broker: Broker, adult_files: Path, tmp_path: Path) -> Pipeline:
     """A pipeline with the first rows of Adult, and no model yet."""
     home = tmp_path / "home"
-    config = home / "pipeline.toml"
-    (home / "data").mkdir(parents=True)
-    as_it_is = (ROOT / "pipeline.toml").read_text("utf-8")
-    config.write_text(re.sub(r"\[\[data\.files\]\].*?(?=\[training\])", "", as_it_is, flags=re.S))
-    for name in ("adult.data", "adult.test"):
-        lines = (prepared / "data" / name).read_text("utf-8").splitlines(keepends=True)
-        (home / "data" / name).write_text("".join(lines[:2000]), "utf-8")
+    config = adult_in(home, adult_files, train=2_000, test=2_000)
     return Pipeline(
         home, own_broker.bootstrap, PIPELINE_CONFIG=str(config), EXTRA_MODELS_TO_KEEP="5"
     )

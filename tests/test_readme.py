@@ -18,7 +18,8 @@ import certifi
 import msgspec
 import pytest
 
-from utils import download, messages, settings
+from tests.harness import adult_in
+from utils import messages, settings
 from utils.broker import SHORT_LIVED, Broker, free_port
 from utils.settings import ROOT
 
@@ -174,20 +175,11 @@ class Terminals:
 
 
 @pytest.fixture
-def terminals(tmp_path: Path) -> Iterator[Terminals]:
+def terminals(tmp_path: Path, adult_files: Path) -> Iterator[Terminals]:
     """A copy of the project with the first rows of its data set."""
     clone = tmp_path / "clone"
     shutil.copytree(ROOT, clone, ignore=shutil.ignore_patterns(*NOT_COPIED))
-    (clone / "data").mkdir()
-    (ROOT / "data").mkdir(exist_ok=True)
-    for data_file in settings.load({}).data.files:
-        download.fetch(data_file, ROOT / "data", print)
-        whole = (ROOT / "data" / data_file.name).read_text("utf-8")
-        few = whole.splitlines(keepends=True)[:3000]
-        (clone / "data" / data_file.name).write_text("".join(few), "utf-8")
-    config = clone / "pipeline.toml"
-    as_it_is = re.sub(r"\[\[data\.files\]\].*?(?=\[training\])", "", config.read_text(), flags=re.S)
-    config.write_text(as_it_is)
+    adult_in(clone, adult_files, train=3_000, test=3_000)
     ours = {"MAKEFLAGS", "MAKELEVEL", *(variable.name for variable in settings.VARIABLES)}
     environ = {
         **{name: value for name, value in os.environ.items() if name not in ours},

@@ -161,7 +161,6 @@ def test_a_cluster_with_tls_and_a_login(cluster: Cluster, secured: Pipeline) -> 
     begun = secured.run("initialize.py")
     assert begun.returncode == 0, begun.stderr[-2000:]
     assert "topics created" in begun.stdout
-    secured.learn_from(2_000)
     predictor = secured.start("predictor.py", PIPELINE_LOG="debug")
     trainer = secured.start("trainer.py", "--evals", "1")
     trainer.says("ready")

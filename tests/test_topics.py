@@ -40,7 +40,6 @@ def test_topics_change_under_the_processes(
 ) -> None:
     pipeline = Pipeline(tmp_path / "home", own_broker.bootstrap)
     pipeline.copy_files_of(prepared)
-    pipeline.learn_from(2_000)
     hasty = tmp_path / "hasty.py"
     hasty.write_text(f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n{HASTY}")
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import re
 import shutil
 import socket
 import threading
@@ -14,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import MakePipeline
-from tests.harness import Pipeline, until
+from tests.harness import Pipeline, adult_in, until
 from train import evaluate, retrain, tracking
 from utils import process
 from utils.message_store import Batch, MessageStore, StoredMessage
@@ -37,14 +36,10 @@ def home(prepared: Path, tmp_path: Path) -> Pipeline:
 
 
 @pytest.fixture
-def small(prepared: Path, bootstrap: str, tmp_path: Path) -> Pipeline:
+def small(adult_files: Path, bootstrap: str, tmp_path: Path) -> Pipeline:
     """A home with the first rows of the data set, and no model yet."""
-    (tmp_path / "data").mkdir()
-    rows = (prepared / "data" / "adult.data").read_text().splitlines(keepends=True)
-    (tmp_path / "data" / "adult.data").write_text("".join(rows[:4000]))
-    config = re.sub(r"\[\[data\.files\]\].*?(?=\[training\])", "", CONFIG.read_text(), flags=re.S)
-    (tmp_path / "pipeline.toml").write_text(config)
-    return Pipeline(tmp_path, bootstrap, PIPELINE_CONFIG=str(tmp_path / "pipeline.toml"))
+    config = adult_in(tmp_path / "home", adult_files, train=4_000)
+    return Pipeline(tmp_path / "home", bootstrap, PIPELINE_CONFIG=str(config))
 
 
 class Home:

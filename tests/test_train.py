@@ -18,7 +18,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 from train import evaluate, fit, optimisers
 from train.retrain import by_topic, read_up_to
 from train.search import RACING_RATE, Best
-from utils import download, settings
+from utils import settings
 from utils.feature_tools import FeatureTools, IntegerCodes, Matrix
 from utils.preprocess_data import fit_features, read_frame
 from utils.settings import Data
@@ -157,25 +157,15 @@ def test_several_classes_are_learnt(three: Rows) -> None:
     assert "cat_smooth" not in best.params  # there are no categories
 
 
-@pytest.fixture(scope="module")
-def adult(tmp_path_factory: pytest.TempPathFactory) -> tuple[Data, Path]:
-    """The Adult data as pipeline.toml describes it, and where its files are."""
-    data = settings.load({}).data
-    folder = tmp_path_factory.mktemp("adult")
-    for data_file in data.files:
-        download.fetch(data_file, folder, print)
-    return data, folder
-
-
-def test_adult_is_learnt_clearly_better_than_the_original(adult: tuple[Data, Path]) -> None:
+def test_adult_is_learnt_clearly_better_than_the_original(adult_files: Path) -> None:
     """The original: log loss 0.2865, accuracy 0.8688. The test rows decide nothing here."""
-    data, folder = adult
-    frame = read_frame(folder / data.train, data)
+    data = settings.load({}).data
+    frame = read_frame(adult_files / data.train, data)
     kept = evaluate.in_validation([f"base-{line}" for line in range(len(frame))])
     X, y, features = _rows(frame[~kept], data)
     best = search((X, y, features), evals=10)
     booster = fit.fit(X, y, features, best.params, best.rounds, threads=2)
-    test = read_frame(folder / data.test, data)
+    test = read_frame(adult_files / data.test, data)
     probabilities = fit.predict(booster, features.transform(test), 2)
     found = evaluate.metrics(probabilities, features.encode_target(test[data.target]))
     assert found["rows"] == 16_281
