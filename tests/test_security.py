@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from tests.harness import Pipeline, listening_addresses
 from tests.test_message_store import FEATURES
 from utils import kafka_io, process, settings
-from utils.broker import SHORT_LIVED, Broker, free_port
+from utils.broker import Broker, free_port
 from utils.kafka_io import (
     ExactlyOnce,
     KafkaUnavailable,
@@ -119,9 +119,7 @@ class Cluster:
                     f'{security}.plain.PlainLoginModule required user_bob="{PLAIN_PASSWORD}";'
                 ),
             }
-        self.broker = Broker(
-            folder / "broker", jvm=SHORT_LIVED, overrides=overrides, scram={USER: PASSWORD}
-        )
+        self.broker = Broker(folder / "broker", overrides=overrides, scram={USER: PASSWORD})
         self.login = {
             "KAFKA_BOOTSTRAP_SERVERS": good,
             "KAFKA_SECURITY_PROTOCOL": "SASL_SSL",

@@ -6,11 +6,14 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from hyperopt import STATUS_OK, Trials, fmin, hp, tpe
-from hyperopt.fmin import generate_trials_to_calculate
 
 from train.search import Race
 from train.search_space import Range
+from utils.lean_import import without
+
+with without(instead=("hyperopt.atpe",)):  # another algorithm, for which it loads scipy.stats
+    from hyperopt import STATUS_OK, Trials, fmin, hp, tpe
+    from hyperopt.fmin import generate_trials_to_calculate
 
 
 def optimise(race: Race) -> None:

@@ -1,0 +1,46 @@
+"""Imports of libraries without those parts of theirs that nothing here uses.
+
+A process that is started again after a kill, or for one command, spends most of its time on
+imports, and most of those on parts that LightGBM and hyperopt import without need.
+"""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+
+
+class StandIn(ModuleType):
+    """A module with any class that is asked for; no object is an instance of one."""
+
+    def __getattr__(self, name: str) -> type:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        made = type(name, (), {})
+        setattr(self, name, made)
+        return made
+
+
+@contextmanager
+def without(*missing: str, instead: tuple[str, ...] = ()) -> Iterator[None]:
+    """Import a library inside; modules that are there already are left alone.
+
+    Afterwards each of the others can be imported as ever, though not by that library.
+
+    Args:
+        missing: Importing them fails inside: for what a library can do without.
+        instead: They are stand-ins inside: for what it cannot do without, but only
+            wants for types.
+    """
+    absent = [name for name in (*missing, *instead) if name not in sys.modules]
+    made = {name: StandIn(name) for name in instead if name in absent}
+    for name, module in made.items():
+        package, _, part = name.rpartition(".")
+        if package in made:
+            setattr(made[package], part, module)
+    sys.modules.update({name: made.get(name) for name in absent})  # type: ignore[misc]
+    try:
+        yield
+    finally:
+        for name in absent:
+            del sys.modules[name]
