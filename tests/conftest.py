@@ -22,6 +22,16 @@ def pytest_configure() -> None:
     os.environ["JDK_JAVA_OPTIONS"] = " ".join(SHORT_LIVED)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what may take long, so that no worker is alone with one of those in the end."""
+
+    def allowed(item: pytest.Item) -> float:
+        marker = item.get_closest_marker("timeout")
+        return marker.args[0] if marker else 0.0
+
+    items.sort(key=allowed, reverse=True)
+
+
 @pytest.fixture(scope="session")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     """A broker of the session's own, on a free port; a test that harms it starts it again."""

@@ -41,6 +41,7 @@ def small(tmp_path: Path, adult_files: Path) -> Pipeline:
     return Pipeline(tmp_path / "home", f"127.0.0.1:{port}", PIPELINE_CONFIG=str(config))
 
 
+@pytest.mark.timeout(180)
 def test_the_demo_ends_by_itself_and_loses_nothing(fresh: Pipeline) -> None:
     demo = fresh.run(
         *("-m", "utils.demo", "--messages", "60", "--interval", "0.05"),
@@ -59,6 +60,7 @@ def test_the_demo_ends_by_itself_and_loses_nothing(fresh: Pipeline) -> None:
     assert not processes_of(fresh.home)
 
 
+@pytest.mark.timeout(150)
 @pytest.mark.parametrize("when", ["initialize |", "CONSUMER"])
 def test_ctrl_c_leaves_no_process_behind(small: Pipeline, when: str) -> None:
     demo = small.start("-m", "utils.demo", "--evals", "1")

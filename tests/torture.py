@@ -353,14 +353,21 @@ class Torture:
             _partitions_of(script) is not None for script in self._predictors
         )
 
-    def _wait(self, condition: Callable[[], bool], seconds: float, otherwise: str) -> bool:
+    def _wait(
+        self,
+        condition: Callable[[], bool],
+        seconds: float,
+        otherwise: str,
+        every: float = 0.02,
+    ) -> bool:
+        """Tend meanwhile; looking more often would take time from those looked at."""
         deadline = time.monotonic() + seconds
         while not condition():
             self._tend()
             if time.monotonic() > deadline:
                 self._fault(f"{otherwise} in {seconds:.0f} s")
                 return False
-            time.sleep(0.005)
+            time.sleep(every)
         return True
 
     def _stuck(self) -> bool:
@@ -527,8 +534,9 @@ class Torture:
         self._wait(self._settled, 60, "not every predictor joined")
         # The same rows come again and again, and a model of them takes ever more rounds.
         patience = FINISH_SECONDS + len(log.good) / 150
-        self._wait(log.answered, patience, "not every retrain request was answered")
-        self._wait(log.stored, FINISH_SECONDS, "the message store did not catch up")
+        # Each look reads the log from its beginning.
+        self._wait(log.answered, patience, "not every retrain request was answered", every=1.0)
+        self._wait(log.stored, FINISH_SECONDS, "the message store did not catch up", every=1.0)
         for script in [*self._predictors, *([self._trainer] if self._trainer else [])]:
             if status := script.end(signal.SIGTERM, 60):
                 self._fault(f"status {status} after SIGTERM", script)
