@@ -208,6 +208,7 @@ def train(
             features.encode_target(labels),
             champion if _comparable(champion, features) else None,
             frame,
+            threads,
         )
     accepted = comparison is None or not comparison.worse
     figures = None if comparison is None else asdict(comparison)
@@ -284,14 +285,18 @@ def _comparable(champion: Bundle | None, features: FeatureTools) -> bool:
 
 
 def _gate(
-    probabilities: np.ndarray, codes: np.ndarray, champion: Bundle | None, frame: pd.DataFrame
+    probabilities: np.ndarray,
+    codes: np.ndarray,
+    champion: Bundle | None,
+    frame: pd.DataFrame,
+    threads: int,
 ) -> tuple[Comparison | None, dict[str, Any], dict[str, Any] | None]:
     known = codes >= 0
     probabilities, codes, frame = probabilities[known], codes[known], frame[known]
     challenger_metrics = evaluate.metrics(probabilities, codes)
     if champion is None:
         return None, challenger_metrics, None
-    theirs = champion.score(champion.features.transform(frame))
+    theirs = fit.predict(champion.booster, champion.features.transform(frame), threads)
     comparison = evaluate.paired(
         evaluate.row_losses(theirs, codes), evaluate.row_losses(probabilities, codes)
     )
