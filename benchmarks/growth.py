@@ -172,7 +172,8 @@ def _published(
         training={"rows": 0, "offsets": {}},
         golden_rows=rows[:5],
     )
-    store.publish(draft, accepted=True, keep_extra=1)
+    store.publish(draft)
+    store.prune(1)
     return store.load_current()
 
 

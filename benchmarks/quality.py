@@ -11,8 +11,9 @@ import lightgbm as lgb
 
 from benchmarks.common import Plot, Section, Table, Workshop, at_most
 from benchmarks.rivals import original
-from train import evaluate, fit, optimisers
+from train import evaluate, fit, train_hyperopt
 from train.retrain import fitted_features, gather, training_matrix
+from train.search import search
 from utils import preprocess_data, process
 from utils.feature_tools import FeatureTools
 from utils.settings import Settings
@@ -96,7 +97,8 @@ def _ours(config: Settings, evaluations: list[int]) -> list[Point]:
     threads, seed = os.cpu_count() or 1, config.training.seed
     points = []
     for evals in evaluations:
-        best = optimisers.get("hyperopt")(
+        best = search(
+            train_hyperopt.optimise,
             matrix,
             codes,
             features,

@@ -832,7 +832,7 @@ def publish(models: Path) -> None:
         golden_rows=[{"age": 1.5, "job": "a"}],
         metrics={},
     )
-    ModelStore(models).publish(draft, accepted=True, keep_extra=1)
+    ModelStore(models).publish(draft)
 
 
 @pytest.fixture

@@ -187,7 +187,7 @@ def test_a_draft_that_cannot_be_loaded_is_not_published(
 
 # Writers that are killed.
 
-STEPS = ("written", "renamed", "recorded", "serving", "pruned")
+STEPS = ("written", "renamed", "recorded", "serving")
 
 
 def publish_and_die(path: str, made: dict[str, Any], last_step: str) -> None:
@@ -195,7 +195,7 @@ def publish_and_die(path: str, made: dict[str, Any], last_step: str) -> None:
         if step == last_step:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    ModelStore(Path(path)).publish(joined(made), keep_extra=0, on_step=on_step)
+    ModelStore(Path(path)).publish(joined(made), on_step=on_step)
 
 
 @pytest.mark.parametrize("last_step", STEPS)
@@ -260,7 +260,8 @@ def test_a_new_folder_that_does_not_load_never_serves(store: ModelStore, draft: 
 
 def test_a_lost_history_is_made_again(store: ModelStore, draft: Draft) -> None:
     for batch in ("a", "b", "c", "d"):
-        store.publish(replace(draft, batch_ids=[batch]), keep_extra=1)
+        store.publish(replace(draft, batch_ids=[batch]))
+        store.prune(1)
     store.rollback(3, "test")
     lines = [line for line in store.history() if "model_id" in line]
     (store.path / "history.jsonl").unlink()
@@ -291,7 +292,9 @@ def test_a_damaged_history_is_one_clear_line(store: ModelStore, draft: Draft) ->
 def publish_many(path: str, made: dict[str, Any], times: int, keep_extra: int | None) -> None:
     store, draft = ModelStore(Path(path)), joined(made)
     for _ in range(times):
-        store.publish(replace(draft, batch_ids=[str(os.getpid())]), keep_extra=keep_extra)
+        store.publish(replace(draft, batch_ids=[str(os.getpid())]))
+        if keep_extra is not None:
+            store.prune(keep_extra)
 
 
 def test_writers_at_once_get_numbers_of_their_own(
@@ -569,7 +572,8 @@ def test_pruning_keeps_accepted_before_refused_and_new_before_old(
 def test_a_number_is_never_used_twice(store: ModelStore, draft: Draft) -> None:
     store.publish(draft)
     for number in range(2, 6):
-        assert store.publish(draft, accepted=False, keep_extra=0) == number
+        assert store.publish(draft, accepted=False) == number
+        store.prune(0)
         assert store.on_disk() == [1]
     assert ModelStore(store.path).next_id() == 6
 
@@ -600,7 +604,8 @@ def test_going_back(store: ModelStore, draft: Draft) -> None:
     assert len(store.history()) == 4
     assert store.reconcile() == []
     # What was taken out of service is the first accepted one to go.
-    assert store.publish(replace(draft, parent_id=2), keep_extra=1) == 4
+    assert store.publish(replace(draft, parent_id=2)) == 4
+    store.prune(1)
     assert store.on_disk() == [2, 4]
     before = state(store)
     with pytest.raises(BundleError, match="bundle 3 "):
@@ -721,8 +726,8 @@ def test_list_and_show(store: ModelStore, draft: Draft, quick_command: Any) -> N
             parent_id=1,
             metrics={"challenger": {"log_loss": 0.2742}, "champion": {"log_loss": 0.2751}},
         ),
-        keep_extra=0,
     )
+    store.prune(0)
     store.publish(replace(draft, parent_id=2), accepted=False)
 
     listed = command(home, "list")

@@ -18,6 +18,7 @@ from sklearn.datasets import load_wine
 
 from tests.harness import Pipeline, adult_in
 from train import optimisers, train_hyperparameterhunter
+from train import search as searching
 from train.search import RACING_RATE, Best
 from train.search_space import CATEGORY_SPACE, SPACE, Range
 from utils.broker import Broker
@@ -61,13 +62,13 @@ class Searches:
     """Searches by one optimiser, in the folders of one test."""
 
     def __init__(self, name: str, folder: Path) -> None:
-        self.search = optimisers.get(name)
+        self.optimise = optimisers.get(name)
         self.folder = folder
 
     def __call__(self, rows: Rows, memory: str | None = None, **changes: Any) -> Best:
         arguments = {"evals": 4, "seed": 1, "folds": 3, "start_from": None, "threads": 2}
         folder = self.folder / memory if memory else None
-        return self.search(*rows, memory=folder, **{**arguments, **changes})
+        return searching.search(self.optimise, *rows, memory=folder, **{**arguments, **changes})
 
     def remembers(self, memory: str) -> bool:
         return (self.folder / memory).exists()

@@ -15,7 +15,8 @@ import pytest
 from sklearn.datasets import load_wine
 from sklearn.metrics import log_loss, roc_auc_score
 
-from train import evaluate, fit, optimisers
+from train import evaluate, fit, train_hyperopt
+from train import search as searching
 from train.retrain import by_topic, read_up_to
 from train.search import RACING_RATE, Best
 from utils import settings
@@ -61,7 +62,7 @@ def _rows(frame: pd.DataFrame, data: Data) -> Rows:
 
 def search(rows: Rows, **changes: Any) -> Best:
     arguments = {"evals": 4, "seed": 1, "folds": 3, "start_from": None, "threads": 2, **changes}
-    return optimisers.get("hyperopt")(*rows, **arguments)
+    return searching.search(train_hyperopt.optimise, *rows, **arguments)
 
 
 def test_a_search_is_reproducible(two: Rows) -> None:
@@ -189,7 +190,8 @@ def test_few_rows_and_odd_ones(two: Rows) -> None:
 QUIET = """
 import numpy as np
 import pandas as pd
-from train import fit, optimisers
+from train import fit, train_hyperopt
+from train.search import search
 from utils.preprocess_data import fit_features, read_frame
 from utils.settings import Data
 
@@ -198,8 +200,8 @@ frame = pd.DataFrame({"a": rng.normal(size=200), "b": rng.choice(list("xyz"), 20
 frame["y"] = np.where(frame["a"] + rng.normal(size=200) > 0, "1", "0")
 features = fit_features(frame, Data(train="", target="y"))
 X, y = features.transform(frame), features.encode_target(frame["y"])
-search = optimisers.get("hyperopt")
-best = search(X, y, features, evals=3, seed=1, folds=3, start_from=None, threads=2)
+optimise = train_hyperopt.optimise
+best = search(optimise, X, y, features, evals=3, seed=1, folds=3, start_from=None, threads=2)
 fit.fit(X, y, features, best.params, best.rounds, threads=2)
 """
 

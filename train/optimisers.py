@@ -10,10 +10,9 @@ import argparse
 import importlib
 import importlib.metadata
 import re
-from functools import partial
 from pathlib import Path
 
-from train.search import Search, search
+from train.search import Optimise
 from utils import process
 from utils.settings import ROOT
 
@@ -47,14 +46,15 @@ def check(name: str) -> None:
                 ) from None
 
 
-def get(name: str) -> Search:
-    """The search by an optimiser, imported only now.
+def get(name: str) -> Optimise:
+    """An optimiser, for `train.search.search`; imported only now.
 
     Raises:
         OptimiserError: As `check` says.
     """
     check(name)
-    return partial(search, importlib.import_module(f"train.train_{name}").optimise)
+    optimise: Optimise = importlib.import_module(f"train.train_{name}").optimise
+    return optimise
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

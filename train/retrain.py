@@ -3,7 +3,7 @@
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, lru_cache
@@ -16,6 +16,7 @@ from pandas.api.types import union_categoricals
 
 from train import evaluate, fit, optimisers, tracking
 from train.evaluate import Comparison
+from train.search import Progress, search
 from utils import preprocess_data
 from utils.bundles import Bundle, BundleError, Draft, ModelStoreError
 from utils.feature_tools import FeatureTools
@@ -31,8 +32,6 @@ JUDGE_LATEST = 20_000
 #: How many standard errors worse than its parent a serving model is when it is taken
 #: back: more than the gate's one, because this is looked at again and again.
 JUDGE_ERRORS = 3.0
-
-Progress = Callable[[int, int, float], None]
 
 
 @dataclass(frozen=True)
@@ -185,7 +184,8 @@ def train(
         features = fitted_features(rows, settings)  # 2
         matrix, codes = training_matrix(rows, features)
     with _timed(seconds, "searching"):
-        best = optimisers.get(hyper)(  # 3
+        best = search(  # 3
+            optimisers.get(hyper),
             matrix,
             codes,
             features,

@@ -127,26 +127,6 @@ class Race:
 Optimise = Callable[[Race], None]
 
 
-class Search(Protocol):
-    """A search by one of the optimisers, as `optimisers.get` gives it."""
-
-    def __call__(
-        self,
-        X: Matrix,
-        y: IntegerCodes,
-        features: FeatureTools,
-        *,
-        evals: int,
-        seed: int,
-        folds: int,
-        start_from: Mapping[str, Any] | None,
-        threads: int,
-        memory: Path | None = None,
-        progress: Progress | None = None,
-    ) -> Best:
-        """Find good parameters, as `search` says."""
-
-
 def search(
     optimise: Optimise,
     X: Matrix,

@@ -186,7 +186,6 @@ class ModelStore:
         draft: Draft,
         accepted: bool = True,
         *,
-        keep_extra: int | None = None,
         on_step: Callable[[str], object] = lambda step: None,
     ) -> int:
         """Make a draft a bundle, and the one that serves if it was accepted.
@@ -195,7 +194,6 @@ class ModelStore:
         2. Rename the folder to the bundle's number ("renamed").
         3. Append the bundle's line to the history ("recorded").
         4. If accepted, replace current.json ("serving").
-        5. Prune ("pruned").
 
         A crash between two steps is mended by `reconcile`; trouble with the disk takes
         back what was done.
@@ -204,7 +202,6 @@ class ModelStore:
             draft: What the training made.
             accepted: Whether the gate let it through; a refused bundle is kept but does
                 not serve.
-            keep_extra: Bundles to keep besides the serving one; None prunes nothing.
             on_step: Told the name of each step once it is done.
 
         Returns:
@@ -240,12 +237,6 @@ class ModelStore:
                 raise ModelStoreError(
                     f"cannot write bundle {model_id} in {self.path}: {explained(error)}"
                 ) from None
-            # 5
-            if keep_extra is not None:
-                # The bundle is published; what cannot be cleared away now goes next time.
-                with suppress(ModelStoreError):
-                    self.prune(keep_extra)
-                on_step("pruned")
             return model_id
 
     def rollback(self, model_id: int, reason: str) -> int | None:
