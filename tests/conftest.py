@@ -18,8 +18,9 @@ MakePipeline = Callable[..., Pipeline]
 
 
 def pytest_configure() -> None:
-    """All brokers here live for seconds, whoever starts them."""
+    """What all processes here inherit: they live for seconds, and there are hundreds."""
     os.environ["JDK_JAVA_OPTIONS"] = " ".join(SHORT_LIVED)
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # each would compile the pipeline again
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
