@@ -74,7 +74,7 @@ PROPERTIES: Mapping[str, str] = {
 }
 
 JVM = (
-    "-Xmx512m",
+    "-Xmx256m",  # 60 MB of it are alive; the rest fills up before the collector clears it
     "-XX:+UseSerialGC",
     "-XX:+ExitOnOutOfMemoryError",
     "-XX:-UsePerfData",
