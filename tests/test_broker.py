@@ -17,7 +17,7 @@ import pytest
 from kafka import KafkaAdminClient
 from kafka.admin import NewTopic
 
-from tests.harness import listening_addresses
+from tests.harness import listening_addresses, until
 from utils.broker import (
     Broker,
     BrokerError,
@@ -162,8 +162,12 @@ def first_line(process: "subprocess.Popen[str]") -> str:
     return process.stdout.readline()
 
 
+def children_of(process: "subprocess.Popen[str]") -> list[str]:
+    return Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+
+
 def java_of(process: "subprocess.Popen[str]") -> int:
-    (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    (child,) = children_of(process)
     return int(child)
 
 
@@ -196,8 +200,8 @@ def test_no_java_is_left_when_the_command_ends_while_starting(
     tmp_path: Path, number: signal.Signals
 ) -> None:
     with command(tmp_path, free_port()) as process:
-        while not (tmp_path / "data/kafka/java.out").exists():
-            time.sleep(0.02)
+        until(lambda: (tmp_path / "data/kafka/java.out").exists(), 30)
+        until(lambda: bool(children_of(process)), 5)
         java = java_of(process)
         process.send_signal(number)
         assert process.wait(5) == (0 if number == signal.SIGINT else -number)
