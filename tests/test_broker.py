@@ -1,6 +1,7 @@
 """The broker that users, tests and the demo start: real Java, real sockets, real signals."""
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -59,6 +60,10 @@ def gone_within(seconds: float, pid: int) -> bool:
     return False
 
 
+def mapped(pid: int) -> str:
+    return Path(f"/proc/{pid}/maps").read_text()
+
+
 def test_answers_and_listens_on_loopback_alone(broker: Broker) -> None:
     assert answers(broker.bootstrap)
     assert answers(f"127.0.0.1:{free_port()},{broker.bootstrap}")
@@ -82,6 +87,7 @@ def test_keeps_its_topics_when_stopped_and_when_killed(tmp_path: Path) -> None:
     assert gone_within(0.1, first.pid) and not answers(first.bootstrap)
     with Broker(home) as second:
         assert topics(second.bootstrap) == ["kept"]
+        assert re.search(r"/kafka-\w+\.jsa$", mapped(second.pid), re.M)  # written by the first
         bootstrap, killed = second.bootstrap, second.pid
         os.kill(killed, signal.SIGKILL)  # from outside, as a fault-injecting test does
         second.start()

