@@ -210,11 +210,12 @@ class Clock:
         command = [compiler, "-shared", "-fPIC", "-O2", "-o", str(library), str(source)]
         subprocess.run(command, check=True)
         self.environment = {"LD_PRELOAD": str(library), "CLOCK_SHIFT": str(self._shift)}
-        self.set(0)
+        self._shift.write_bytes(bytes(8))
 
     def set(self, seconds: int) -> None:
         """So far from the machine's, from now on."""
-        self._shift.write_bytes(seconds.to_bytes(8, sys.byteorder, signed=True))
+        with self._shift.open("r+b") as stream:  # never empty: processes have it mapped
+            stream.write(seconds.to_bytes(8, sys.byteorder, signed=True))
 
 
 def test_a_clock_set_back_or_ahead_delays_nothing(
