@@ -1,9 +1,12 @@
-"""Names of processes: one for each that lives, and again for who comes after."""
+"""Names of processes, one for each that lives and again for who comes after; niceness."""
 
+import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from utils import settings
 from utils.process import slot
@@ -44,3 +47,42 @@ def test_the_name_of_one_that_was_killed_is_taken_first(tmp_path: Path) -> None:
         assert (name, another) == (second, first)
     with slot(config, "predictor") as name:
         assert name == first  # all of them ended by themselves
+
+
+BUSY = """
+import os, sys, time
+from utils import process
+os.sched_setaffinity(0, {int(sys.argv[1])})
+if int(sys.argv[2]):
+    process.be_nice(int(sys.argv[2]))
+print("busy", flush=True)
+sys.stdin.readline()
+until, begun = time.monotonic() + 1.0, time.process_time()
+while time.monotonic() < until:
+    pass
+print(time.process_time() - begun)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="niceness counts everywhere else")
+def test_a_nice_one_leaves_the_processor_to_those_of_other_terminals() -> None:
+    core = min(os.sched_getaffinity(0))
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", BUSY, str(core), niceness],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=terminal,
+        )
+        for niceness, terminal in (("0", True), ("10", False))
+    ]
+    for process in both:
+        assert process.stdout is not None and process.stdout.readline() == "busy\n"
+    for process in both:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    seconds, of_the_nice_one = (float(process.communicate(timeout=30)[0]) for process in both)
+    assert of_the_nice_one < 0.5 * seconds

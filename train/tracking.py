@@ -147,7 +147,8 @@ class Tracking:
 def _beside(settings: Settings, parent: Connection, patience: float, niceness: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the script decides what they mean
-    os.nice(niceness)
+    if niceness:
+        process.be_nice(niceness)
     stop = Stop()
 
     report = _reporter()

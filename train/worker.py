@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
+from utils import process
 from utils.settings import Settings
 
 NICENESS = 10
@@ -77,10 +78,10 @@ class Worker:
 
 
 def _prepare() -> None:
-    # Ctrl-C reaches the whole group of processes; the trainer decides what it means.
+    # A signal may reach the whole group of processes; the trainer decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    os.nice(NICENESS)
+    process.be_nice(NICENESS)
     threading.Thread(target=_die_with_parent, daemon=True).start()
 
 

@@ -169,6 +169,23 @@ class Stop:
         self._event.set()
 
 
+def be_nice(niceness: int) -> None:
+    """Leave the processor to others, also to those of another terminal.
+
+    Linux divides it among sessions first, which terminals are, and niceness counts within
+    one (sched(7), "The autogroup feature"): a niced process alone in its terminal takes as
+    much as a predictor in another. So it becomes a session of its own, whose niceness counts
+    against the others'. Signals of the terminal then no longer reach it.
+
+    Args:
+        niceness: From 1 to 19, as for os.nice.
+    """
+    os.nice(niceness)
+    with suppress(OSError):  # a leader already; no Linux, or one without autogroups
+        os.setsid()
+        Path("/proc/self/autogroup").write_text(str(niceness))
+
+
 @contextmanager
 def slot(settings: Settings, role: str, most: int = 1000) -> Iterator[str]:
     """A name that no other living process has, and that a restarted one gets again.
