@@ -3,7 +3,7 @@
 One process sends at an even pace and reads; what is measured runs beside it, all of it at
 the same time on one broker, each with topics of its own, in slices by turns. Then the
 predictor alone: calm, while the trainer trains a model, and while a model is swapped every
-second.
+second; and the bare hop, calm and beside a training.
 """
 
 import argparse
@@ -44,6 +44,7 @@ BESIDE = 200
 #: The row-by-row one answers fewer a second than the next higher rate sends.
 SLOW_RATE = 20
 SWAP_SECONDS = 1.0
+CALM = "nothing"
 
 #: Where each takes its messages and puts its predictions.
 TOPICS = {
@@ -64,6 +65,7 @@ def add_options(parser: argparse.ArgumentParser, quick: bool) -> None:
     )
     parser.add_argument("--seconds", type=float, default=1.0 if quick else 5.0, help="at least")
     parser.add_argument("--rounds", type=process.at_least(1), default=1 if quick else 2)
+    parser.add_argument("--trainings", type=process.at_least(1), default=1 if quick else 4)
 
 
 def run(options: argparse.Namespace, workshop: Workshop) -> Section:
@@ -80,8 +82,8 @@ def run(options: argparse.Namespace, workshop: Workshop) -> Section:
         f"is measured at {SLOW_RATE}/s alone: it does not keep up with the others."
     )
     section.notes.append(
-        f"Beside: {BESIDE}/s; the real trainer with 10 evaluations, messages sent between its "
-        "start and its end; a swap every second between two models."
+        f"Beside: the real trainer with 10 evaluations, {options.trainings} trainings for each, "
+        "messages sent between its start and its end; a swap every second between two models."
     )
     return section
 
@@ -114,22 +116,28 @@ class Latency:
                         found[rate, name] += self.slice(name, rate, until)
         return found
 
-    def beside(self, options: argparse.Namespace) -> dict[str, list[float]]:
-        """Latencies (ms) of the predictor by what goes on beside it."""
-        found: dict[str, list[float]] = defaultdict(list)
+    def beside(self, options: argparse.Namespace) -> dict[tuple[str, str], list[float]]:
+        """Latencies (ms) by name and what goes on beside it."""
+        found: dict[tuple[str, str], list[float]] = defaultdict(list)
         train(self.pipeline.settings, snapshot=None, hyper="hyperopt", evals=1, first=True)
         models = ModelStore(self.pipeline.settings.models_dir).on_disk()[-2:]
-        with running(self.pipeline, "predictor.py", says="serves part"):
-            for number in range(options.rounds):
-                found["calm"] += self.slice("predictor.py", BESIDE, _for(options.seconds))
-                found["a model is swapped"] += self._while_swapping(options.seconds, models)
-                with running(self.pipeline, "trainer.py", says="ready") as trainer:
-                    found["a model is trained"] += self._while_training(trainer, number)
+        hop = ("-m", "benchmarks.rivals.bare_hop", *TOPICS["bare hop"])
+        with (
+            running(self.pipeline, "predictor.py", says="serves part"),
+            running(self.pipeline, *hop, says="ready"),
+        ):
+            for _ in range(options.trainings):
+                for name in ("predictor.py", "bare hop"):
+                    found[name, CALM] += self.slice(name, BESIDE, _for(options.seconds))
+                    with running(self.pipeline, "trainer.py", says="ready") as trainer:
+                        found[name, "a model is trained"] += self._while_training(name, trainer)
+                swapping = self._while_swapping(options.seconds, models)
+                found["predictor.py", "a model is swapped"] += swapping
         return found
 
-    def _while_training(self, trainer: Script, number: int) -> list[float]:
+    def _while_training(self, name: str, trainer: Script) -> list[float]:
         request = RetrainRequest(
-            batch_id=f"latency-{number}",
+            batch_id=f"latency-{self._numbers}",
             topic=messages.APP_MESSAGES,
             partition=0,
             first_offset=0,
@@ -141,7 +149,7 @@ class Latency:
         # Looking into its output for each message would cost more than sending it.
         looks = cycle([True] + [False] * 9)
         return self.slice(
-            "predictor.py",
+            name,
             BESIDE,
             lambda: next(looks) and "RETRAINING COMPLETED" in trainer.text(),
         )
@@ -257,13 +265,14 @@ def _compared_table(found: dict[tuple[int, str], list[float]]) -> Table:
     return table
 
 
-def _beside_table(found: dict[str, list[float]]) -> Table:
+def _beside_table(found: dict[tuple[str, str], list[float]]) -> Table:
     table = Table(
-        f"Milliseconds at {BESIDE}/s, by what goes on beside the predictor",
-        ["beside it", "messages", "p50", "p99", "max", "p99 / calm", "goal", "reached?"],
+        f"Milliseconds at {BESIDE}/s, by what goes on beside it",
+        ["what", "beside it", "messages", "p50", "p99", "max", "p99 / calm", "goal", "reached?"],
     )
-    for name, latencies in found.items():
-        ratio = percentile(latencies, 0.99) / percentile(found["calm"], 0.99)
-        goal = ("", "") if name == "calm" else at_most(ratio, 2.0)
-        table.add(name, *_figures(latencies), f"{ratio:.2f}", *goal)
+    for (name, beside), latencies in sorted(found.items(), reverse=True):
+        ratio = percentile(latencies, 0.99) / percentile(found[name, CALM], 0.99)
+        measured = name == "predictor.py" and beside != CALM
+        goal = at_most(ratio, 2.0) if measured else ("", "")
+        table.add(name, beside, *_figures(latencies), f"{ratio:.2f}", *goal)
     return table
