@@ -14,8 +14,7 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import union_categoricals
 
-from train import evaluate, fit, optimisers, tracking
-from train.evaluate import Comparison
+from train import evaluate, fit, gate, optimisers, tracking
 from train.search import Progress, search
 from utils import preprocess_data
 from utils.bundles import Bundle, BundleError, Draft, ModelStoreError
@@ -202,13 +201,9 @@ def train(
             matrix, codes, features, best.params, best.rounds, threads=threads, seed=seed
         )  # 4
     with _timed(seconds, "gate"):
-        frame, labels = rows.kept_aside
-        comparison, challenger_metrics, champion_metrics = _gate(  # 5
-            fit.predict(booster, features.transform(frame), threads),
-            features.encode_target(labels),
-            champion if _comparable(champion, features) else None,
-            frame,
-            threads,
+        model_text = fit.model_text(booster)
+        comparison, challenger_metrics, champion_metrics = gate.judged(  # 5
+            booster, model_text, features, champion, rows.kept_aside, threads
         )
     accepted = comparison is None or not comparison.worse
     figures = None if comparison is None else asdict(comparison)
@@ -216,7 +211,7 @@ def train(
         model_id = store.publish(  # 6
             Draft(
                 parent_id=champion.model_id if champion else None,
-                model_text=fit.model_text(booster),
+                model_text=model_text,
                 features=features,
                 hyperparameters={**best.params, "num_boost_round": best.rounds},
                 seed=seed,
@@ -236,7 +231,7 @@ def train(
                 metrics={"challenger": challenger_metrics, "champion": champion_metrics},
                 gate=figures,
                 batch_ids=list(batch_ids),
-                golden_rows=_golden_rows(frame, features),
+                golden_rows=_golden_rows(rows, features),
             ),
             accepted=accepted,
         )
@@ -276,34 +271,8 @@ def _parameters(champion: Bundle | None) -> dict[str, Any] | None:
     return dict(champion.manifest["hyperparameters"]) if champion else None
 
 
-def _comparable(champion: Bundle | None, features: FeatureTools) -> bool:
-    """Whether both speak of the same classes and columns (pipeline.toml may have changed)."""
-    return champion is not None and (
-        champion.features.classes == features.classes
-        and set(champion.features.columns) == set(features.columns)
-    )
-
-
-def _gate(
-    probabilities: np.ndarray,
-    codes: np.ndarray,
-    champion: Bundle | None,
-    frame: pd.DataFrame,
-    threads: int,
-) -> tuple[Comparison | None, dict[str, Any], dict[str, Any] | None]:
-    known = codes >= 0
-    probabilities, codes, frame = probabilities[known], codes[known], frame[known]
-    challenger_metrics = evaluate.metrics(probabilities, codes)
-    if champion is None:
-        return None, challenger_metrics, None
-    theirs = fit.predict(champion.booster, champion.features.transform(frame), threads)
-    comparison = evaluate.paired(
-        evaluate.row_losses(theirs, codes), evaluate.row_losses(probabilities, codes)
-    )
-    return comparison, challenger_metrics, evaluate.metrics(theirs, codes)
-
-
-def _golden_rows(frame: pd.DataFrame, features: FeatureTools) -> list[dict[str, Any]]:
+def _golden_rows(rows: Rows, features: FeatureTools) -> list[dict[str, Any]]:
+    frame, _ = rows.kept_aside
     return list(
         preprocess_data.records(frame[list(features.columns)].head(GOLDEN_ROWS), features.numerical)
     )
@@ -338,7 +307,7 @@ def judge(settings: Settings, messages: MessageStore) -> Judgement | None:
     newer = messages.newer_than(read, JUDGE_LATEST)
     codes = champion.features.encode_target(newer.outcomes)
     frame, codes = newer.frame[codes >= 0], codes[codes >= 0]
-    if len(codes) < JUDGE_ROWS or not _comparable(parent, champion.features):
+    if len(codes) < JUDGE_ROWS or not gate.comparable(parent, champion.features):
         return None
     comparison = evaluate.paired(
         *(

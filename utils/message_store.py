@@ -207,10 +207,8 @@ class MessageStore:
         self._names = Names()
         self._engine = message_database.engine(self._url, self._shown, patience, read_only)
         dialect = self._engine.dialect
-        self._upserts = {
-            topic: Upsert(dialect, self._tables, topic)
-            for topic in (APP_MESSAGES, OUTCOMES, PREDICTIONS)
-        }
+        written = () if read_only else (APP_MESSAGES, OUTCOMES, PREDICTIONS)
+        self._upserts = {topic: Upsert(dialect, self._tables, topic) for topic in written}
         try:
             with suppress(StoreReplaced):  # it was reported, and nothing is lost with it
                 self._prepare()

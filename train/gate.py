@@ -1,0 +1,94 @@
+"""The gate: a challenger that is worse than the champion on the validation rows never serves."""
+
+from functools import lru_cache
+from typing import Any
+
+import lightgbm as lgb
+import numpy as np
+import pandas as pd
+
+from train import evaluate, fit
+from train.evaluate import Comparison
+from utils.bundles import MODEL, Bundle, sha256
+from utils.feature_tools import FeatureTools, Matrix
+
+
+class Scores:
+    """One model's probabilities of the rows that it was last asked for, by a row's bytes.
+
+    The validation rows of a training are those of the one before and a few more, and its
+    champion is the challenger of then: hardly a row is scored twice.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, Any] = {}
+
+    def __call__(self, booster: lgb.Booster, X: Matrix, threads: int) -> Matrix:
+        """What `fit.predict` gives.
+
+        Args:
+            booster: The model, the same each time.
+            X: (rows, features).
+            threads: LightGBM's threads at most.
+        """
+        keys = [row.tobytes() for row in X]
+        new = [place for place, key in enumerate(keys) if key not in self._known]
+        scored = fit.predict(booster, X[new], threads)
+        if len(new) == len(keys):
+            found = scored
+        else:
+            self._known.update(zip((keys[place] for place in new), scored, strict=True))
+            found = np.array([self._known[key] for key in keys])
+        self._known = dict(zip(keys, found, strict=True))
+        return found
+
+
+@lru_cache(maxsize=2)  # a champion's and its challenger's
+def _scores_of(model_sha256: str) -> Scores:
+    return Scores()
+
+
+def comparable(champion: Bundle | None, features: FeatureTools) -> bool:
+    """Whether both speak of the same classes and columns (pipeline.toml may have changed)."""
+    return champion is not None and (
+        champion.features.classes == features.classes
+        and set(champion.features.columns) == set(features.columns)
+    )
+
+
+def judged(
+    booster: lgb.Booster,
+    model_text: str,
+    features: FeatureTools,
+    champion: Bundle | None,
+    rows: tuple[pd.DataFrame, np.ndarray],
+    threads: int,
+) -> tuple[Comparison | None, dict[str, Any], dict[str, Any] | None]:
+    """Compare a challenger with the champion.
+
+    Args:
+        booster: The challenger.
+        model_text: Its text, as a bundle holds it.
+        features: Its preprocessor.
+        champion: None where there is nothing to compare with.
+        rows: The validation rows' raw columns, and their classes by name; those of a class
+            that the challenger does not know are left out.
+        threads: LightGBM's threads at most.
+
+    Returns:
+        The comparison (None without a champion), and the metrics of both.
+    """
+    frame, labels = rows
+    codes = features.encode_target(labels)
+    known = codes >= 0
+    codes, frame = codes[known], frame[known]
+    scores = _scores_of(sha256(model_text.encode()))
+    ours = scores(booster, features.transform(frame), threads)
+    if champion is None or not comparable(champion, features):
+        return None, evaluate.metrics(ours, codes), None
+    scores = _scores_of(champion.manifest["sha256"][MODEL])
+    theirs = scores(champion.booster, champion.features.transform(frame), threads)
+    comparison = evaluate.paired(
+        evaluate.row_losses(theirs, codes), evaluate.row_losses(ours, codes)
+    )
+    return comparison, evaluate.metrics(ours, codes), evaluate.metrics(theirs, codes)
