@@ -43,7 +43,7 @@ class Scores:
         return found
 
 
-@lru_cache(maxsize=2)  # a champion's and its challenger's
+@lru_cache(maxsize=3)  # of a champion, its challenger, and the next one
 def _scores_of(model_sha256: str) -> Scores:
     return Scores()
 
