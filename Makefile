@@ -5,13 +5,14 @@ VENV := .venv/bin
 MINUTES ?= 5
 SEED ?= 1
 RUNS ?= 1000000
+PYTEST := $(VENV)/python -m pytest --numprocesses 2 --dist worksteal
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check torture soak fuzz bench clean
+.PHONY: help install demo test test-optional check torture soak fuzz bench clean
 
 help:  ## this list
-	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## */\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## */\t/' | expand -t 16
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -41,8 +42,11 @@ install: .venv/.requirements  ## .venv with what the pipeline runs on
 demo: .venv/.requirements  ## the whole pipeline for a minute: broker, predictor, trainer, sample app
 	@exec $(VENV)/python -m utils.demo
 
-test: .venv/.requirements-dev  ## every test, against a real broker of its own
-	$(VENV)/python -m pytest --numprocesses 2 --dist worksteal
+test: .venv/.requirements-dev  ## the pipeline, against a real broker of its own
+	$(PYTEST) -m "not optional"
+
+test-optional: .venv/.requirements-dev  ## the notebooks, MLflow and the other optimisers
+	$(PYTEST) -m optional
 
 check: .venv/.requirements-dev  ## linter, formatter, type checker, bandit, pip-audit
 	$(VENV)/ruff check .
@@ -70,7 +74,7 @@ fuzz: .venv/.requirements-fuzz  ## broken messages by the million: make fuzz RUN
 	.venv-quix/bin/python -m pip install --quiet -r requirements-quix.txt
 	@touch $@
 
-bench: .venv/.requirements-bench .venv-quix/.requirements  ## measure it all, 20 minutes: make bench BENCH="--quick latency"
+bench: .venv/.requirements-bench .venv-quix/.requirements  ## measure it all, half an hour: make bench BENCH="--quick latency"
 	$(VENV)/python -m benchmarks $(BENCH)
 
 clean:  ## remove .venv and caches; data/, models/, messages/ and searches/ stay

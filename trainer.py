@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from train import optimisers, tracking
-from train.retrain import Judgement, Result
+from train.results import Judgement, Result
 from train.tracking import Tracking
 from train.worker import Job, Worker
 from utils import kafka_io, messages, process

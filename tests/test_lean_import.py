@@ -19,7 +19,8 @@ def run(program: str) -> str:
     ("module", "unused"),
     [
         ("predictor", ("scipy", "pandas", "sklearn", "sqlalchemy", "hyperopt")),
-        ("trainer", ("scipy", "sklearn", "hyperopt")),
+        ("trainer", ("scipy", "pandas", "sklearn", "hyperopt")),
+        ("utils.message_store", ("scipy", "pandas", "sklearn", "lightgbm")),
         ("train.train_hyperopt", ("scipy.stats", "sklearn", "pandas")),
     ],
 )

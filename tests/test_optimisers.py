@@ -187,7 +187,12 @@ def process_state() -> list[Any]:
 CHECKS = [check for name, check in sorted(globals().items()) if name.startswith("check_")]
 
 
-@pytest.fixture(params=optimisers.names())
+def marks(name: str) -> list[pytest.MarkDecorator]:
+    wants_more = (ROOT / f"requirements-{name}.txt").exists()
+    return [pytest.mark.optional] if wants_more else []
+
+
+@pytest.fixture(params=[pytest.param(name, marks=marks(name)) for name in optimisers.names()])
 def search(request: pytest.FixtureRequest, tmp_path: Path) -> Searches:
     """Each optimiser in turn; one whose package is missing is skipped, and says which."""
     try:
@@ -242,6 +247,7 @@ def test_needed_packages_are_in_requirements_dev(package: str) -> None:
     assert f"-r requirements-{package}.txt" in (ROOT / "requirements-dev.txt").read_text("utf-8")
 
 
+@pytest.mark.optional
 @pytest.mark.timeout(300)
 def test_a_whole_cycle_with_a_memory(small: Pipeline, adult: list[dict[str, Any]]) -> None:
     """Initialise twice, then retrain: by HyperparameterHunter, and then by Optuna."""

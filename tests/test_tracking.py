@@ -15,6 +15,7 @@ import pytest
 from tests.conftest import MakePipeline
 from tests.harness import Pipeline, adult_in, until
 from train import evaluate, retrain, tracking
+from train.results import Result
 from utils import process
 from utils.message_store import Batch, MessageStore, StoredMessage
 from utils.messages import APP_MESSAGES, PREDICTIONS
@@ -81,7 +82,7 @@ class Home:
             for name, row in zip(ids, values, strict=True)
         ]
 
-    def train(self) -> retrain.Result:
+    def train(self) -> Result:
         with MessageStore.open(self.settings.messages_url, self.features) as messages:
             snapshot = messages.snapshot()
         return retrain.train(self.settings, snapshot=snapshot, hyper="hyperopt", evals=1)
@@ -97,6 +98,7 @@ def flipped_for_training(request_id: str, label: str) -> str:
     return "<=50K" if label == ">50K" else ">50K"
 
 
+@pytest.mark.optional
 @pytest.mark.timeout(180)
 def test_mlflow_is_told_everything(small: Pipeline, adult: list[Row]) -> None:
     done = small.run("initialize.py", "--mlflow", "--evals", "3")
@@ -211,6 +213,7 @@ def silent() -> Iterator[tuple[str, list[socket.socket]]]:
         connection.close()
 
 
+@pytest.mark.optional
 def test_a_silent_mlflow_delays_neither_training_nor_swap(
     make_pipeline: MakePipeline, adult: list[Row], silent: tuple[str, list[socket.socket]]
 ) -> None:

@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import pandas as pd
 from pandas.api.types import union_categoricals
 
 from train import evaluate, fit, gate, optimisers, tracking
+from train.results import Judgement, Result
 from train.search import Progress, search
 from utils import preprocess_data
 from utils.bundles import Bundle, BundleError, Draft, ModelStoreError
@@ -67,21 +68,6 @@ class Rows:
     def kept_aside(self) -> tuple[pd.DataFrame, np.ndarray]:
         """The same of the rows to be judged by."""
         return self.frame[self.validation], self.labels[self.validation]
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a training came to, as `retrain_topic` and the manifest tell it."""
-
-    model_id: int
-    accepted: bool
-    parent_id: int | None
-    rows: int
-    challenger: dict[str, Any]
-    champion: dict[str, Any] | None
-    comparison: dict[str, Any] | None
-    seconds: dict[str, float] = field(default_factory=dict)
-    learnt_from: int = 0
 
 
 def gather(settings: Settings, snapshot: Snapshot | None) -> Rows:
@@ -276,17 +262,6 @@ def _golden_rows(rows: Rows, features: FeatureTools) -> list[dict[str, Any]]:
     return list(
         preprocess_data.records(frame[list(features.columns)].head(GOLDEN_ROWS), features.numerical)
     )
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """The serving model against its parent on outcomes that neither was trained on."""
-
-    model_id: int
-    parent_id: int
-    rows: int
-    demoted: bool
-    comparison: dict[str, Any]
 
 
 def judge(settings: Settings, messages: MessageStore) -> Judgement | None:

@@ -55,11 +55,11 @@ class Worker:
         return pool
 
     def train(self, job: Job) -> Future[Any]:
-        """Begin a training; the future gives a `train.retrain.Result`."""
+        """Begin a training; the future gives a `train.results.Result`."""
         return self._submit(_train, self._settings, self._hyper, self._evals, job)
 
     def judge(self) -> Future[Any]:
-        """Begin a judgement; the future gives a `train.retrain.Judgement` or None."""
+        """Begin a judgement; the future gives a `train.results.Judgement` or None."""
         return self._submit(_judge, self._settings)
 
     def _submit(self, *call: Any) -> Future[Any]:

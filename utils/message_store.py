@@ -26,12 +26,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
@@ -59,6 +58,9 @@ from utils.message_tables import (
 )
 from utils.messages import APP_MESSAGES, OUTCOMES, PREDICTIONS
 from utils.settings import Settings
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 #: The next offset to read, by (topic, partition).
 Offsets = dict[tuple[str, int], int]
@@ -139,7 +141,7 @@ class Snapshot:
     """
 
     request_ids: npt.NDArray[np.object_]
-    frame: pd.DataFrame
+    frame: "pd.DataFrame"
     outcomes: npt.NDArray[np.object_]
     offsets: Offsets
     topic_ids: dict[str, str]
@@ -420,6 +422,8 @@ class MessageStore:
         self, parts: Sequence["Part"], decoding: "Decoding", connection: Connection
     ) -> Snapshot:
         """One snapshot of what the database handed over, put in order."""
+        import pandas as pd  # a quarter of a second that the trainer's loop need not spend
+
         parts = [decoding.part([], b"", ""), *parts]
         words = np.concatenate([part.words for part in parts], axis=1)
         order: Any = np.argsort(words[0])

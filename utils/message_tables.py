@@ -13,12 +13,11 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Dialect
@@ -26,6 +25,9 @@ from sqlalchemy.schema import CreateTable
 
 from utils.feature_tools import FeatureTools
 from utils.messages import APP_MESSAGES, OUTCOMES, PREDICTIONS
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 #: Of the tables; another number than the store's has it made anew from the log.
 LAYOUT_VERSION = 2
@@ -291,8 +293,10 @@ class Decoding:
         places = np.frombuffer(bytes.fromhex(codes), ">u2")
         return Part(np.array(ids, dtype=object), words, self._classes[places])
 
-    def texts(self, names: npt.NDArray[np.int64]) -> pd.Categorical:
+    def texts(self, names: npt.NDArray[np.int64]) -> "pd.Categorical":
         """Names to texts, (rows,)."""
+        import pandas as pd
+
         places, different = pd.factorize(names)
         texts = [self._texts[name] for name in different.tolist()]
         # In an order of their own, not that in which the rows came.
