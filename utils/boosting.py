@@ -4,12 +4,9 @@ Importing the three is most of the time in which a predictor starts. Whoever has
 already gets LightGBM with it, and each can still be imported later.
 """
 
-import sys
-
 from utils.lean_import import without
 
-_types = () if "scipy" in sys.modules else ("scipy", "scipy.sparse")
-with without("sklearn", "pandas", instead=_types):
+with without("sklearn", "pandas", instead=("scipy", "scipy.sparse")):  # SciPy's for types alone
     import lightgbm as lgb
 
 __all__ = ["lgb"]

@@ -23,7 +23,7 @@ class StandIn(ModuleType):
 
 @contextmanager
 def without(*missing: str, instead: tuple[str, ...] = ()) -> Iterator[None]:
-    """Import a library inside; modules that are there already are left alone.
+    """Import a library inside; packages that are there already are left alone, parts and all.
 
     Afterwards each of the others can be imported as ever, though not by that library.
 
@@ -32,7 +32,8 @@ def without(*missing: str, instead: tuple[str, ...] = ()) -> Iterator[None]:
         instead: They are stand-ins inside: for what it cannot do without, but only
             wants for types.
     """
-    absent = [name for name in (*missing, *instead) if name not in sys.modules]
+    named = (*missing, *instead)
+    absent = [name for name in named if name.partition(".")[0] not in sys.modules]
     made = {name: StandIn(name) for name in instead if name in absent}
     for name, module in made.items():
         package, _, part = name.rpartition(".")
