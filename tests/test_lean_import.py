@@ -18,7 +18,7 @@ def run(program: str) -> str:
 @pytest.mark.parametrize(
     ("module", "unused"),
     [
-        ("predictor", ("scipy", "pandas", "sklearn", "sqlalchemy", "hyperopt")),
+        ("predictor", ("scipy", "pandas", "sklearn", "narwhals", "sqlalchemy", "hyperopt")),
         ("trainer", ("scipy", "pandas", "sklearn", "hyperopt")),
         ("utils.message_store", ("scipy", "pandas", "sklearn", "lightgbm")),
         ("train.train_hyperopt", ("scipy.stats", "sklearn", "pandas")),
@@ -32,7 +32,8 @@ def test_what_is_not_used_is_not_imported(module: str, unused: tuple[str, ...]) 
 def test_what_was_left_out_can_be_imported_later() -> None:
     program = """
 import train.train_hyperopt, utils.boosting
-import hyperopt.atpe, scipy.sparse, sklearn, pandas
+import hyperopt.atpe, scipy.sparse, sklearn, pandas, narwhals.dependencies
+assert narwhals.dependencies.is_into_series(pandas.Series([1]))
 assert hyperopt.atpe.suggest and scipy.sparse.csr_matrix([[1]]).nnz == 1
 print("all there")
 """

@@ -1,12 +1,14 @@
-"""LightGBM (`lgb`) without scikit-learn, pandas and SciPy: their arrays are not used here.
+"""LightGBM (`lgb`) without scikit-learn, pandas, SciPy and narwhals: it gets NumPy arrays here.
 
-Importing the three is most of the time in which a predictor starts. Whoever has imported one
+Importing the four is most of the time in which a predictor starts. Whoever has imported one
 already gets LightGBM with it, and each can still be imported later.
 """
 
 from utils.lean_import import without
 
-with without("sklearn", "pandas", instead=("scipy", "scipy.sparse")):  # SciPy's for types alone
+# What it asks SciPy's and narwhals' modules for is whether it was given one of their types.
+_asked = ("scipy", "scipy.sparse", "narwhals", "narwhals.dependencies", "narwhals.typing")
+with without("sklearn", "pandas", instead=_asked):
     import lightgbm as lgb
 
 __all__ = ["lgb"]

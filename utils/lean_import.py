@@ -11,12 +11,12 @@ from types import ModuleType
 
 
 class StandIn(ModuleType):
-    """A module with any class that is asked for; no object is an instance of one."""
+    """A module with whatever is asked for: a type without instances, a question answered no."""
 
     def __getattr__(self, name: str) -> type:
         if name.startswith("__"):
             raise AttributeError(name)
-        made = type(name, (), {})
+        made = type(name, (), {"__new__": lambda *_, **__: False})
         setattr(self, name, made)
         return made
 
