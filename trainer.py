@@ -42,6 +42,9 @@ LARGE_READ = 1_000
 MOST_REQUESTS = 10_000
 #: How many more outcomes make it worth judging the serving model again.
 JUDGE_EVERY = 50
+#: Seconds for which a judgement is put off: the outcomes that make it worth while are often
+#: those that a request is about to follow, and a training should not find the worker taken.
+JUDGE_PAUSE = 0.5
 RETRY_SECONDS = 5.0
 #: How long the trainer's end may be put off by what MLflow is still to be told.
 TRACKING_PATIENCE = 5.0
@@ -91,6 +94,7 @@ class Trainer:
         self._asked_at = 0.0
         self._job_asked_at = 0.0
         self._judged_at = 0
+        self._judge_from = 0.0
         self._read_at = 0.0
 
     @property
@@ -121,7 +125,7 @@ class Trainer:
 
     def _read(self) -> None:
         """Read the log; now and then while a training runs, which waits for none of it."""
-        if self.busy and time.monotonic() < self._read_at:
+        if self._job is not None and time.monotonic() < self._read_at:
             return
         if self.ingest.step() < LARGE_READ:  # else there is more, and it is behind
             self._read_at = time.monotonic() + BUSY_READ_SECONDS
@@ -242,8 +246,11 @@ class Trainer:
             self._job_asked_at, self._asked_at = self._asked_at, 0.0
             self._job = self.worker.train(Job(tuple(batch_ids), waited))
         elif self._judging is None and self.ingest.outcomes - self._judged_at >= JUDGE_EVERY:
-            self._judged_at = self.ingest.outcomes
-            self._judging = self.worker.judge()
+            self._judge_from = self._judge_from or time.monotonic() + JUDGE_PAUSE
+            if time.monotonic() >= self._judge_from:
+                self._judge_from = 0.0
+                self._judged_at = self.ingest.outcomes
+                self._judging = self.worker.judge()
 
     def _rollback(self) -> messages.Rollback | None:
         """The record that announces a rollback, if that is what happened last."""
