@@ -288,19 +288,15 @@ def test_help_explains_every_variable(prepared: Any, script: str) -> None:
     assert "PIPELINE_HOME" in done.stdout
 
 
-NO_BROKER = {"KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1"}
-#: All scripts read their settings the same way, so one of these for each will do.
-MISTAKES = [
-    {"RETRAIN_EVERY": "many"},
-    {"PIPELINE_CONFIG": "/nowhere.toml"},
-    {"KAFKA_BOOTSTRAP_SERVERS": "no port"},
-    {"PARTITIONS": "0"},
-]
-
-
+@pytest.mark.parametrize("script", SCRIPTS)
 @pytest.mark.parametrize(
-    ("script", "environment"),
-    [*((script, NO_BROKER) for script in SCRIPTS), *zip(SCRIPTS, MISTAKES, strict=True)],
+    "environment",
+    [
+        {"RETRAIN_EVERY": "many"},
+        {"PIPELINE_CONFIG": "/nowhere.toml"},
+        {"KAFKA_BOOTSTRAP_SERVERS": "no port"},
+        {"KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1"},  # no broker there
+    ],
 )
 def test_a_users_mistake_is_one_line(
     prepared: Any, script: str, environment: dict[str, str]

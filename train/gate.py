@@ -3,12 +3,12 @@
 from functools import lru_cache
 from typing import Any
 
-import lightgbm as lgb
 import numpy as np
 import pandas as pd
 
 from train import evaluate, fit
 from train.evaluate import Comparison
+from utils.boosting import lgb
 from utils.bundles import MODEL, Bundle, sha256
 from utils.feature_tools import FeatureTools, Matrix
 
@@ -34,11 +34,9 @@ class Scores:
         keys = [row.tobytes() for row in X]
         new = [place for place, key in enumerate(keys) if key not in self._known]
         scored = fit.predict(booster, X[new], threads)
-        if len(new) == len(keys):
-            found = scored
-        else:
-            self._known.update(zip((keys[place] for place in new), scored, strict=True))
-            found = np.array([self._known[key] for key in keys])
+        self._known.update(zip((keys[place] for place in new), scored, strict=True))
+        found = np.array([self._known[key] for key in keys])
+        found = found.reshape(len(keys), *scored.shape[1:])  # of no row, too
         self._known = dict(zip(keys, found, strict=True))
         return found
 
@@ -56,7 +54,7 @@ def comparable(champion: Bundle | None, features: FeatureTools) -> bool:
     )
 
 
-def judged(
+def compared(
     booster: lgb.Booster,
     model_text: str,
     features: FeatureTools,

@@ -188,7 +188,7 @@ def train(
         )  # 4
     with _timed(seconds, "gate"):
         model_text = fit.model_text(booster)
-        comparison, challenger_metrics, champion_metrics = gate.judged(  # 5
+        comparison, challenger_metrics, champion_metrics = gate.compared(  # 5
             booster, model_text, features, champion, rows.kept_aside, threads
         )
     accepted = comparison is None or not comparison.worse
