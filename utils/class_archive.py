@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -27,9 +28,8 @@ class ClassArchive:
         self._java = java
         self._written = folder / "classes.jsa"
         self._shelf = java.parents[1] / "lib" / "server"
-        self._base = self._shelf / "classes.jsa"
-        made = "".join(f"{jar} {jar.stat().st_mtime_ns}\n" for jar in jars)  # as Java checks
-        self._archive = self._shelf / f"kafka-{hashlib.sha256(made.encode()).hexdigest()[:12]}.jsa"
+        self._base = self._shelf / f"java-{_state_of([java])}.jsa"
+        self._archive = self._shelf / f"kafka-{_state_of([java, *jars])}.jsa"
 
     def options(self, *, writes: bool = False) -> tuple[str, ...]:
         """Java's options for a start with the archive, if there is one.
@@ -37,41 +37,56 @@ class ClassArchive:
         Args:
             writes: Have Java write it in the end if there is none; `keep` takes it over.
         """
+        if not self._base.exists():
+            self._write_base()
+        if not self._base.exists():
+            return ()
         quiet = ("-XX:+VerifySharedSpaces", "-Xlog:cds*=off")
         if self._archive.exists():
             return (f"-XX:SharedArchiveFile={self._base}:{self._archive}", *quiet)
-        if not os.access(self._shelf, os.W_OK) or not self._has_base():
-            return ()
         self._written.unlink(missing_ok=True)  # of one that was killed while it wrote
         write = (f"-XX:ArchiveClassesAtExit={self._written.name}",) if writes else ()
         return (f"-XX:SharedArchiveFile={self._base}", *write, *quiet)
 
     def keep(self) -> None:
-        """Take over what Java has written, if it has; those of other jars go."""
+        """Take over what Java has written, if it has."""
         if not self._written.exists():
             return
         aside = self._archive.with_suffix(f".{os.getpid()}")
         try:
             shutil.copyfile(self._written, aside)
-            for old in self._shelf.glob("kafka-*.jsa"):
-                old.unlink(missing_ok=True)
-            aside.replace(self._archive)
+            self._put(aside, self._archive)
         except OSError:
             aside.unlink(missing_ok=True)
         finally:
             self._written.unlink(missing_ok=True)
 
-    def _has_base(self) -> bool:
-        if not self._base.exists():
-            aside = self._base.with_suffix(f".{os.getpid()}")
-            dump = (str(self._java), "-Xshare:dump", "-XX:+UseSerialGC")
-            done = subprocess.run(
-                [*dump, f"-XX:SharedArchiveFile={aside}"],
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-            )
-            if done.returncode == 0:
-                aside.replace(self._base)
-            else:
-                aside.unlink(missing_ok=True)
-        return self._base.exists()
+    def _write_base(self) -> None:
+        if not os.access(self._shelf, os.W_OK):
+            return
+        aside = self._base.with_suffix(f".{os.getpid()}")
+        dump = (str(self._java), "-Xshare:dump", "-XX:+UseSerialGC")
+        done = subprocess.run(
+            [*dump, f"-XX:SharedArchiveFile={aside}"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+        )
+        if done.returncode == 0:
+            self._put(aside, self._base)
+        else:
+            aside.unlink(missing_ok=True)
+
+    def _put(self, aside: Path, archive: Path) -> None:
+        """Where two write the same one the first stays: others may use it, or build upon it."""
+        with suppress(FileExistsError):
+            archive.hardlink_to(aside)
+        aside.unlink()
+        for other in self._shelf.glob(f"{archive.name.partition('-')[0]}-*.jsa"):
+            if other != archive:  # of another Java or other jars
+                other.unlink(missing_ok=True)
+
+
+def _state_of(files: Sequence[Path]) -> str:
+    """A short name that changes with the files, which are told apart as Java does, by time."""
+    state = "".join(f"{file} {file.stat().st_mtime_ns}\n" for file in files)
+    return hashlib.sha256(state.encode()).hexdigest()[:12]
