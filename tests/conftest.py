@@ -20,6 +20,7 @@ MakePipeline = Callable[..., Pipeline]
 def pytest_configure() -> None:
     """What all processes here inherit: they live for seconds, and there are hundreds."""
     os.environ["JDK_JAVA_OPTIONS"] = " ".join(SHORT_LIVED)
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # NumPy's import would start a spinning one
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # each would compile the pipeline again
 
 

@@ -18,7 +18,7 @@ from kafka.admin import MemberToRemove
 
 from utils import kafka_io, messages, settings
 from utils.kafka_io import LogReader, Outgoing, Sender
-from utils.message_store import MessageStore
+from utils.message_store import MessageStore, StoreError
 from utils.model_store import ModelStore
 from utils.settings import ROOT, Settings
 
@@ -105,10 +105,13 @@ class Pipeline:
         )
 
     def stored(self) -> int:
-        """How many messages the trainer's store holds."""
+        """How many messages the trainer's store holds; 0 while there is none."""
         features = ModelStore(self.settings.models_dir).load_current().features
-        with MessageStore.open(self.settings.messages_url, features) as store:
-            return store.counts().messages
+        try:
+            with MessageStore.open(self.settings.messages_url, features) as store:
+                return store.counts().messages
+        except StoreError:
+            return 0
 
     def send(self, records: Iterable[tuple[str, bytes | None, Any]], partition: int = 0) -> None:
         """Send (topic, key, value): bytes as they are, all else as JSON."""
