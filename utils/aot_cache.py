@@ -50,7 +50,8 @@ class AotCache:
             command: Java and its arguments, up to the program's name.
             environ: Its environment.
         """
-        if not self._recorded.exists():
+        if self._cache.exists() or not self._recorded.exists():
+            self._recorded.unlink(missing_ok=True)
             return
         options = ("-XX:AOTMode=create", f"-XX:AOTConfiguration={self._recorded.name}")
         try:
