@@ -1,6 +1,7 @@
 """What every test may ask for: a real broker, and homes that are ready for use."""
 
 import fcntl
+import gc
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,12 @@ def pytest_configure() -> None:
     os.environ["JDK_JAVA_OPTIONS"] = " ".join(SHORT_LIVED)
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # NumPy's import would start a spinning one
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # each would compile the pipeline again
+    gc.disable()  # what tests import stays, and to look for garbage in it takes a third of its time
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -4,6 +4,7 @@ It is started ahead of the first request and kept, so that a request does not wa
 imports or the base data; it is nice to the predictors; and it never outlives the trainer.
 """
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -93,12 +94,15 @@ def _die_with_parent() -> None:
 
 
 def _warm_up(settings: Settings, hyper: str) -> None:
+    gc.disable()  # what is imported stays: to look for garbage in it takes as long as half of it
     from train import optimisers, retrain
     from utils.preprocess_data import DataError
 
     optimisers.get(hyper)
     with suppress(DataError):  # the first training says it
         retrain.base_rows(settings)
+    gc.freeze()
+    gc.enable()
 
 
 def _train(settings: Settings, hyper: str, evals: int, job: Job) -> Any:

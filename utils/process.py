@@ -2,6 +2,7 @@
 
 import argparse
 import fcntl
+import gc
 import logging
 import os
 import re
@@ -101,6 +102,8 @@ def run(main: Callable[[Settings], int | None], *, errors: Sequence[type[Excepti
     except BrokenPipeError:  # `... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    finally:
+        gc.freeze()  # or Python goes through all that was imported before it ends
 
 
 def _log(settings: Settings) -> None:
