@@ -32,6 +32,7 @@ COMPILED := initialize, predictor, trainer, sample_app, utils.demo, train.train_
 .venv/.requirements-dev: $(wildcard requirements-*.txt) .venv/.requirements
 	$(VENV)/python -m pip install --quiet --no-compile -r requirements-dev.txt
 	@$(VENV)/python -m compileall -q -j 0 .venv/lib
+	@$(VENV)/python -m utils.broker --prepare
 	@touch $@
 
 .venv/.requirements-fuzz: requirements-fuzz.txt .venv/.requirements-dev

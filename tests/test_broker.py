@@ -233,6 +233,13 @@ def test_command_says_in_one_line_what_is_wrong(tmp_path: Path) -> None:
             assert message in done.stderr and done.stderr.count("\n") == 1
 
 
+def test_all_can_be_had_before_the_first_start(tmp_path: Path) -> None:
+    done = run(["--prepare"], {"PIPELINE_HOME": str(tmp_path)})
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "is ready to be started" in done.stdout
+    assert not list(tmp_path.iterdir())
+
+
 def test_command_explains_itself() -> None:
     done = run(["--help"], {})
     assert done.returncode == 0

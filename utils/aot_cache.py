@@ -25,6 +25,7 @@ class AotCache:
     """
 
     def __init__(self, java: Path, jars: Sequence[Path], folder: Path) -> None:
+        java = java.resolve()  # one and the same from whichever clone
         self._recorded = folder / "classes.aotconf"
         self._made = folder / "classes.aot"
         self._shelf = java.parents[1] / "lib" / "server"

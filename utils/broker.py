@@ -452,6 +452,16 @@ def _retrying(name: str, fetch: Callable[[], Path], target: Path) -> None:
         raise BrokerError(f"cannot fetch {name}: {error}") from None
 
 
+def prepare() -> None:
+    """Have all that a first start has to get or to make: the jars, and Java's cache.
+
+    Raises:
+        BrokerError: As `Broker.start` says.
+    """
+    with tempfile.TemporaryDirectory() as folder, Broker(Path(folder)):
+        pass  # its end makes the cache
+
+
 def write_lock(lock: Path = LOCK) -> int:
     """Write the lock anew from what ENDPOINT stands for; returns how many jars it lists.
 
@@ -606,7 +616,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument(
+        "--prepare",
+        action="store_true",
+        help="fetch Kafka and make what lets it start fast, and end: later starts need no network",
+    )
+    instead.add_argument(
         "--write-lock",
         action="store_true",
         help=f"pin the jars of another version of Kafka in {LOCK.name}, and end",
@@ -617,6 +633,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for signal_number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signal_number, _stop_once)
     try:
+        if options.prepare:
+            prepare()
+            print(f"Apache Kafka {VERSION} is ready to be started")
+            return 0
         if options.write_lock:
             print(f"{write_lock()} jars pinned in {LOCK}")
             return 0
