@@ -69,7 +69,7 @@ STEPS = {
     "python -m utils.model_store replay": Step(),
     "python -m utils.model_store rebuild 2": Step(),
     "python -m utils.model_store rollback 1": Step(prints="bundle 1 serves"),
-    "python initialize.py --mlflow": Step(prints="model 2 logged"),
+    "python initialize.py --mlflow": Step("--evals 1", prints="model 1 logged"),
     "python -m utils.message_store report": Step(prints="35 messages, 35 of them with an outcome"),
     "python -m utils.dead_letters list": Step(prints="no record was rejected"),
     "mkdir -p own/data": Step(),
@@ -84,12 +84,18 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", README, re.M | re.S)
 
 
-def sections() -> Iterator[list[str]]:
-    """The commands of each section, in the order of the README."""
+#: The sections about packages that are not in requirements.txt.
+OPTIONAL = {"MLflow"}
+
+
+def sections() -> dict[str, list[str]]:
+    """The commands of each section by its title, in the order of the README."""
+    found = {}
     for section in README.split("\n## ")[1:]:
         shell = re.findall(r"^```sh\n(.*?)^```", section, re.M | re.S)
         lines = [re.sub(r"\s+# .*", "", line) for line in "".join(shell).splitlines()]
-        yield lines
+        found[section.splitlines()[0]] = lines
+    return found
 
 
 @dataclass
@@ -215,27 +221,43 @@ def secured(tmp_path: Path, terminals: Terminals) -> Iterator[None]:
 @pytest.mark.timeout(300)
 @pytest.mark.usefixtures("secured")
 def test_every_command_runs(terminals: Terminals) -> None:
-    for commands in sections():
-        terminals.begin_section()
-        for command in commands:
-            kind, *rest = shlex.split(command)
-            if kind == "make":
-                for target in rest:
-                    terminals.run(f"make -n {target}", Step())
-            elif command == "source .venv/bin/activate":
-                assert "VENV := .venv/bin\n" in (ROOT / "Makefile").read_text()
-            elif kind == "mlflow":  # its server is not among what the tests need
-                assert (terminals.folder / rest[-1].removeprefix("sqlite:///")).exists()
-            elif kind == "export":
-                terminals.export(rest)
-            else:
-                assert command in STEPS, f"the README has a command unknown here: {command}"
-                terminals.run(command, STEPS[command])
-            if command == "mkdir -p own/data":
-                (terminals.folder / "own" / "pipeline.toml").write_text(example_of_own_data())
+    for title, commands in sections().items():
+        if title not in OPTIONAL:
+            run_section(terminals, commands)
     terminals.stop_all()
     missing = [name for name in named_files() if not (terminals.folder / name).exists()]
-    assert not missing, "the README names files that are not there"
+    assert all(name.startswith("mlruns/") for name in missing), "the README names what is not there"
+
+
+@pytest.mark.optional
+@pytest.mark.timeout(300)
+def test_every_command_about_optional_packages_runs(terminals: Terminals) -> None:
+    run_section(terminals, ["python -m utils.broker"])
+    for title in OPTIONAL:
+        run_section(terminals, sections()[title])
+    terminals.stop_all()
+    files = [name for name in named_files() if name.startswith("mlruns/")]
+    assert files and all((terminals.folder / name).exists() for name in files)
+
+
+def run_section(terminals: Terminals, commands: list[str]) -> None:
+    terminals.begin_section()
+    for command in commands:
+        kind, *rest = shlex.split(command)
+        if kind == "make":
+            for target in rest:
+                terminals.run(f"make -n {target}", Step())
+        elif command == "source .venv/bin/activate":
+            assert "VENV := .venv/bin\n" in (ROOT / "Makefile").read_text()
+        elif kind == "mlflow":  # its server is not among what the tests need
+            assert (terminals.folder / rest[-1].removeprefix("sqlite:///")).exists()
+        elif kind == "export":
+            terminals.export(rest)
+        else:
+            assert command in STEPS, f"the README has a command unknown here: {command}"
+            terminals.run(command, STEPS[command])
+        if command == "mkdir -p own/data":
+            (terminals.folder / "own" / "pipeline.toml").write_text(example_of_own_data())
 
 
 def example_of_own_data() -> str:
@@ -252,7 +274,7 @@ def named_files() -> set[str]:
 
 
 def test_every_command_known_here_is_in_the_readme() -> None:
-    there = {command for commands in sections() for command in commands}
+    there = {command for commands in sections().values() for command in commands}
     assert set(STEPS) <= there
 
 
