@@ -32,13 +32,16 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what may take long, so that no worker is alone with one of those in the end."""
+    """Begin with what may take long, so that no worker is alone with one of those in the end.
 
-    def allowed(item: pytest.Item) -> float:
+    The first worker has these and then what is quick, of which idle ones take their share.
+    """
+
+    def order(item: pytest.Item) -> tuple[float, bool]:
         marker = item.get_closest_marker("timeout")
-        return marker.args[0] if marker else 0.0
+        return -marker.args[0] if marker else 0.0, "broker" in getattr(item, "fixturenames", ())
 
-    items.sort(key=allowed, reverse=True)
+    items.sort(key=order)
 
 
 @pytest.fixture(scope="session")

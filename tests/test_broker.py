@@ -32,6 +32,8 @@ from utils.broker import (
 
 ROOT = Path(__file__).parent.parent
 
+pytestmark = pytest.mark.timeout(150)  # most start brokers of their own
+
 
 def topics(bootstrap: str) -> list[str]:
     admin = KafkaAdminClient(bootstrap_servers=bootstrap)
