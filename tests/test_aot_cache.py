@@ -48,11 +48,11 @@ def test_made_once_then_used_and_harmless_when_cut_short(java: Path, tmp_path: P
     shelf = java.parents[1] / "lib" / "server"
     (shelf / "kafka-0.aot").write_bytes(b"of other jars")
     first, second = (Tool(java, tmp_path / name) for name in ("first", "second"))
-    for tool in (first, second):
-        assert "warning" not in tool.run()
+    assert "warning" not in first.run()
     first.make()
     (made,) = shelf.glob("kafka-*")
     written = made.stat()
+    (second.folder / "classes.aotconf").write_bytes(b"of one that began before there was a cache")
     second.make()
     assert made.stat() == written, "others may have mapped it"
     assert not [*first.folder.iterdir(), *second.folder.iterdir()]
