@@ -2,8 +2,9 @@
 
 Java calls it an ahead-of-time cache (JEP 483, 514 and 515): what a program has loaded and
 linked is recorded when it ends, and a second Java makes the cache of that. It lies beside
-Java's library. Java does not use one that is not whole or does not fit the Java or the jars;
-then, and where none can be written, all works as it would without.
+Java's library and takes 70 MB, with twice as much beside the program's files while it is made.
+Java does not use one that is not whole or does not fit the Java or the jars; then, and where
+none can be written, all works as it would without.
 """
 
 import hashlib

@@ -23,7 +23,7 @@ import time
 import uuid
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from types import FrameType, TracebackType
 from typing import IO, TYPE_CHECKING, NamedTuple
@@ -400,9 +400,10 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     lock = os.open(folder, os.O_RDONLY)
     try:
-        if not _locked(lock):
-            print(f"another process is fetching to {folder}: waiting for it", file=sys.stderr)
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with suppress(OSError):  # a file system that knows no locks: at worst both fetch
+            if not _locked(lock):
+                print(f"another process is fetching to {folder}: waiting for it", file=sys.stderr)
+                fcntl.flock(lock, fcntl.LOCK_EX)
         yield
     finally:
         os.close(lock)
