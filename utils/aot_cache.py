@@ -64,10 +64,13 @@ class AotCache:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
+                timeout=MOST_SECONDS,
             )
             if done.returncode == 0:
                 with suppress(OSError):
                     self._put()
+        except subprocess.TimeoutExpired:
+            pass  # the next one that ends may have more of a processor
         finally:
             for file in (self._recorded, self._made):
                 file.unlink(missing_ok=True)
@@ -88,6 +91,8 @@ class AotCache:
                 other.unlink(missing_ok=True)
 
 
+#: An end waits no longer than this for the cache; it takes 2 s, and 5 on a slow machine.
+MOST_SECONDS = 15.0
 QUIET = ("-Xlog:aot*=off", "-Xlog:cds*=off")
 
 
