@@ -1,4 +1,4 @@
-"""Java's cache of classes: made after one that ends, used by the next, harmless when cut short."""
+"""Java's cache of classes: made after one that ends, used by the next, harmless when damaged."""
 
 import os
 import shutil
@@ -44,7 +44,7 @@ class Tool:
         self._cache.make(self._command, dict(os.environ))
 
 
-def test_made_once_then_used_and_harmless_when_cut_short(java: Path, tmp_path: Path) -> None:
+def test_made_once_then_used_and_harmless_when_damaged(java: Path, tmp_path: Path) -> None:
     shelf = java.parents[1] / "lib" / "server"
     (shelf / "kafka-0.aot").write_bytes(b"of other jars")
     first, second = (Tool(java, tmp_path / name) for name in ("first", "second"))
@@ -57,6 +57,15 @@ def test_made_once_then_used_and_harmless_when_cut_short(java: Path, tmp_path: P
     assert made.stat() == written, "others may have mapped it"
     assert not [*first.folder.iterdir(), *second.folder.iterdir()]
     assert "StorageTool source: shared objects file" in second.run("-Xlog:class+load")
+
+    assert len(second.run().split()) == 1, "an identifier and no word of Java's"
+
+    with made.open("r+b") as stream:
+        stream.seek(written.st_size // 2)
+        byte = stream.read(1)[0]
+        stream.seek(-1, os.SEEK_CUR)
+        stream.write(bytes([byte ^ 1]))
+    assert "StorageTool source: file:" in second.run("-Xlog:class+load")
 
     os.truncate(made, written.st_size // 2)
     assert "StorageTool source: file:" in second.run("-Xlog:class+load")

@@ -3,7 +3,7 @@
 Java calls it an ahead-of-time cache (JEP 483, 514 and 515): what a program has loaded and
 linked is recorded when it ends, and a second Java makes the cache of that. It lies beside
 Java's library and takes 70 MB, with twice as much beside the program's files while it is made.
-Java does not use one that is not whole or does not fit the Java or the jars; then, and where
+Java does not use one that does not fit the Java, the jars or its own checksum; then, and where
 none can be written, all works as it would without.
 """
 
@@ -39,7 +39,7 @@ class AotCache:
             records: Have Java record in the end what `make` needs, if there is none.
         """
         if self._cache.exists():
-            return (f"-XX:AOTCache={self._cache}", *QUIET)
+            return (f"-XX:AOTCache={self._cache}", "-XX:+VerifySharedSpaces", *QUIET)
         self._recorded.unlink(missing_ok=True)  # of one that was killed while it wrote
         if records and os.access(self._shelf, os.W_OK):
             return ("-XX:AOTMode=record", f"-XX:AOTConfiguration={self._recorded.name}", *QUIET)
@@ -80,8 +80,6 @@ class AotCache:
         aside = self._cache.with_suffix(f".{os.getpid()}")
         try:
             shutil.copyfile(self._made, aside)
-            with aside.open("rb+") as stream:
-                os.fsync(stream)  # Java does not compare its checksum, which takes 0.1 s a start
             with suppress(FileExistsError):
                 self._cache.hardlink_to(aside)
         finally:
