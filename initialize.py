@@ -18,8 +18,7 @@ from train import optimisers, tracking
 from train.retrain import train
 from train.tracking import Tracking
 from utils import download, kafka_io, messages, preprocess_data, process
-from utils.bundles import BundleError, ModelStoreError
-from utils.model_store import ModelStore
+from utils.model_store import BundleError, ModelStore, ModelStoreError
 from utils.process import Report
 from utils.settings import Settings
 

@@ -20,10 +20,9 @@ import msgspec
 import numpy as np
 
 from utils import kafka_io, messages, process, scoring
-from utils.bundle_watcher import BundleWatcher
-from utils.bundles import Bundle, BundleError
 from utils.kafka_io import Content, ExactlyOnce, Polled, Position, TopicPartition
-from utils.model_store import ModelStore
+from utils.model_store import Bundle, BundleError, ModelStore
+from utils.model_store.watcher import BundleWatcher
 from utils.outcome_count import OutcomeCount
 from utils.scoring import Decoded
 from utils.settings import Settings

@@ -23,12 +23,11 @@ from train.results import Judgement, Result
 from train.tracking import Tracking
 from train.worker import Job, Worker
 from utils import kafka_io, messages, process
-from utils.bundles import BundleError, ModelStoreError
 from utils.kafka_io import ExactlyOnce, Polled, Position, TopicPartition
-from utils.log_ingest import Ingest
 from utils.message_store import MessageStore, StoreError
+from utils.message_store.ingest import Ingest
 from utils.messages import RetrainRequest
-from utils.model_store import ModelStore
+from utils.model_store import BundleError, ModelStore, ModelStoreError
 from utils.settings import Settings
 
 POLL_MS = 50

@@ -34,9 +34,9 @@ from benchmarks.throughput import booster_alone
 from train import fit
 from train.retrain import gather, training_matrix
 from utils import messages, process
-from utils.bundles import Bundle, Draft
 from utils.message_store import MessageStore
 from utils.model_store import ModelStore
+from utils.model_store.bundle import Bundle, Draft
 from utils.settings import Settings
 
 CONFIG = """\

@@ -31,8 +31,8 @@ from benchmarks.common import (
     stamps,
 )
 from utils import process
-from utils.bundles import Bundle
 from utils.model_store import ModelStore
+from utils.model_store.bundle import Bundle
 from utils.settings import ROOT
 
 QUIX_PYTHON = ROOT / ".venv-quix" / "bin" / "python"

@@ -9,8 +9,8 @@ import pandas as pd
 from train import evaluate, fit
 from train.evaluate import Comparison
 from utils.boosting import lgb
-from utils.bundles import MODEL, Bundle, sha256
 from utils.feature_tools import FeatureTools, Matrix
+from utils.model_store.bundle import MODEL, Bundle, sha256
 
 
 class Scores:

@@ -14,14 +14,14 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import union_categoricals
 
-from train import evaluate, fit, gate, optimisers, tracking
+from train import evaluate, fit, gate, optimisers
 from train.results import Judgement, Result
 from train.search import Progress, search
+from train.tracking import outbox
 from utils import preprocess_data
-from utils.bundles import Bundle, BundleError, Draft, ModelStoreError
 from utils.feature_tools import FeatureTools
 from utils.message_store import MessageStore, Offsets, Snapshot
-from utils.model_store import ModelStore
+from utils.model_store import Bundle, BundleError, Draft, ModelStore, ModelStoreError
 from utils.settings import Data, Settings
 
 GOLDEN_ROWS = 5
@@ -221,7 +221,7 @@ def train(
             ),
             accepted=accepted,
         )
-        tracking.keep(settings, store, model_id)
+        outbox.keep(settings, store, model_id)
         with suppress(ModelStoreError):  # what cannot be cleared away now goes next time
             store.prune(settings.training.extra_models_to_keep)
     return Result(

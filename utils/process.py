@@ -1,7 +1,6 @@
 """What every script does the same way: arguments, signals, names, one-line errors."""
 
 import argparse
-import fcntl
 import gc
 import logging
 import os
@@ -22,6 +21,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from utils import settings as settings_module
+from utils.durable_files import try_lock
 from utils.settings import Settings, SettingsError
 
 #: Shows one line to whoever watches the terminal.
@@ -35,6 +35,14 @@ class UserError(Exception):
 def one_line(error: BaseException) -> str:
     """What an exception says, on one line; its type where it says nothing."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def explained(error: Exception) -> str:
+    """An error as one line, without paths that its caller names anyway."""
+    if isinstance(error, OSError) and error.strerror:
+        named = f"{Path(error.filename).name}: " if isinstance(error.filename, str) else ""
+        return named + error.strerror
+    return one_line(error)
 
 
 def reporter(name: str, colour: str) -> Report:
@@ -95,7 +103,7 @@ def run(main: Callable[[Settings], int | None], *, errors: Sequence[type[Excepti
         _log(settings)
         return main(settings) or 0
     except expected as error:
-        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+        print(f"{_program()}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
@@ -104,6 +112,12 @@ def run(main: Callable[[Settings], int | None], *, errors: Sequence[type[Excepti
         return 0
     finally:
         gc.freeze()  # or Python goes through all that was imported before it ends
+
+
+def _program() -> str:
+    """The script's name, or the package's of `python -m`."""
+    path = Path(sys.argv[0])
+    return path.parent.name if path.name == "__main__.py" else path.name
 
 
 def _log(settings: Settings) -> None:
@@ -207,9 +221,7 @@ def slot(settings: Settings, role: str, most: int = 1000) -> Iterator[str]:
     in_turn = (settings.data_dir / f".{role}-{number}.lock" for number in range(most))
     for path in chain(killed, in_turn):
         with path.open("a") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not try_lock(lock):
                 continue
             with suppress(OSError):  # a full disk; then the number is one like the others
                 lock.write(f"{os.getpid()}\n")

@@ -11,9 +11,9 @@ import msgspec
 import numpy as np
 
 from utils import messages
-from utils.bundles import Bundle
 from utils.kafka_io import MAX_MESSAGE_BYTES, Content, Record
 from utils.messages import BadRecord, label_text
+from utils.model_store.bundle import Bundle
 
 #: The most records of one batch: small enough that a transaction is short, large enough for
 #: all that a fetch brings (4 MiB are some 12,000 rows of Adult). Of one that is split, the

@@ -21,9 +21,9 @@ from lightgbm.basic import _LIB, _safe_call
 from quixstreams import Application
 
 from utils import settings
-from utils.bundles import Bundle
 from utils.feature_tools import FeatureTools
 from utils.model_store import ModelStore
+from utils.model_store.bundle import Bundle
 
 
 def encoder(features: FeatureTools) -> Callable[[dict[str, Any]], list[float]]:

@@ -1,0 +1,261 @@
+"""Operate the pipeline, and look back at what it did.
+
+    python -m ops list                         every model, and which serves
+    python -m ops show 2                       a model's manifest
+    python -m ops rollback 1                   let model 1 serve again
+    python -m ops why REQUEST_ID               explain a prediction
+    python -m ops replay --from 0 --to 999     score the log again: the same bits?
+    python -m ops rebuild 2                    train model 2 again: the same bytes?
+    python -m ops report                       how good the predictions turned out to be
+    python -m ops dead-letters list            what was rejected
+    python -m ops dead-letters show 7 > record.json
+    python -m ops dead-letters resend 7 --value record.json
+
+Each command has a --help of its own.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import Progress
+
+from utils import process
+from utils.kafka_io import KafkaError, KafkaUnavailable
+from utils.message_store import StoreError
+from utils.model_store import ModelStoreError
+from utils.process import UserError
+from utils.settings import Settings
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+Arguments = argparse.Namespace
+Command = Callable[[Settings, Arguments], int | None]
+
+# Each command imports what it needs itself: some need pandas, which takes longer to import
+# than others run.
+
+
+def _list(settings: Settings, arguments: Arguments) -> None:
+    """Every model ever made, and which serves."""
+    from ops import models
+
+    _console().print(models.table(settings))
+
+
+def _show(settings: Settings, arguments: Arguments) -> None:
+    """A model's manifest: data, parameters, figures, hashes."""
+    from ops import models
+
+    _print_json(models.manifest(settings, arguments.model_id))
+
+
+def _rollback(settings: Settings, arguments: Arguments) -> None:
+    """Let an older model serve, here and in every running predictor."""
+    from ops import models
+
+    print(models.rollback(settings, arguments.model_id, arguments.reason))
+
+
+def _why(settings: Settings, arguments: Arguments) -> None:
+    """Explain a prediction: message, model, and what each feature contributed."""
+    from ops import explain
+
+    found = explain.why(settings, arguments.request_id, log=arguments.log)
+    if arguments.json:
+        _print_json(found)
+    else:
+        explain.show(found, _console())
+
+
+def _replay(settings: Settings, arguments: Arguments) -> None:
+    """Score the log again: the same bits?"""
+    from ops import reproduce
+
+    with _progress() as bar:
+        task = bar.add_task("scoring again", total=None)
+        try:
+            replayed = reproduce.replay(
+                settings,
+                first=arguments.first,
+                last=arguments.last,
+                partition=arguments.partition,
+                progress=lambda done, total: bar.update(task, completed=done, total=total),
+            )
+        except reproduce.Difference as difference:
+            raise UserError(f"DIFFERENT: {difference}") from None
+    for line in replayed.lines():
+        print(line)
+
+
+def _rebuild(settings: Settings, arguments: Arguments) -> None:
+    """Train a model again from its manifest and the log: the same bytes?"""
+    from ops import reproduce
+
+    differences = reproduce.rebuild(settings, arguments.model_id)
+    if differences:
+        raise UserError(f"model {arguments.model_id} came out DIFFERENT: {'; '.join(differences)}")
+    print(f"model {arguments.model_id} was trained again: model.txt and features.json are the same")
+
+
+def _report(settings: Settings, arguments: Arguments) -> None:
+    """How good the real predictions turned out to be, by model."""
+    from ops import report
+
+    report.show(settings, arguments.last, _console(160))
+
+
+def _letters_list(settings: Settings, arguments: Arguments) -> None:
+    """What was rejected, where and why."""
+    from ops import dead_letters
+
+    # What strangers sent is shown as it is.
+    console = Console(markup=False, emoji=False, highlight=False)
+    console.print(dead_letters.table(settings.kafka) or "no record was rejected")
+
+
+def _letters_show(settings: Settings, arguments: Arguments) -> None:
+    """One record's bytes, to be mended in a file."""
+    from ops import dead_letters
+
+    sys.stdout.buffer.write(dead_letters.content(settings.kafka, arguments.offset))
+
+
+def _letters_resend(settings: Settings, arguments: Arguments) -> None:
+    """Send records back to where they were rejected."""
+    from ops import dead_letters
+
+    offsets = set(arguments.offsets)
+    if bool(offsets) == arguments.all:
+        raise UserError("say which: offsets from `list`, or --all")
+    if arguments.value is not None and len(offsets) != 1:
+        raise UserError("--value mends one record: name its offset alone")
+    try:
+        value = None if arguments.value is None else arguments.value.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {arguments.value}: {error.strerror}") from None
+    count = dead_letters.resend(settings.kafka, offsets, value=value, again=arguments.again)
+    print(f"sent {count} again")
+
+
+def _mlflow(settings: Settings, arguments: Arguments) -> None:
+    """Log to MLflow what is not there yet, once (trainer.py --mlflow does so all the time)."""
+    from train import tracking
+
+    tracking.log_once(settings)
+
+
+def _demo(settings: Settings, arguments: Arguments) -> int:
+    """The whole pipeline at work for about a minute, in this terminal."""
+    from ops import demo
+
+    return demo.main(arguments, settings)
+
+
+def _print_json(value: object) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _console(width: int = 120) -> Console:
+    console = Console()
+    if not console.is_terminal:
+        console.width = width  # whole lines for grep
+    return console
+
+
+def _progress() -> Progress:
+    console = Console(stderr=True)
+    return Progress(console=console, transient=True, disable=not console.is_terminal)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = process.parser(__doc__ or "")
+    parser.prog = "python -m ops"
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_models(commands)
+    _add_looking_back(commands)
+    _add_dead_letters(commands)
+    _add(commands, "mlflow", _mlflow)
+    demo = _add(commands, "demo", _demo)
+    for option, kind, default, text in (
+        ("--messages", process.at_least(1), 150, "rows"),
+        ("--interval", process.seconds, 0.2, "seconds between two"),
+        ("--outcome-delay", process.seconds, 2.0, "seconds until an outcome is known"),
+        ("--evals", process.at_least(1), 10, "evaluations of a search"),
+    ):
+        demo.add_argument(option, type=kind, default=default, help=f"{text} (%(default)s)")
+    return parser
+
+
+def _add_models(commands: "Commands") -> None:
+    _add(commands, "list", _list)
+    for name, run in (("show", _show), ("rollback", _rollback), ("rebuild", _rebuild)):
+        _add(commands, name, run).add_argument(
+            "model_id", type=int, metavar="N", help="the model's number"
+        )
+    commands.choices["rollback"].add_argument(
+        "--reason", default="asked for by hand", help="kept in the history (%(default)s)"
+    )
+
+
+def _add_looking_back(commands: "Commands") -> None:
+    why = _add(commands, "why", _why)
+    why.add_argument("request_id", metavar="REQUEST_ID", help="whose prediction")
+    why.add_argument("--json", action="store_true", help="everything, as JSON")
+    why.add_argument(
+        "--log", action="store_true", help="read the log even if the message store has it"
+    )
+    replay = _add(commands, "replay", _replay)
+    offset = process.at_least(0)
+    for option, name, text in (
+        ("--from", "first", "the first offset of app_messages (the log's first)"),
+        ("--to", "last", "the last one, inclusive (the log's last)"),
+        ("--partition", "partition", "only this one (all)"),
+    ):
+        replay.add_argument(option, dest=name, type=offset, metavar="N", help=text)
+    replay.set_defaults(first=0)
+    _add(commands, "report", _report).add_argument(
+        "--last",
+        type=process.at_least(1),
+        default=500,
+        metavar="K",
+        help="judge each model by its last K outcomes too (%(default)s)",
+    )
+
+
+def _add_dead_letters(commands: "Commands") -> None:
+    about = "What was rejected: list it, show a record's bytes, send records again."
+    letters = commands.add_parser("dead-letters", help=about, description=about)
+    kinds = letters.add_subparsers(required=True, metavar="list | show | resend")
+    _add(kinds, "list", _letters_list)
+    _add(kinds, "show", _letters_show).add_argument(
+        "offset", type=int, metavar="OFFSET", help="as `list` shows"
+    )
+    again = _add(kinds, "resend", _letters_resend)
+    again.add_argument("offsets", nargs="*", type=int, metavar="OFFSET", help="as `list` shows")
+    again.add_argument("--all", action="store_true", help="all that were not sent again yet")
+    again.add_argument("--value", type=Path, metavar="FILE", help="send these bytes instead")
+    again.add_argument("--again", action="store_true", help="also what was sent again already")
+
+
+def _add(commands: "Commands", name: str, run: Command) -> argparse.ArgumentParser:
+    added = commands.add_parser(name, help=run.__doc__, description=run.__doc__)
+    added.set_defaults(run=run)
+    return added
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    arguments = _parser().parse_args(argv)
+    return process.run(
+        lambda settings: arguments.run(settings, arguments),
+        errors=[ModelStoreError, StoreError, KafkaUnavailable, KafkaError],
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,209 @@
+"""The whole pipeline at work for about a minute, every process in one terminal.
+
+    make demo        or        python -m ops demo [--messages 150] [--interval 0.2]
+
+Starts a broker unless one answers already, then initialize, predictor, trainer and
+sample_app, each as a user would; ends by itself with a summary, and with status 0 only
+if nothing was lost and every process ended well. Ctrl-C ends it early.
+"""
+
+import argparse
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from typing import IO
+
+import msgspec
+from rich.console import Console
+from rich.text import Text
+
+from utils import broker, kafka_io, messages, process
+from utils.kafka_io import LogReader
+from utils.settings import ROOT, Settings
+
+COLOURS = {"broker": "blue", "initialize": "yellow", "predictor": "cyan", "trainer": "magenta"}
+#: How long a process gets between being asked to end and being killed, seconds.
+GRACE = 30.0
+#: How long the trainer gets to answer the last request, seconds.
+PATIENCE = 120.0
+
+
+class Stopped(Exception):
+    """Ctrl-C: end everything, now."""
+
+
+@dataclass
+class Demo:
+    """The processes of one demonstration.
+
+    Attributes:
+        stop: Set by Ctrl-C.
+        failures: What ended badly, in words.
+    """
+
+    stop: process.Stop
+    console: Console = field(default_factory=lambda: Console(highlight=False, soft_wrap=True))
+    processes: dict[str, subprocess.Popen[str]] = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
+
+    def start(self, name: str, *command: str) -> subprocess.Popen[str]:
+        """Run a Python command and show what it prints under its name."""
+        child = subprocess.Popen(
+            [sys.executable, "-u", *command],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            start_new_session=True,  # Ctrl-C comes to us alone: we end them in order
+        )
+        self.processes[name] = child
+        assert child.stdout is not None
+        threading.Thread(target=self._show, args=(name, child.stdout), daemon=True).start()
+        return child
+
+    def _show(self, name: str, output: IO[str]) -> None:
+        for line in output:
+            # The scripts name themselves on a terminal of their own; here the margin does.
+            text = re.sub(rf"^(\d\d:\d\d:\d\d) {name}\s+", r"\1 ", line.rstrip("\n"))
+            margin = Text(f"{name:<10} | ", style=COLOURS.get(name, "green"))
+            self.console.print(margin + Text.from_ansi(text))
+
+    def wait(self, name: str) -> None:
+        """Wait until a process has ended by itself; a failure ends the demo."""
+        while self.processes[name].poll() is None:
+            self._alive(but=name)
+            if self.stop.wait(0.1):
+                raise Stopped
+        status = self.processes.pop(name).returncode
+        if status:
+            raise process.UserError(f"{name} ended with status {status}")
+
+    def _alive(self, but: str = "") -> None:
+        for name, child in self.processes.items():
+            if name != but and child.poll() is not None:
+                raise process.UserError(f"{name} ended with status {child.returncode}")
+
+    def end(self) -> None:
+        """Ask what runs to end, the last started first; kill what does not."""
+        for name in reversed(list(self.processes)):
+            child = self.processes[name]
+            if child.poll() is None:
+                child.send_signal(signal.SIGTERM)
+            try:
+                status = child.wait(GRACE)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                status = child.wait()
+            if status:
+                self.failures.append(f"{name} ended with status {status}")
+        self.processes.clear()
+
+
+@dataclass
+class Events:
+    """What `retrain_topic` told while the demo ran."""
+
+    reader: LogReader
+    requests: set[str] = field(default_factory=set)
+    completed: dict[str, bool] = field(default_factory=dict)
+    loaded: list[int] = field(default_factory=list)
+
+    def read(self, timeout_ms: int) -> None:
+        """Take in what has been announced since."""
+        for records in self.reader.poll(timeout_ms).values():
+            for record in records:
+                event = msgspec.json.decode(record.value or b"{}")
+                if event.get("retrain"):
+                    self.requests.add(event["batch_id"])
+                elif event.get("training_completed"):
+                    self.completed[event["batch_id"]] = event["accepted"]
+                elif event.get("model_loaded"):
+                    self.loaded.append(event["model_id"])
+
+    def all_done(self) -> bool:
+        """Whether every request is answered."""
+        return self.requests <= set(self.completed)
+
+
+def play(demo: Demo, settings: Settings, arguments: argparse.Namespace) -> None:
+    """The demonstration itself."""
+    say = partial(demo.console.print, style="bold", markup=False)
+    servers = settings.kafka.bootstrap_servers
+    if broker.answers(servers, timeout=1.0):
+        say(f"using the broker at {servers}")
+    else:
+        say(f"starting a Kafka broker at {servers}")
+        demo.start("broker", "-m", "utils.broker")
+    demo.start("initialize", "initialize.py", "--wait", "300", "--evals", str(arguments.evals))
+    demo.wait("initialize")
+    with ExitStack() as resources:
+        reader = LogReader(settings.kafka, [messages.RETRAIN_TOPIC], default="latest")
+        events = Events(resources.enter_context(reader))
+        demo.start("predictor", "predictor.py")
+        demo.start("trainer", "trainer.py", "--evals", str(arguments.evals))
+        demo.start(
+            "sample_app",
+            "sample_app.py",
+            *("--messages", str(arguments.messages)),
+            *("--interval", str(arguments.interval)),
+            *("--outcome-delay", str(arguments.outcome_delay)),
+        )
+        demo.wait("sample_app")
+        say("every message has its prediction; waiting for the last retraining")
+        _wait_for_trainer(demo, events)
+        _summary(demo, events)
+
+
+def _wait_for_trainer(demo: Demo, events: Events) -> None:
+    until = time.monotonic() + PATIENCE
+    quiet_since = time.monotonic()
+    while time.monotonic() < until:
+        before = len(events.requests)
+        events.read(timeout_ms=200)
+        if len(events.requests) > before or not events.all_done():
+            quiet_since = time.monotonic()
+        if time.monotonic() - quiet_since > 1.0:
+            return
+        if demo.stop():
+            raise Stopped
+    demo.failures.append(f"{len(events.requests - set(events.completed))} requests not answered")
+
+
+def _summary(demo: Demo, events: Events) -> None:
+    verdicts = Counter(events.completed.values())
+    demo.console.rule("summary")
+    demo.console.print(
+        f"retrainings asked for: {len(events.requests)}, answered: {len(events.completed)} "
+        f"(accepted {verdicts[True]}, refused {verdicts[False]})\n"
+        f"models loaded while serving: {', '.join(map(str, events.loaded)) or 'none'}",
+        markup=False,
+    )
+
+
+def main(arguments: argparse.Namespace, settings: Settings) -> int:
+    """Play, and end everything whatever happened."""
+    demo = Demo(process.Stop().on_signals())
+    try:
+        play(demo, settings, arguments)
+    except Stopped:
+        demo.console.print("stopping")
+        demo.end()
+        return 130
+    except (process.UserError, kafka_io.KafkaUnavailable, kafka_io.KafkaError) as error:
+        demo.failures.append(process.one_line(error))
+    finally:
+        demo.end()
+    for failure in demo.failures:
+        demo.console.print(f"FAILED: {failure}", style="bold red", markup=False)
+    if not demo.failures:
+        demo.console.print("nothing lost, nothing twice", style="bold green")
+    return 1 if demo.failures else 0

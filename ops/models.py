@@ -1,0 +1,102 @@
+"""The models: which there are, what is in one, go back to one."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+
+from utils import kafka_io
+from utils.kafka_io import KafkaUnavailable
+from utils.messages import Rollback
+from utils.model_store import BundleError, ModelStore, ModelStoreError
+from utils.settings import Settings
+
+
+def announce_rollback(settings: Settings, model_id: int, from_id: int | None, reason: str) -> None:
+    """Tell every running predictor to swap to `model_id`.
+
+    Raises:
+        ModelStoreError: It could not be sent; they read current.json when they start.
+    """
+    try:
+        kafka_io.announce(
+            settings, Rollback(model_id=model_id, from_model_id=from_id, reason=reason)
+        )
+    except KafkaUnavailable as error:
+        raise ModelStoreError(
+            f"bundle {model_id} serves from the next start on, but running predictors could "
+            f"not be told (run this again to tell them): {error}"
+        ) from None
+
+
+def table(settings: Settings) -> Table:
+    """Every bundle ever made.
+
+    Raises:
+        ModelStoreError: The store cannot be read.
+    """
+    store = ModelStore(settings.models_dir)
+    there = store.on_disk()
+    try:
+        current = store.current_id()
+    except BundleError as error:
+        current = None
+        print(f"ops: {error}", file=sys.stderr)
+    shown = Table(caption="log loss on the validation rows")
+    for heading in ("model", "parent", "created", "accepted", "serving"):
+        shown.add_column(heading, justify="right" if heading in ("model", "parent") else "left")
+    for heading in ("log loss", "parent's", "rows", "on disk"):
+        shown.add_column(heading, justify="left" if heading == "on disk" else "right")
+    for line in store.history():
+        if "model_id" in line:
+            shown.add_row(*_cells(line, current, there))
+    return shown
+
+
+def _cells(line: Mapping[str, Any], current: int | None, there: Sequence[int]) -> list[str]:
+    model_id, metrics = line["model_id"], line.get("metrics") or {}
+
+    def log_loss(side: str) -> str:
+        value = (metrics.get(side) or {}).get("log_loss")
+        return "" if value is None else f"{value:.4f}"
+
+    return [
+        str(model_id),
+        str(line.get("parent_id") or ""),
+        str(line.get("created", ""))[:16].replace("T", " "),
+        "yes" if line["accepted"] else "refused",
+        "serving" if model_id == current else "",
+        log_loss("challenger"),
+        log_loss("champion"),
+        str(line.get("rows") or ""),
+        "yes" if model_id in there else "pruned",
+    ]
+
+
+def manifest(settings: Settings, model_id: int) -> dict[str, Any]:
+    """A bundle's manifest, once the bundle is verified; its line of the history if it was pruned.
+
+    Raises:
+        ModelStoreError: There never was such a bundle, or it does not load.
+    """
+    store = ModelStore(settings.models_dir)
+    if model_id in store.on_disk():
+        return store.load(model_id).manifest
+    lines = [line for line in store.history() if line.get("model_id") == model_id]
+    if not lines:
+        raise ModelStoreError(f"there never was a bundle {model_id} in {store.path}")
+    print(f"bundle {model_id} was pruned; the history remembers:", file=sys.stderr)
+    return lines[0]
+
+
+def rollback(settings: Settings, model_id: int, reason: str) -> str:
+    """Let an older bundle serve, here and in every running predictor; what to say of it.
+
+    Raises:
+        ModelStoreError: It does not load, or running predictors could not be told.
+    """
+    from_id = ModelStore(settings.models_dir).rollback(model_id, reason)
+    announce_rollback(settings, model_id, from_id, reason)
+    was = "as before" if from_id == model_id else f"instead of {from_id}" if from_id else "now"
+    return f"bundle {model_id} serves {was}; running predictors have been told"

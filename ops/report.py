@@ -1,0 +1,85 @@
+"""How good the predictions that were really made turned out to be."""
+
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from train.quality import Quality, quality
+from utils.message_store import Counts, MessageStore
+from utils.model_store import ModelStore
+from utils.settings import Settings
+
+
+def show(settings: Settings, last: int, console: Console) -> None:
+    """Print what came of the predictions, by model, from the message store.
+
+    Args:
+        settings: Say where the models and the store are.
+        last: Judge each model by its last so many outcomes too.
+        console: Where to.
+
+    Raises:
+        StoreError, ModelStoreError: They cannot be read.
+    """
+    models = ModelStore(settings.models_dir)
+    features = models.load(models.current_id()).features
+    with MessageStore.open(settings.messages_url, features) as store:
+        judged, counts = store.quality_rows(), store.counts()
+    now = time.time() * 1000
+    figures = [quality(one, features, last=last, now=now) for one in judged]
+    console.print(table(figures, last))
+    console.print(totals(counts), highlight=False)
+
+
+def table(figures: list[Quality], last: int) -> Table:
+    """The models one above the other, each over all and over its last predictions."""
+    shown = Table(caption="calibration: mean gap between probability and frequency (0 is best)")
+    for heading in ("model", "over", "predictions", "with outcome", "missing"):
+        shown.add_column(heading, justify="left" if heading == "over" else "right")
+    for heading in ("oldest", "median", "log loss", "AUC", "accuracy", "calibration"):
+        shown.add_column(heading, justify="right")
+    for one in figures:
+        shown.add_row(
+            str(one.model_id),
+            "all",
+            str(one.known + one.missing),
+            str(one.known),
+            str(one.missing),
+            age(one.oldest),
+            age(one.median),
+            *_cells(one.overall),
+        )
+        rows = str(one.last["rows"])
+        shown.add_row("", f"last {last}", "", rows, "", "", "", *_cells(one.last), end_section=True)
+    return shown
+
+
+def totals(counts: Counts) -> str:
+    """One line about the whole store."""
+    return (
+        f"{counts.messages} messages, {counts.known_outcomes} of them with an outcome; "
+        f"{counts.predictions} predictions; {counts.unmatched_outcomes} outcomes without a "
+        f"message, {counts.refused_outcomes} refused (unknown class)"
+    )
+
+
+def age(seconds: float | None) -> str:
+    """A duration for the eye.
+
+    >>> [age(seconds) for seconds in (None, 4.2, 130, 9000, 400000)]
+    ['', '4 s', '2 min', '2.5 h', '4.6 d']
+    """
+    if seconds is None:
+        return ""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    if seconds < 3600:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 86400 else f"{seconds / 86400:.1f} d"
+
+
+def _cells(figures: dict[str, Any]) -> list[str]:
+    names = ("log_loss", "auc", "accuracy", "calibration")
+    return ["" if figures[name] is None else f"{figures[name]:.4f}" for name in names]

@@ -1,0 +1,526 @@
+"""Does it come out the same again? Predictions scored anew, models trained anew.
+
+`replay` puts the log through the predictor's own functions; `rebuild` puts it through
+the trainer's. Neither writes anything.
+"""
+
+import hashlib
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from train.retrain import fitted_features, gather, read_up_to
+from train.retrain import rebuild as train_again
+from utils import messages, scoring
+from utils.kafka_io import KafkaUnavailable, TopicPartition, log_scan
+from utils.message_store import Batch, MessageStore, Offsets, Snapshot, StoreError
+from utils.message_store.ingest import Decoding
+from utils.model_store import (
+    FEATURES,
+    MODEL,
+    Bundle,
+    BundleError,
+    ModelStore,
+    ModelStoreError,
+)
+from utils.model_store.bundle import told
+from utils.process import UserError
+from utils.settings import Kafka, Settings
+
+#: What a model is learnt from, besides the base data.
+LEARNT = (messages.APP_MESSAGES, messages.OUTCOMES)
+
+#: Told (records done, records in all).
+Progress = Callable[[int, int], object]
+
+
+class Difference(Exception):
+    """The first thing that did not come out the same; one line that says where."""
+
+
+@dataclass
+class Replayed:
+    """What a replay came to.
+
+    Attributes:
+        reproduced: Predictions that came out the same, by model.
+        pruned: Those whose model is no longer there, by model.
+        rejected: Messages without a prediction because they could not be used.
+        unanswered: Messages at the end that have no prediction yet.
+        notes: What else a reader should know, a line each.
+    """
+
+    reproduced: Counter[int] = field(default_factory=Counter)
+    pruned: Counter[int] = field(default_factory=Counter)
+    rejected: int = 0
+    unanswered: int = 0
+    notes: list[str] = field(default_factory=list)
+
+    def lines(self) -> list[str]:
+        """The same in words."""
+        models = ", ".join(f"{n} by model {m}" for m, n in sorted(self.reproduced.items()))
+        count = self.reproduced.total()
+        lines = [f"{count} predictions reproduced bit for bit" + (f": {models}" if models else "")]
+        lines += [
+            f"{number} cannot be replayed: model {model_id} was pruned"
+            for model_id, number in sorted(self.pruned.items())
+        ]
+        if self.rejected:
+            lines.append(f"{self.rejected} messages were rejected, so have no prediction")
+        if self.unanswered:
+            lines.append(f"{self.unanswered} messages at the end have no prediction yet")
+        return lines + self.notes
+
+
+def replay(
+    settings: Settings,
+    *,
+    first: int = 0,
+    last: int | None = None,
+    partition: int | None = None,
+    progress: Progress = lambda done, total: None,
+) -> Replayed:
+    """Score the log again with the models that the predictions name.
+
+    The k-th usable message of a partition belongs to the k-th prediction there, so the
+    partition is paired from its beginning, wherever the range begins.
+
+    Args:
+        settings: Say where the log and the models are.
+        first: The first offset of `app_messages` to score again.
+        last: The last one; None to go to the end.
+        partition: Only this one; None for all.
+        progress: Told how far it is.
+
+    Raises:
+        Difference: A prediction that does not come out the same, is missing or doubled.
+        KafkaUnavailable, ModelStoreError, UserError: It cannot be done.
+    """
+    kafka = settings.kafka
+    # In this order: then every prediction that is seen has its message in what is seen.
+    dead = _dead_letters(kafka)
+    answers = log_scan.bounds(kafka, messages.PREDICTIONS)
+    found = log_scan.bounds(kafka, messages.APP_MESSAGES)
+    if partition is not None and partition not in found:
+        raise UserError(f"{messages.APP_MESSAGES} has no partition {partition}")
+    chosen = sorted(found) if partition is None else [partition]
+    if last is not None:
+        found = {p: (begin, max(begin, min(end, last + 1))) for p, (begin, end) in found.items()}
+    replayed = Replayed()
+    models = _Models(ModelStore(settings.models_dir))
+    total, done = sum(found[p][1] - found[p][0] for p in chosen), 0
+    for number in chosen:
+        walk = _Partition(kafka, number, models, dead.get(number, set()), first, replayed)
+        for _ in walk.replay(found, answers, whole=last is None):
+            done += 1
+            if done % 500 == 0:
+                progress(done, total)
+    progress(total, total)
+    return replayed
+
+
+class _Models:
+    """The bundles by number, each loaded once."""
+
+    def __init__(self, store: ModelStore) -> None:
+        self._store = store
+        self._loaded: dict[int, Bundle] = {}
+        self.serving = store.load_current()
+
+    def get(self, model_id: int) -> Bundle | None:
+        """A bundle; None where it was pruned.
+
+        Raises:
+            BundleError: It is damaged.
+            LookupError: There never was one of this number.
+        """
+        if model_id not in self._loaded:
+            try:
+                self._loaded[model_id] = self._store.load(model_id)
+            except BundleError:
+                if model_id in self._store.on_disk():
+                    raise
+                if not any(line.get("model_id") == model_id for line in self._store.history()):
+                    raise LookupError from None
+                return None
+        return self._loaded[model_id]
+
+
+class _Run:
+    """Consecutive messages that one model answered, scored together."""
+
+    def __init__(self, tp: TopicPartition, bundle: Bundle) -> None:
+        self.bundle = bundle
+        self.tp = tp
+        self.rows: list[Any] = []
+        self.request_ids: list[str] = []
+        self.answers: list[tuple[int, int, messages.Prediction]] = []
+
+    def check(self) -> int:
+        """Score them; returns how many there were.
+
+        Raises:
+            Difference: One of them came out differently.
+        """
+        matrix = self.bundle.features.transform_rows(self.rows)
+        again = scoring.answers(self.bundle, self.request_ids, self.bundle.score(matrix))
+        for (_, value, _), (offset, answered_at, recorded) in zip(again, self.answers, strict=True):
+            # As JSON: the shortest text of a float tells all of its bits.
+            if value != msgspec.json.encode(recorded):
+                raise Difference(_told_apart(self.tp, offset, answered_at, recorded, value))
+        return len(self.rows)
+
+
+class _Partition:
+    """One partition on its way through the predictor's functions again."""
+
+    def __init__(
+        self,
+        kafka: Kafka,
+        number: int,
+        models: _Models,
+        dead: set[int],
+        first: int,
+        replayed: Replayed,
+    ) -> None:
+        self._kafka = kafka
+        self._tp = TopicPartition(messages.APP_MESSAGES, number)
+        self._models = models
+        self._dead = dead
+        self._first = first
+        self._replayed = replayed
+        self._run: _Run | None = None
+        self._before = ""
+
+    def replay(
+        self, found: log_scan.Bounds, answers: log_scan.Bounds, *, whole: bool
+    ) -> Iterator[None]:
+        """Do it; yields once a message.
+
+        Args:
+            found: Bounds of `app_messages`.
+            answers: Bounds of `predictions`.
+            whole: Whether the messages are read to their end, so that no prediction may
+                be left over.
+
+        Raises:
+            Difference: See `replay`.
+        """
+        number = self._tp.partition
+        found, answers = self._aligned(found, answers)
+        predictions = log_scan.scan(
+            self._kafka, messages.PREDICTIONS, log_scan.only(number, answers)
+        )
+        answer = _next_answer(predictions)
+        for record in log_scan.scan(self._kafka, self._tp.topic, log_scan.only(number, found)):
+            if self._take(record, answer):
+                answer = _next_answer(predictions)
+            yield
+        self._flush()
+        if whole and answer is not None:
+            raise Difference(
+                f"{messages.PREDICTIONS}-{number}, offset {answer[0]}: a prediction for "
+                f"{answer[1].request_id!r} that no message is left for: one is doubled"
+            )
+
+    def _take(self, record: Any, answer: tuple[int, messages.Prediction] | None) -> bool:
+        """Pair a message; whether `answer` was its prediction."""
+        asked = record.offset >= self._first
+        bundle = self._bundle_of(answer)
+        decoded = scoring.Decoded()
+        if record.offset not in self._dead:
+            decoded = scoring.decode_messages([record], bundle or self._models.serving)
+        if not decoded.rows:
+            self._replayed.rejected += asked
+            return False
+        if answer is None:
+            self._replayed.unanswered += asked
+            return False
+        answered_at, recorded = answer
+        (request_id,) = decoded.request_ids
+        if request_id != recorded.request_id:
+            self._flush()  # what differs before comes first
+            raise Difference(self._unpaired(record.offset, request_id, answered_at, recorded))
+        self._before = request_id
+        if asked and bundle is None:
+            self._replayed.pruned[recorded.model_id] += 1
+        elif asked and bundle is not None:
+            run = self._run_of(bundle)
+            run.request_ids.append(request_id)
+            run.rows += decoded.rows
+            run.answers.append((record.offset, answered_at, recorded))
+        return True
+
+    def _bundle_of(self, answer: tuple[int, messages.Prediction] | None) -> Bundle | None:
+        if answer is None:
+            return None
+        answered_at, recorded = answer
+        try:
+            return self._models.get(recorded.model_id)
+        except LookupError:
+            self._flush()
+            raise Difference(
+                f"{messages.PREDICTIONS}-{self._tp.partition}, offset {answered_at}: names model "
+                f"{recorded.model_id}, which there never was"
+            ) from None
+
+    def _run_of(self, bundle: Bundle) -> _Run:
+        run = self._run
+        if run is None or run.bundle is not bundle or len(run.rows) >= scoring.MAX_RECORDS:
+            self._flush()
+            run = self._run = _Run(self._tp, bundle)
+        return run
+
+    def _flush(self) -> None:
+        run, self._run = self._run, None
+        if run is not None:
+            self._replayed.reproduced[run.bundle.model_id] += run.check()
+
+    def _unpaired(
+        self, offset: int, request_id: str, answered_at: int, recorded: messages.Prediction
+    ) -> str:
+        number = self._tp.partition
+        what = "doubled" if recorded.request_id == self._before else "missing or doubled"
+        return (
+            f"{self._tp.topic}-{number}, offset {offset}: the message is {request_id!r}, but the "
+            f"next prediction ({messages.PREDICTIONS}-{number}, offset {answered_at}) is for "
+            f"{recorded.request_id!r}: a prediction is {what}"
+        )
+
+    def _aligned(
+        self, found: log_scan.Bounds, answers: log_scan.Bounds
+    ) -> tuple[log_scan.Bounds, log_scan.Bounds]:
+        """Begin both topics with one request, where records of either have expired."""
+        number, decode = self._tp.partition, msgspec.json.Decoder(_Named).decode
+        if answers.get(number, (0, 0))[0] == 0 and found[number][0] == 0:
+            return found, answers
+
+        def named(topic: str, within: log_scan.Bounds) -> Iterator[tuple[str, int]]:
+            for record in log_scan.scan(self._kafka, topic, log_scan.only(number, within)):
+                try:
+                    yield decode(record.value or b"").request_id, record.offset
+                except (msgspec.MsgspecError, UnicodeDecodeError):
+                    continue
+
+        answered: dict[str, int] = {}
+        for request_id, offset in named(messages.PREDICTIONS, answers):
+            answered.setdefault(request_id, offset)
+        pairs = (
+            (offset, answered[request_id])
+            for request_id, offset in named(self._tp.topic, found)
+            if request_id in answered
+        )
+        ends = found[number][1], answers[number][1]
+        begin, answered_from = next(pairs, ends)
+        self._replayed.notes.append(
+            f"records of partition {number} have expired: it was replayed from offset {begin} on"
+        )
+        return (
+            {**found, number: (begin, ends[0])},
+            {**answers, number: (answered_from, ends[1])},
+        )
+
+
+class _Named(msgspec.Struct):
+    request_id: str
+
+
+def _next_answer(predictions: Iterator[Any]) -> tuple[int, messages.Prediction] | None:
+    record = next(predictions, None)
+    if record is None:
+        return None
+    try:
+        recorded = msgspec.json.decode(record.value or b"", type=messages.Prediction)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise Difference(
+            f"{record.topic}-{record.partition}, offset {record.offset}: no prediction: {error}"
+        ) from None
+    return record.offset, recorded
+
+
+def _told_apart(
+    tp: TopicPartition, offset: int, answered_at: int, recorded: messages.Prediction, value: Any
+) -> str:
+    again = msgspec.json.decode(value, type=messages.Prediction)
+    both = [
+        f"{name} {getattr(recorded, name)!r}, now {getattr(again, name)!r}"
+        for name in ("probability", "prediction", "label")
+        if msgspec.json.encode(getattr(recorded, name)) != msgspec.json.encode(getattr(again, name))
+    ]
+    return (
+        f"{tp.topic}-{tp.partition}, offset {offset}, {recorded.request_id!r}: model "
+        f"{recorded.model_id} gave ({messages.PREDICTIONS}-{tp.partition}, offset {answered_at}) "
+        + "; ".join(both)
+    )
+
+
+def _dead_letters(kafka: Kafka) -> dict[int, set[int]]:
+    """The offsets of rejected messages by partition of `app_messages`."""
+    dead: dict[int, set[int]] = {}
+    within = log_scan.bounds(kafka, messages.DEAD_LETTERS)
+    for record in log_scan.scan(kafka, messages.DEAD_LETTERS, within):
+        where = {name: bytes(value or b"") for name, value in record.headers}
+        if where.get("topic") == messages.APP_MESSAGES.encode():
+            try:
+                number, offset = int(where["partition"]), int(where["offset"])
+            except (KeyError, ValueError):
+                continue  # not the predictor's
+            dead.setdefault(number, set()).add(offset)
+    return dead
+
+
+def rebuild(settings: Settings, model_id: int) -> list[str]:
+    """Train a model again from its manifest and the log, and compare bytes.
+
+    Returns:
+        A line for each file that came out differently.
+
+    Raises:
+        ModelStoreError, UserError: It cannot be done; the text says why.
+    """
+    store = ModelStore(settings.models_dir)
+    if model_id not in store.on_disk():
+        known = any(line.get("model_id") == model_id for line in store.history())
+        why = "was pruned: its parameters went with it" if known else "never existed"
+        raise ModelStoreError(f"model {model_id} {why}")
+    bundle = store.load(model_id)
+    _check_base(settings, bundle)
+    snapshot = _messages_of(settings, bundle)
+    try:
+        # Twice the same rows: the preprocessor is compared for itself.
+        features = fitted_features(gather(settings, snapshot), settings).to_json()
+        text = train_again(settings, bundle.manifest, snapshot)
+    except ValueError as error:
+        raise UserError(f"model {model_id} cannot be rebuilt: {error}") from None
+    folder = store.path / str(model_id)
+    made = {FEATURES: features, MODEL: text.encode()}
+    with told(f"cannot read bundle {model_id}"):
+        differences = [
+            f"{name}, {_first_difference((folder / name).read_bytes(), content)}"
+            for name, content in made.items()
+            if (folder / name).read_bytes() != content
+        ]
+    return differences + (_other_versions(bundle) if differences else [])
+
+
+def _check_base(settings: Settings, bundle: Bundle) -> None:
+    path = settings.data_dir / settings.data.train
+    try:
+        found = hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise UserError(
+            f"model {bundle.model_id} cannot be rebuilt: {path}: {error.strerror}"
+        ) from None
+    wanted = bundle.manifest["training"].get("base_data_sha256")
+    if found != wanted:
+        raise UserError(
+            f"model {bundle.model_id} cannot be rebuilt: {path} has changed since (its SHA-256 is "
+            f"{found[:12]}..., the manifest's {str(wanted)[:12]}...)"
+        )
+
+
+def _messages_of(settings: Settings, bundle: Bundle) -> Snapshot | None:
+    """The messages that a model was trained on; None where it was the base data alone."""
+    read = {place: end for place, end in read_up_to(bundle.manifest).items() if place[0] in LEARNT}
+    if not any(read.values()):
+        return None
+    try:
+        within = {topic: log_scan.bounds(settings.kafka, topic) for topic in LEARNT}
+        reason = _not_in_log(read, within)
+        if not reason:
+            return _from_log(settings.kafka, bundle, read)
+    except KafkaUnavailable as error:
+        reason = str(error)
+    return _from_store(settings, bundle, read, reason)
+
+
+def _not_in_log(read: Offsets, within: dict[str, dict[int, tuple[int, int]]]) -> str:
+    """Why the log is not what was read then; empty where it is."""
+    for (topic, number), end in read.items():
+        first, now = within[topic].get(number, (0, 0))
+        if end and first:
+            return f"the records of {topic}-{number} before offset {first} have expired"
+        if end > now:
+            return f"{topic}-{number} ends at offset {now}, the training read up to {end}"
+    return ""
+
+
+def _from_log(kafka: Kafka, bundle: Bundle, read: Offsets) -> Snapshot:
+    """The log up to those offsets, as the trainer's store makes rows of it."""
+    decoding = Decoding(bundle.features)
+    with tempfile.TemporaryDirectory() as folder:
+        url = f"sqlite:///{Path(folder) / 'messages.db'}"
+        with MessageStore(url, bundle.features) as store:
+            for topic in LEARNT:
+                within = {number: (0, end) for (name, number), end in read.items() if name == topic}
+                for records in _in_hand(log_scan.scan(kafka, topic, within)):
+                    store.ingest(_batch(decoding, records))
+            return store.snapshot()
+
+
+def _in_hand(records: Iterator[Any], size: int = 5_000) -> Iterator[list[Any]]:
+    """Records in lists of `size`."""
+    hand: list[Any] = []
+    for record in records:
+        hand.append(record)
+        if len(hand) == size:
+            yield hand
+            hand = []
+    if hand:
+        yield hand
+
+
+def _batch(decoding: Decoding, records: list[Any]) -> Batch:
+    by_partition: dict[TopicPartition, list[Any]] = {}
+    for record in records:
+        by_partition.setdefault(TopicPartition(record.topic, record.partition), []).append(record)
+    return decoding.batch(by_partition)
+
+
+def _from_store(settings: Settings, bundle: Bundle, read: Offsets, reason: str) -> Snapshot:
+    """The trainer's own store, if it has read exactly as far as the model's training."""
+    try:
+        with MessageStore.open(settings.messages_url, bundle.features) as store:
+            snapshot = store.snapshot()
+    except StoreError as error:
+        raise UserError(
+            f"model {bundle.model_id} cannot be rebuilt: {reason}; and {error}"
+        ) from None
+    now = {place: end for place, end in snapshot.offsets.items() if place[0] in LEARNT and end}
+    if now != {place: end for place, end in read.items() if end}:
+        raise UserError(
+            f"model {bundle.model_id} cannot be rebuilt: {reason}; and the message store has "
+            "been read on since the training"
+        )
+    return snapshot
+
+
+def _first_difference(old: bytes, new: bytes) -> str:
+    before, now = old.splitlines(), new.splitlines()
+    number = next(
+        (n for n, (a, b) in enumerate(zip(before, now, strict=False)) if a != b),
+        min(len(before), len(now)),
+    )
+
+    def shown(lines: list[bytes]) -> str:
+        return repr(lines[number].decode()[:80]) if number < len(lines) else "the end"
+
+    return f"line {number + 1}: {shown(before)}, now {shown(now)}"
+
+
+def _other_versions(bundle: Bundle) -> list[str]:
+    notes = []
+    for library, version in bundle.manifest.get("versions", {}).items():
+        try:
+            now = metadata.version(library)
+        except metadata.PackageNotFoundError:
+            continue
+        if now != version:
+            notes.append(f"made with {library} {version}, here is {now}")
+    return notes

@@ -1,0 +1,1 @@
+"""The scripts together, against a real broker."""

@@ -1,0 +1,461 @@
+"""why, replay and rebuild, on a log that a real predictor has answered."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ops import __main__ as ops_command
+from ops import reproduce
+from tests.harness import Pipeline
+from train import evaluate, fit, retrain
+from utils import kafka_io, messages, preprocess_data
+from utils.broker import Broker
+from utils.kafka_io import TopicPartition
+from utils.kafka_io.clients import open_admin
+from utils.message_store import MessageStore, Snapshot
+from utils.message_store.ingest import Ingest
+from utils.model_store import ModelStore
+from utils.model_store.bundle import Draft
+
+PARAMETERS = {"num_leaves": 7, "learning_rate": 0.1, "num_boost_round": 8}
+CONFIG = """
+[data]
+train = "train.csv"
+target = "kind"
+{positive}
+cross = [["colour", "shape"]]
+[training]
+retrain_every = 1000
+"""
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+def made_up(rows: int, classes: int, seed: int) -> list[dict[str, Any]]:
+    """Rows whose class follows from their values, nearly."""
+    random = np.random.default_rng(seed)
+    made = []
+    for size, age, colour, shape in zip(
+        random.normal(size=rows),
+        random.integers(1, 90, size=rows),
+        random.choice(["red", "green", "blue"], size=rows),
+        random.choice(["round", "square"], size=rows),
+        strict=True,
+    ):
+        score = size + (colour == "red") + (shape == "round") + random.normal() / 3
+        kind = int(np.digitize(score, np.linspace(0, 2, classes + 1)[1:-1]))
+        row = {"size": float(size), "age": int(age), "colour": str(colour), "shape": str(shape)}
+        made.append({**row, "kind": f"class {kind}"})
+    return made
+
+
+def without_outcome(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name != "kind"}
+
+
+def prepare(home: Path, bootstrap: str, classes: int, **environment: str) -> Pipeline:
+    """A home with a data set of its own and the topics."""
+    (home / "data").mkdir(parents=True)
+    config = home / "pipeline.toml"
+    config.write_text(CONFIG.format(positive='positive = "class 1"' if classes == 2 else ""))
+    rows = made_up(400, classes, seed=1)
+    lines = [",".join(rows[0]), *(",".join(map(str, row.values())) for row in rows)]
+    (home / "data" / "train.csv").write_text("\n".join(lines) + "\n")
+    pipeline = Pipeline(home, bootstrap, PIPELINE_CONFIG=str(config), **environment)
+    kafka_io.ensure_topics(pipeline.settings.kafka, messages.GROUPS)
+    return pipeline
+
+
+def publish(pipeline: Pipeline, snapshot: Snapshot | None, parent_id: int | None) -> int:
+    """Make a model as a training does, with parameters that need no search."""
+    settings = pipeline.settings
+    rows = retrain.gather(settings, snapshot)
+    features = retrain.fitted_features(rows, settings)
+    matrix, codes = retrain.training_matrix(rows, features)
+    parameters = dict(PARAMETERS)
+    rounds = int(parameters.pop("num_boost_round"))
+    booster = fit.fit(matrix, codes, features, parameters, rounds, threads=1, seed=1)
+    golden = rows.frame[list(features.columns)].head(3)
+    figures = evaluate.metrics(fit.predict(booster, matrix, 1), codes)
+    return ModelStore(settings.models_dir).publish(
+        Draft(
+            parent_id=parent_id,
+            model_text=fit.model_text(booster),
+            features=features,
+            hyperparameters=PARAMETERS,
+            seed=1,
+            training={
+                "rows": len(codes),
+                "base_data": settings.data.train,
+                "base_data_sha256": rows.base_sha256,
+                "offsets": retrain.by_topic(rows.offsets),
+            },
+            metrics={"challenger": figures, "champion": figures if parent_id else None},
+            gate={"mean_difference": -0.0125, "worse": False} if parent_id else None,
+            golden_rows=list(preprocess_data.records(golden, features.numerical)),
+        )
+    )
+
+
+def read_log(pipeline: Pipeline) -> Snapshot:
+    """What a trainer does: the log into the message store, and a snapshot of it."""
+    settings = pipeline.settings
+    features = ModelStore(settings.models_dir).load_current().features
+    ends = {
+        (topic, number): bounds[1]
+        for topic in messages.CO_PARTITIONED
+        for number, bounds in kafka_io.beginning_and_end(settings.kafka, topic).items()
+    }
+    with (
+        MessageStore(settings.messages_url, features) as store,
+        Ingest(settings.kafka, store, features) as ingest,
+    ):
+        while sum(store.offsets().values()) < sum(ends.values()) - len(ends):
+            ingest.step()  # up to the marks of the last transactions
+        while ingest.step():
+            pass
+        return store.snapshot()
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    with Broker(tmp_path_factory.mktemp("broker")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def lived(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
+    """A home with two models and a log that a predictor answered with both.
+
+    Partition 0: p-0 to p-19, a rejected one, `twice` two times; then model 2 and q-0 to
+    q-9. Partition 1: a-0 to a-4.
+    """
+    home = tmp_path_factory.mktemp("lived") / "home"
+    pipeline = prepare(home, broker.bootstrap, classes=2, PARTITIONS="4")
+    try:
+        _live(pipeline)
+        yield pipeline
+    finally:
+        pipeline.close()
+
+
+def _live(pipeline: Pipeline) -> None:
+    assert publish(pipeline, None, None) == 1
+    predictor = pipeline.start("predictor.py")
+    rows = made_up(60, 2, seed=2)
+    pipeline.send_rows(rows[:10], "p")
+    pipeline.send([(messages.APP_MESSAGES, b"bad", {"request_id": "bad", "data": {"size": "x"}})])
+    for row in (rows[10], without_outcome(rows[11])):
+        pipeline.send([(messages.APP_MESSAGES, b"twice", {"request_id": "twice", "data": row})])
+    late = [(f"p-{number}", rows[number]) for number in range(10, 20)]
+    pipeline.send(
+        (messages.APP_MESSAGES, name.encode(), {"request_id": name, "data": without_outcome(row)})
+        for name, row in late
+    )
+    pipeline.send(
+        (messages.OUTCOMES, name.encode(), {"request_id": name, "outcome": row["kind"]})
+        for name, row in late
+    )
+    names = [f"a-{number}" for number in range(5)]
+    pipeline.send(
+        [
+            (messages.APP_MESSAGES, name.encode(), {"request_id": name, "data": {"size": None}})
+            for name in names
+        ],
+        partition=1,
+    )
+    pipeline.wait_for(messages.PREDICTIONS, 27)
+    assert publish(pipeline, read_log(pipeline), parent_id=1) == 2
+    swap = messages.Rollback(model_id=2, from_model_id=1, reason="look at current.json")
+    kafka_io.announce(pipeline.settings, swap)
+    pipeline.wait_for_events("model_loaded", 1)
+    pipeline.send_rows(rows[20:30], "q")
+    pipeline.wait_for(messages.PREDICTIONS, 37)
+    assert predictor.end() == 0
+
+
+@pytest.fixture
+def command(
+    lived: Pipeline, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Command:
+    """The command line without another process: status, stdout, stderr."""
+
+    def run(*arguments: str, **environment: str) -> tuple[int, str, str]:
+        for name, value in {**lived.env, **environment}.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(sys, "argv", ["ops", *arguments])
+        capsys.readouterr()
+        status = ops_command.main()
+        out, err = capsys.readouterr()
+        assert len(err.splitlines()) == (1 if status else 0), err
+        return status, out, err
+
+    return run
+
+
+@pytest.fixture
+def changed(lived: Pipeline, tmp_path: Path) -> Path:
+    """A copy of the home, to be harmed."""
+    return Path(shutil.copytree(lived.home, tmp_path / "changed"))
+
+
+def by_itself(pipeline: Pipeline, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return pipeline.run("-m", "ops", *arguments)
+
+
+# why
+
+
+def test_why_tells_the_whole_story(lived: Pipeline, command: Command) -> None:
+    shown = by_itself(lived, "why", "p-12")
+    assert shown.returncode == 0, shown.stderr
+    for words in ("message store", "colour x shape", "predictions-0 offset", "the same bits"):
+        assert words in shown.stdout, shown.stdout
+
+    status, out, _ = command("why", "p-12", "--json")
+    told = json.loads(out)
+    row = made_up(60, 2, seed=2)[12]
+    assert status == 0
+    assert told["message"]["values"] == without_outcome(row)
+    assert told["message"]["partition"] == 0
+    assert told["outcome"]["outcome"] == row["kind"]
+    assert told["outcome"]["offset"] == 2  # on `outcomes`
+    made = next(p for p in lived.values(messages.PREDICTIONS) if p["request_id"] == "p-12")
+    assert {name: told["answer"][name] for name in made if name != "request_id"} == {
+        name: value for name, value in made.items() if name != "request_id"
+    }
+    model = told["model"]
+    assert (model["model_id"], model["pruned"], model["parent_id"]) == (1, False, None)
+    parts = told["contributions"]
+    assert {part["name"] for part in parts["features"]} == {
+        *("size", "age", "colour", "shape", "colour x shape")
+    }
+    sizes = [abs(part["contribution"]) for part in parts["features"]]
+    assert sizes == sorted(sizes, reverse=True)
+    total = parts["base_value"] + sum(part["contribution"] for part in parts["features"])
+    assert 1 / (1 + np.exp(-total)) == pytest.approx(made["probability"], abs=1e-9)
+    assert parts["adds_up"] and parts["of"] == "class 1"
+    crossed = next(part for part in parts["features"] if part["name"] == "colour x shape")
+    assert crossed["value"] == f"{row['colour']} x {row['shape']}"
+    assert told["recomputed"] == {"probability": made["probability"], "same_bits": True}
+
+
+def test_why_finds_in_the_log_what_the_store_has_not_read(command: Command) -> None:
+    assert "app_messages-0 up to 23" in command("why", "q-3")[1]
+    status, out, _ = command("why", "q-3", "--json")
+    told = json.loads(out)
+    assert (status, told["source"]) == (0, "the log")
+    assert told["model"]["model_id"] == 2
+    assert told["model"]["parent_id"] == 1
+    assert told["model"]["offsets"]["app_messages"]["0"] == 23
+    assert told["model"]["gate"]["mean_difference"] == -0.0125
+    assert told["outcome"] == {
+        "outcome": made_up(60, 2, seed=2)[23]["kind"],
+        **dict.fromkeys(("partition", "offset", "timestamp")),
+    }
+    assert told["recomputed"]["same_bits"] and told["contributions"]["adds_up"]
+
+
+def test_why_of_missing_values(command: Command) -> None:
+    told = json.loads(command("why", "a-1", "--json")[1])
+    assert set(told["message"]["values"].values()) == {None}
+    assert told["recomputed"]["same_bits"] and told["outcome"] is None
+
+
+def test_why_of_a_request_id_sent_twice_is_about_the_newer(command: Command) -> None:
+    rows = made_up(60, 2, seed=2)
+    for arguments in (["--log"], []):
+        told = json.loads(command("why", "twice", "--json", *arguments)[1])
+        assert told["message"]["values"] == without_outcome(rows[11])
+        assert told["recomputed"]["same_bits"]
+    told = json.loads(command("why", "twice", "--json", "--log")[1])
+    assert (told["sent"], len(told["predictions"])) == (2, 2)
+    assert told["answer"] == told["predictions"][1]
+    assert "sent 2 times" in command("why", "twice", "--log")[1]
+
+
+def test_why_of_what_was_never_predicted(command: Command) -> None:
+    status, out, _ = command("why", "bad")
+    assert status == 0
+    assert "rejected: Expected" in out
+    status, out, err = command("why", "nobody")
+    assert (status, out) == (1, "")
+    assert "no request 'nobody'" in err
+
+
+def test_why_without_a_broker(command: Command) -> None:
+    nowhere = {"KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1"}
+    assert command("why", "p-3", **nowhere)[0] == 0  # the store has it
+    status, _, err = command("why", "q-3", **nowhere)
+    assert status == 1
+    assert "no Kafka broker answers" in err
+
+
+def test_a_pruned_model_is_said_so_and_no_more(command: Command, changed: Path) -> None:
+    shutil.rmtree(changed / "models" / "1")
+    home = {"PIPELINE_HOME": str(changed)}
+    status, out, _ = command("why", "p-3", **home)
+    assert status == 0
+    assert "PRUNED" in out and "base value" not in out
+    assert json.loads(command("why", "p-3", "--json", **home)[1])["model"]["rows"] > 300
+    status, out, _ = command("replay", **home)
+    assert status == 0
+    assert "10 predictions reproduced bit for bit: 10 by model 2" in out
+    assert "27 cannot be replayed: model 1 was pruned" in out
+    status, _, err = command("rebuild", "1", **home)
+    assert (status, "model 1 was pruned" in err) == (1, True)
+    status, _, err = command("rebuild", "7", **home)
+    assert (status, "model 7 never existed" in err) == (1, True)
+
+
+def test_several_classes(broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Contributions are those of the predicted class; the softmax of all sums is right."""
+    from ops import explain
+
+    pipeline = prepare(tmp_path / "home", broker.bootstrap, classes=3)
+    publish(pipeline, None, None)
+    bundle = ModelStore(pipeline.settings.models_dir).load_current()
+    for row in made_up(20, 3, seed=5):
+        values = without_outcome(row)
+        decoded = [bundle.features.row_type(*values.values())]
+        recorded = bundle.score(bundle.features.transform_rows(decoded))[0].tolist()
+        told = explain._contributions(bundle, values, recorded)
+        assert told["recomputed"]["same_bits"]
+        parts = told["contributions"]
+        assert parts["adds_up"]
+        assert parts["of"] == bundle.features.classes[int(np.argmax(recorded))]
+        assert parts["probability"] == pytest.approx(max(recorded), abs=1e-9)
+
+
+# rebuild
+
+
+def test_rebuild_gives_the_same_bytes(lived: Pipeline, command: Command) -> None:
+    done = by_itself(lived, "rebuild", "2")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "are the same" in done.stdout
+    assert command("rebuild", "1")[0] == 0  # of the base data alone
+
+
+def test_rebuild_of_a_training_by_the_trainers_own_code(
+    lived: Pipeline, command: Command, changed: Path
+) -> None:
+    settings = lived.settings.model_copy(update={"home": changed})
+    features = ModelStore(settings.models_dir).load_current().features
+    with MessageStore.open(settings.messages_url, features) as store:
+        snapshot = store.snapshot()
+    result = retrain.train(settings, snapshot=snapshot, hyper="hyperopt", evals=1)
+    assert (result.model_id, result.parent_id) == (3, 2)
+    status, out, _ = command("rebuild", "3", PIPELINE_HOME=str(changed))
+    assert status == 0
+    assert "are the same" in out
+
+
+def test_rebuild_says_what_differs(command: Command, changed: Path) -> None:
+    config = changed / "other.toml"
+    config.write_text((changed / "pipeline.toml").read_text().replace("cross =", "cross = [] #"))
+    home = {"PIPELINE_HOME": str(changed), "PIPELINE_CONFIG": str(config)}
+    status, _, err = command("rebuild", "2", **home)
+    assert status == 1
+    assert "DIFFERENT: features.json, line" in err and "model.txt, line" in err
+
+    with (changed / "data" / "train.csv").open("a") as file:
+        file.write("1,1,red,round,class 1\n")
+    status, _, err = command("rebuild", "2", PIPELINE_HOME=str(changed))
+    assert status == 1
+    assert "train.csv has changed since" in err
+
+
+# replay
+
+
+def test_replay_reproduces_every_bit(lived: Pipeline, command: Command) -> None:
+    done = by_itself(lived, "replay")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "37 predictions reproduced bit for bit: 27 by model 1, 10 by model 2" in done.stdout
+    assert "1 messages were rejected" in done.stdout
+    _, out, _ = command("replay", "--from", "5", "--to", "24", "--partition", "0")
+    assert "19 predictions reproduced bit for bit: 17 by model 1, 2 by model 2" in out
+    status, _, err = command("replay", "--partition", "9")
+    assert (status, "no partition 9" in err) == (1, True)
+
+
+def test_replay_finds_the_first_bit_that_differs(lived: Pipeline, command: Command) -> None:
+    """In partition 2, which no predictor has seen: what it would say, but for one bit."""
+    bundle = ModelStore(lived.settings.models_dir).load(2)
+    rows = [without_outcome(row) for row in made_up(60, 2, seed=2)[30:34]]
+    decoded = [bundle.features.row_type(*row.values()) for row in rows]
+    probabilities = bundle.score(bundle.features.transform_rows(decoded)).tolist()
+    probabilities[2] = float(np.nextafter(probabilities[2], 1))
+    records: list[tuple[str, bytes, Any]] = []
+    for number, (row, probability) in enumerate(zip(rows, probabilities, strict=True)):
+        name, code = f"z-{number}", int(probability > 0.5)
+        message = {"request_id": name, "data": row}
+        answer = {"request_id": name, "prediction": code, "label": f"class {code}"}
+        answer |= {"probability": probability, "model_id": 2}
+        records.append((messages.APP_MESSAGES, name.encode(), message))
+        records.append((messages.PREDICTIONS, name.encode(), answer))
+    lived.send(records, partition=2)
+    assert command("replay", "--partition", "2", "--to", "1")[0] == 0
+    status, _, err = command("replay")
+    assert status == 1
+    assert "DIFFERENT: app_messages-2, offset 2, 'z-2'" in err
+    assert repr(probabilities[2]) in err
+    assert command("replay", "--partition", "0")[0] == 0
+    assert json.loads(command("why", "z-2", "--json")[1])["recomputed"]["same_bits"] is False
+
+
+def test_replay_finds_what_is_missing_or_doubled(lived: Pipeline, command: Command) -> None:
+    sent = [(messages.APP_MESSAGES, None, {"request_id": n, "data": {"age": 3}}) for n in "xy"]
+    lived.send(sent, partition=3)
+    status, out, _ = command("replay", "--partition", "3")
+    assert status == 0
+    assert "2 messages at the end have no prediction yet" in out
+    bundle = ModelStore(lived.settings.models_dir).load(2)
+    row = bundle.decoder(json.dumps(sent[0][2]).encode()).data
+    probability = float(bundle.score(bundle.features.transform_rows([row]))[0])
+    code = int(probability > 0.5)
+
+    def answer(name: str) -> tuple[str, bytes, Any]:
+        told = {"prediction": code, "label": f"class {code}", "probability": probability}
+        return messages.PREDICTIONS, name.encode(), {"request_id": name, **told, "model_id": 2}
+
+    lived.send([answer("x"), answer("x")], partition=3)
+    status, _, err = command("replay", "--partition", "3")
+    assert status == 1
+    assert "offset 1: the message is 'y'" in err and "a prediction is doubled" in err
+    lived.send([(messages.APP_MESSAGES, None, sent[0][2])], partition=3)
+    status, _, err = command("replay", "--partition", "3")
+    assert (status, "is doubled" in err) == (1, True)
+
+
+# A log whose beginning has expired: the last tests, for it does not come back.
+
+
+def test_an_expired_log(lived: Pipeline, command: Command, changed: Path) -> None:
+    admin = open_admin(lived.settings.kafka)
+    admin.delete_records({TopicPartition(messages.APP_MESSAGES, 0): 6})
+    admin.close()
+    status, out, _ = command("replay", "--partition", "0")
+    assert status == 0
+    assert "26 predictions reproduced" in out
+    assert "have expired: it was replayed from offset 6 on" in out
+    assert command("rebuild", "2")[0] == 0  # the message store has read just as far
+    home = {"PIPELINE_HOME": str(changed)}
+    (changed / "messages" / "messages.db").unlink()
+    status, _, err = command("rebuild", "2", **home)
+    assert status == 1
+    assert "records of app_messages-0 before offset 6 have expired" in err
+    assert "has not made it yet" in err
+
+
+def test_the_first_difference_of_two_files() -> None:
+    assert reproduce._first_difference(b"a\nb\n", b"a\nc\n") == "line 2: 'b', now 'c'"
+    assert reproduce._first_difference(b"a\n", b"a\nc\n") == "line 2: the end, now 'c'"

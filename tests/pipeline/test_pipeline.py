@@ -1,0 +1,309 @@
+"""The whole pipeline, real broker and all: what it promises, and what the original got wrong."""
+
+import itertools
+import json
+import signal
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from tests.conftest import MakePipeline
+from tests.harness import Pipeline, until
+from utils.messages import APP_MESSAGES, DEAD_LETTERS, OUTCOMES, PREDICTIONS
+
+Row = dict[str, Any]
+
+
+def check_one_prediction_each(pipeline: Pipeline, request_ids: list[str]) -> None:
+    found = [record["request_id"] for record in pipeline.values(PREDICTIONS)]
+    assert Counter(found) == Counter(request_ids)
+
+
+def check_requests(requests: list[Any], every: int, first: int = 0) -> None:
+    """Exactly one per N outcomes; ranges meet without gap or overlap, per partition."""
+    by_partition: dict[tuple[str, int], list[Any]] = {}
+    for request in requests:
+        by_partition.setdefault((request["topic"], request["partition"]), []).append(request)
+    for ranges in by_partition.values():
+        assert ranges[0]["first_offset"] == first
+        for one, next_one in itertools.pairwise(ranges):
+            assert next_one["first_offset"] == one["last_offset"] + 1
+        assert {request["count"] for request in ranges} == {every}
+    assert len({request["batch_id"] for request in requests}) == len(requests)
+
+
+def test_every_row_of_adult_test_gets_one_prediction_in_order(
+    pipeline: Pipeline, adult: list[Row]
+) -> None:
+    predictor = pipeline.start("predictor.py")
+    ids = pipeline.send_rows(adult)
+    assert len(ids) == 16_281
+    predictions = pipeline.wait_for(PREDICTIONS, len(ids))
+    assert [p["request_id"] for p in predictions] == ids  # rows with unseen categories too
+    requests = pipeline.events("retrain")
+    assert len(requests) == len(ids) // 25
+    check_requests(requests, 25)
+    assert predictor.end() == 0
+    right = sum(
+        p["label"] == row["income_bracket"] for p, row in zip(predictions, adult, strict=True)
+    )
+    assert right / len(ids) > 0.855  # by a model of a tenth of the training rows
+    for prediction in predictions[:100]:
+        assert set(prediction) == {"request_id", "prediction", "label", "probability", "model_id"}
+        assert prediction["prediction"] == (prediction["probability"] > 0.5)
+        assert prediction["label"] == ("<=50K", ">50K")[prediction["prediction"]]
+    for record in pipeline.records(PREDICTIONS)[:10]:
+        assert record.key == json.loads(record.value)["request_id"].encode()
+
+
+def test_what_arrives_while_the_predictor_is_down_is_answered_later(
+    pipeline: Pipeline, adult: list[Row]
+) -> None:
+    """The original had no consumer group: such messages were lost."""
+    first = pipeline.start("predictor.py")
+    ids = pipeline.send_rows(adult[:30], "before")
+    pipeline.wait_for(PREDICTIONS, 30)
+    first.kill()
+    ids += pipeline.send_rows(adult[30:80], "down")
+    pipeline.start("predictor.py")
+    pipeline.wait_for(PREDICTIONS, 80)
+    check_one_prediction_each(pipeline, ids)
+    check_requests(pipeline.events("retrain"), 25)
+    assert len(pipeline.events("retrain")) == 3  # the count survived the kill
+
+
+def test_predictions_are_not_read_as_messages(pipeline: Pipeline, adult: list[Row]) -> None:
+    """The original sent predictions to the topic that the predictor reads."""
+    pipeline.start("predictor.py")
+    ids = pipeline.send_rows(adult[:20])
+    pipeline.wait_for(PREDICTIONS, 20)
+    assert [v["request_id"] for v in pipeline.values(APP_MESSAGES)] == ids
+
+
+BAD: list[tuple[str, bytes | None]] = [
+    ("truncated", b"{"),
+    ("utf-8", b'{"request_id": "\xff", "data": {"age": 1}}'),
+    ("request_id", b'{"data": {"age": 39}}'),
+    ("request_id", b'{"request_id": "", "data": {"age": 39}}'),
+    ("str", b'{"request_id": 7, "data": {"age": 39}}'),
+    ("data", b'{"request_id": "x"}'),
+    ("object", b'{"request_id": "x", "data": []}'),
+    ("$.data.age", b'{"request_id": "x", "data": {"age": "39"}}'),
+    ("$.data.age", b'{"request_id": "x", "data": {"age": {"years": 39}}}'),
+    ("$.data.workclass", b'{"request_id": "x", "data": {"workclass": {"a": 1}}}'),
+    ("known columns", b'{"request_id": "x", "data": {}}'),
+    ("known columns", b'{"request_id": "x", "data": {"colour": "red"}}'),
+    ("array", b"[" * 50_000),
+    ("tombstone", None),
+]
+
+
+def test_bad_records_go_to_dead_letters_untouched(pipeline: Pipeline, adult: list[Row]) -> None:
+    predictor = pipeline.start("predictor.py")
+    good = pipeline.send_rows(adult[:5], "before")
+    pipeline.send((APP_MESSAGES, b"key", value) for _, value in BAD)
+    huge = json.dumps({"request_id": "huge", "data": "x" * 1_000_000}).encode()
+    pipeline.send([(APP_MESSAGES, b"k", huge)])
+    good += pipeline.send_rows(adult[5:10], "after")
+    pipeline.wait_for(PREDICTIONS, 10)
+    check_one_prediction_each(pipeline, good)
+    letters = pipeline.records(DEAD_LETTERS)
+    assert [letter.value for letter in letters] == [value for _, value in BAD] + [huge]
+    for offset, (letter, (reason, _)) in enumerate(zip(letters, BAD, strict=False), 5):
+        headers = {name: value.decode() for name, value in letter.headers}
+        assert reason in headers["reason"], headers
+        assert headers["topic"] == APP_MESSAGES
+        assert (headers["partition"], headers["offset"]) == ("0", str(offset))
+        assert letter.key == b"key"
+    assert predictor.process.poll() is None
+    shown = pipeline.run("-m", "ops", "dead-letters", "list")
+    assert shown.returncode == 0, shown.stderr
+    assert "(tombstone)" in shown.stdout
+    mended = pipeline.home / "mended.json"
+    mended.write_text('{"request_id": "mended", "data": {"age": 39}}')
+    again = pipeline.run("-m", "ops", "dead-letters", "resend", "0", "--value", str(mended))
+    assert again.returncode == 0, again.stderr
+    pipeline.wait_for(PREDICTIONS, 11)
+    check_one_prediction_each(pipeline, [*good, "mended"])
+    unknown = pipeline.run("-m", "ops", "dead-letters", "resend", "999")
+    assert unknown.returncode == 1
+    assert "has no record 999" in unknown.stderr
+
+
+def test_values_missing_null_unseen_or_extra_are_scored(
+    pipeline: Pipeline, adult: list[Row]
+) -> None:
+    """The original died of a missing column and of a category not seen in training."""
+    pipeline.start("predictor.py")
+    rows = [
+        {"age": 39},
+        {**adult[0], "workclass": None, "age": None},
+        {**adult[0], "native_country": "Atlantis"},
+        {**adult[0], "colour": {"deep": ["red"]}},
+        dict.fromkeys(adult[0]),
+        {**adult[0], "income_bracket": "a class nobody knows"},
+    ]
+    pipeline.send_rows(rows)
+    predictions = pipeline.wait_for(PREDICTIONS, len(rows))
+    assert all(0 < p["probability"] < 1 for p in predictions)
+    assert not pipeline.records(DEAD_LETTERS)
+
+
+def test_a_request_id_sent_twice_is_two_messages(pipeline: Pipeline, adult: list[Row]) -> None:
+    pipeline.start("predictor.py")
+    for row in adult[:2]:
+        pipeline.send([(APP_MESSAGES, b"same", {"request_id": "same", "data": row})])
+    predictions = pipeline.wait_for(PREDICTIONS, 2)
+    assert [p["request_id"] for p in predictions] == ["same", "same"]
+    assert predictions[0]["probability"] != predictions[1]["probability"]
+
+
+def test_a_retrained_model_goes_live_while_predictions_go_on(
+    pipeline: Pipeline, adult: list[Row]
+) -> None:
+    """The original's reload never took effect, and its predictor kept the old preprocessor."""
+    predictor = pipeline.start("predictor.py")
+    trainer = pipeline.start("trainer.py", "--evals", "1")
+    trainer.says("ready")
+    pipeline.send_rows(adult[:25], "a")
+    (completed,) = pipeline.wait_for_events("training_completed", 1)
+    (request,) = pipeline.events("retrain")
+    assert completed["batch_id"] == request["batch_id"]
+    assert completed["model_id"] == 2
+    if completed["accepted"]:
+        predictor.says("NEW MODEL RELOADED 2")
+        assert pipeline.wait_for_events("model_loaded", 1)[0]["model_id"] == 2
+    pipeline.send_rows(adult[25:30], "b")
+    predictions = pipeline.wait_for(PREDICTIONS, 30)
+    assert {p["model_id"] for p in predictions[25:]} == {2 if completed["accepted"] else 1}
+    manifest = json.loads((pipeline.home / "models/2/manifest.json").read_text())
+    assert manifest["training"]["offsets"]["app_messages"] == {"0": 25}
+    assert manifest["parent_id"] == 1
+    assert trainer.end(signal.SIGINT) == 0
+    assert predictor.end(signal.SIGINT) == 0
+
+
+def test_late_outcomes_give_one_request_each_n(
+    make_pipeline: MakePipeline, adult: list[Row]
+) -> None:
+    pipeline = make_pipeline()
+    pipeline.start("predictor.py")
+    app = pipeline.run(
+        *("sample_app.py", "--messages", "200", "--interval", "0.01", "--outcome-delay", "2")
+    )
+    assert app.returncode == 0, app.stdout + app.stderr
+    assert "sent 200, answered 200" in app.stdout
+    until(lambda: len(pipeline.events("retrain")) >= 8, 20)
+    requests = pipeline.events("retrain")
+    assert len(requests) == 8
+    assert {request["topic"] for request in requests} == {OUTCOMES}
+    check_requests(requests, 25)
+
+
+def test_several_predictors_share_the_partitions(
+    make_pipeline: MakePipeline, adult: list[Row]
+) -> None:
+    pipeline = make_pipeline(PARTITIONS="4", RETRAIN_EVERY="10")
+    predictors = [pipeline.start("predictor.py") for _ in range(3)]
+    until(lambda: sum("serves partitions" in p.text() for p in predictors) == 3, 30)
+    ids: list[str] = []
+    for partition in range(4):
+        names = [f"p{partition}-{n}" for n in range(100)]
+        pipeline.send(
+            (
+                (APP_MESSAGES, n.encode(), {"request_id": n, "data": row})
+                for n, row in zip(names, adult, strict=False)
+            ),
+            partition,
+        )
+        ids += names
+        if partition == 1:
+            assert predictors[0].end() == 0  # its partitions go to the others
+    pipeline.wait_for(PREDICTIONS, 400)
+    records = pipeline.records(PREDICTIONS)
+    assert [json.loads(r.value)["request_id"] for r in records] == ids  # order, partition
+    assert len(pipeline.events("retrain")) == 40
+    check_requests(pipeline.events("retrain"), 10)
+
+
+def test_waiting_requests_become_one_training_and_each_is_answered(
+    make_pipeline: MakePipeline, adult: list[Row]
+) -> None:
+    pipeline = make_pipeline(RETRAIN_EVERY="2")
+    pipeline.start("predictor.py")
+    pipeline.send_rows(adult[:1400])
+    pipeline.wait_for_events("retrain", 700)
+    first = pipeline.start("trainer.py", "--evals", "1")
+    completed = pipeline.wait_for_events("training_completed", 700)
+    assert {(c["model_id"], c["requests"]) for c in completed} == {(2, 700)}
+    assert [c["batch_id"] for c in completed] == [r["batch_id"] for r in pipeline.events("retrain")]
+    assert first.end() == 0
+    again = pipeline.start("trainer.py", "--evals", "1")
+    again.says("ready")
+    assert again.end() == 0
+    assert len(pipeline.events("training_completed")) == 700  # a redelivery trains nothing twice
+    assert sorted(p.name for p in (pipeline.home / "models").glob("[0-9]*")) == ["1", "2"]
+
+
+def test_a_trainer_killed_at_work_trains_again(pipeline: Pipeline, adult: list[Row]) -> None:
+    pipeline.start("predictor.py")
+    trainer = pipeline.start("trainer.py", "--evals", "30")
+    trainer.says("ready")
+    pipeline.send_rows(adult[:25])
+    trainer.says("RETRAINING STARTED")
+    trainer.kill()
+    trainer = pipeline.start("trainer.py", "--evals", "1")
+    (completed,) = pipeline.wait_for_events("training_completed", 1)
+    assert completed["batch_id"] == pipeline.events("retrain")[0]["batch_id"]
+    assert trainer.end() == 0
+    assert len(pipeline.events("training_completed")) == 1
+
+
+def test_a_second_trainer_waits_for_its_place(pipeline: Pipeline) -> None:
+    first = pipeline.start("trainer.py")
+    first.says("ready")
+    second = pipeline.start("trainer.py")
+    second.says("waiting for its place")
+    first.kill()
+    second.says("ready")
+    assert second.end() == 0
+
+
+def test_sample_app_says_which_predictions_are_missing(pipeline: Pipeline) -> None:
+    app = pipeline.run(*("sample_app.py", "--messages", "3", "--interval", "0", "--timeout", "1"))
+    assert app.returncode == 1
+    assert "sent 3, answered 0" in app.stdout
+    assert "WITHOUT A PREDICTION" in app.stdout
+
+
+SCRIPTS = ["initialize.py", "predictor.py", "trainer.py", "sample_app.py"]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_explains_every_variable(prepared: Any, script: str) -> None:
+    done = Pipeline(prepared, "127.0.0.1:1").run(script, "--help")
+    assert done.returncode == 0
+    assert "KAFKA_BOOTSTRAP_SERVERS" in done.stdout
+    assert "PIPELINE_HOME" in done.stdout
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"RETRAIN_EVERY": "many"},
+        {"PIPELINE_CONFIG": "/nowhere.toml"},
+        {"KAFKA_BOOTSTRAP_SERVERS": "no port"},
+        {"KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1"},  # no broker there
+    ],
+)
+def test_a_users_mistake_is_one_line(
+    prepared: Any, script: str, environment: dict[str, str]
+) -> None:
+    pipeline = Pipeline(prepared, "127.0.0.1:1")
+    pipeline.env |= environment
+    done = pipeline.run(script)
+    assert done.returncode != 0
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert "Traceback" not in done.stdout + done.stderr

@@ -1,0 +1,1 @@
+"""Long runs by hand: torture, soak, fuzz; and the audit of installed packages."""

@@ -1,0 +1,827 @@
+"""Kills whatever can be killed while messages flow, then counts what came of them.
+
+    python -m tests.tools.torture [--minutes 5] [--seed N] [--rate 100]
+
+A home and a broker of its own, three predictors, a trainer, a steady producer. A seeded
+loop kills one of them after the other, in the middle of whatever it does, and starts it
+again. In the end the log says, read committed, whether every promise was kept. A seed gives
+the same kinds of kills in the same order and the same messages; in the middle of what a
+kill hits differs from run to run.
+"""
+
+import argparse
+import bisect
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from tests.harness import Pipeline, Script
+from utils import preprocess_data
+from utils.broker import SHORT_LIVED, Broker
+from utils.kafka_io import KafkaError, LogReader, Outgoing, Sender
+from utils.message_store import MessageStore, StoreError
+from utils.messages import (
+    APP_MESSAGES,
+    DEAD_LETTERS,
+    OUTCOMES,
+    PREDICTIONS,
+    RETRAIN_TOPIC,
+)
+from utils.model_store import ModelStore
+
+Row = dict[str, Any]
+
+PARTITIONS = 4
+EVERY = 25
+PREDICTORS = 3
+ENVIRONMENT = {
+    "PARTITIONS": str(PARTITIONS),
+    "RETRAIN_EVERY": str(EVERY),
+    "EXTRA_MODELS_TO_KEEP": "100000",  # every prediction's model is asked again in the end
+}
+#: So long a partition may stand still after a kill before the run gives up on it.
+STUCK_SECONDS = 90.0
+#: So long the end may take once nothing is sent any more.
+FINISH_SECONDS = 180.0
+
+BAD_MESSAGES: list[bytes | None] = [
+    b"{",
+    b'{"request_id": "\xff", "data": {"age": 1}}',
+    b'{"data": {"age": 39}}',
+    b'{"request_id": "x", "data": {"age": "39"}}',
+    b'{"request_id": "x", "data": {"colour": "red"}}',
+    None,
+]
+BAD_OUTCOMES: list[bytes | None] = [b"[]", b'{"request_id": "x", "outcome": "neither"}', None]
+
+
+class Feeder(threading.Thread):
+    """Sends at a steady rate: half with the outcome inside, half with it later.
+
+    Some records are bad, some request_ids come twice.
+
+    Attributes:
+        acknowledged: (topic, key, value) of what the broker took.
+        unsure: How many records failed to be acknowledged; they may be in the log or not.
+    """
+
+    def __init__(self, pipeline: Pipeline, rows: Sequence[Row], rate: float, seed: int) -> None:
+        super().__init__(name="feeder", daemon=True)
+        self.acknowledged: list[tuple[str, bytes, bytes | None]] = []
+        self.unsure = 0
+        self._pipeline = pipeline
+        self._rows = rows
+        self._rate = rate
+        self._random = random.Random(seed)
+        self._target = pipeline.settings.data.target
+        self._halt = threading.Event()
+        self._sent: list[tuple[Any, tuple[str, bytes, bytes | None]]] = []
+        self._later: list[tuple[float, str, Any]] = []
+
+    def stop(self) -> None:
+        """Send the outcomes that are due later, and wait for all to be acknowledged."""
+        self._halt.set()
+        self.join()
+
+    def run(self) -> None:
+        sender = Sender(self._pipeline.settings.kafka, linger_ms=2)
+        begun, number = time.monotonic(), 0
+        try:
+            while not self._halt.wait(0.01):
+                due = int((time.monotonic() - begun) * self._rate)
+                for record in self._records(range(number, due)):
+                    sender = self._send(sender, record)
+                number = max(number, due)
+                self._collect()
+            for _, name, outcome in self._later:
+                sender = self._send(sender, self._outcome(name, outcome))
+            sender.flush(60)
+            self._collect(wait=True)
+        finally:
+            sender.close()
+
+    def _records(self, numbers: range) -> Iterator[tuple[str, bytes, bytes | None]]:
+        pick = self._random
+        for number in numbers:
+            name = f"r-{number}"
+            if pick.random() < 0.02 and number:
+                name = f"r-{pick.randrange(number)}"  # sent twice, with other data
+            row = dict(pick.choice(self._rows))
+            if pick.random() < 0.5:
+                outcome = row.pop(self._target)
+                self._later.append((time.monotonic() + pick.uniform(0.1, 3), name, outcome))
+            value = json.dumps({"request_id": name, "data": row}).encode()
+            yield APP_MESSAGES, name.encode(), value
+            if pick.random() < 0.02:
+                yield APP_MESSAGES, b"bad-%d" % number, pick.choice(BAD_MESSAGES)
+            if pick.random() < 0.01:
+                yield OUTCOMES, b"bad-%d" % number, pick.choice(BAD_OUTCOMES)
+        now = time.monotonic()
+        due = [entry for entry in self._later if entry[0] <= now]
+        self._later = [entry for entry in self._later if entry[0] > now]
+        for _, name, outcome in due:
+            yield self._outcome(name, outcome)
+
+    @staticmethod
+    def _outcome(name: str, outcome: Any) -> tuple[str, bytes, bytes]:
+        value = json.dumps({"request_id": name, "outcome": outcome}).encode()
+        return OUTCOMES, name.encode(), value
+
+    def _send(self, sender: Sender, record: tuple[str, bytes, bytes | None]) -> Sender:
+        topic, key, value = record
+        try:
+            self._sent.append((sender.send(Outgoing(topic, None, key, value)), record))
+        except KafkaError:
+            self.unsure += 1
+            sender.close()
+            sender = Sender(self._pipeline.settings.kafka, linger_ms=2)
+        return sender
+
+    def _collect(self, wait: bool = False) -> None:
+        left = []
+        for future, record in self._sent:
+            if wait and not future.is_done:
+                with suppress(KafkaError):
+                    future.get(timeout=60)
+            if not future.is_done:
+                left.append((future, record))
+            elif future.succeeded():
+                self.acknowledged.append(record)
+            else:
+                self.unsure += 1
+        self._sent = left
+
+
+class Onlooker(threading.Thread):
+    """Reads predictions, committed ones, all the time; knows when each was seen."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        super().__init__(name="onlooker", daemon=True)
+        self.seen = 0
+        self._made: dict[int, list[float]] = defaultdict(list)
+        self._arrived: dict[int, list[float]] = defaultdict(list)
+        self._reader = LogReader(pipeline.settings.kafka, [PREDICTIONS])
+        self._halt = threading.Event()
+
+    def stop(self) -> None:
+        """End it."""
+        self._halt.set()
+        self.join()
+
+    def run(self) -> None:
+        with self._reader:
+            while not self._halt.is_set():
+                try:
+                    polled = self._reader.poll(50)
+                except KafkaError:
+                    continue
+                now = time.time()
+                for tp, records in polled.items():
+                    self.seen += len(records)
+                    newest = max(record.timestamp for record in records) / 1000
+                    self._arrived[tp.partition].append(now)
+                    self._made[tp.partition].append(newest)
+
+    def first_after(self, moment: float, partition: int) -> float | None:
+        """When the first prediction was seen that was made after a moment."""
+        made = self._made[partition]
+        at = bisect.bisect_right(made, moment)
+        return self._arrived[partition][at] if at < len(made) else None
+
+
+@dataclass(frozen=True)
+class Wound:
+    """One kill: what, when, and the partitions whose predictions it holds up."""
+
+    kind: str
+    at: float
+    partitions: Sequence[int]
+
+
+@dataclass
+class Report:
+    """What a run came to; all times in seconds."""
+
+    kills: Counter[str] = field(default_factory=Counter)
+    stalls: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    figures: dict[str, int] = field(default_factory=dict)
+    faults: list[str] = field(default_factory=list)
+
+    def text(self) -> str:
+        """For people to read."""
+        lines = [f"{'survived':42} kills  stall: median   worst"]
+        for kind in sorted({*self.kills, *self.stalls}):
+            times = self.stalls.get(kind)
+            stall = f"{statistics.median(times):12.2f} s {max(times):6.2f} s" if times else ""
+            lines.append(f"  {kind:40} {self.kills[kind] or '':5}  {stall}")
+        lines.append(f"  {'together':40} {self.kills.total():5}")
+        lines += [f"{name}: {number}" for name, number in self.figures.items()]
+        lines += [f"FAULT: {fault}" for fault in self.faults] or ["no fault"]
+        return "\n".join(lines)
+
+
+class Torture:
+    """The processes of one pipeline and what is done to them.
+
+    Args:
+        pipeline: Its home is prepared, its topics are there, ENVIRONMENT is in force.
+        broker: Its broker; to be used by the thread that started it.
+        rows: What the messages carry, the outcome inside.
+        seed: Of everything random here.
+        rate: Messages a second.
+        silence: Seconds that the broker is frozen for, now and then; 0 for never.
+        say: Told in one line what is done.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        broker: Broker,
+        rows: Sequence[Row],
+        *,
+        seed: int,
+        rate: float = 100.0,
+        silence: float = 0.0,
+        say: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self.report = Report()
+        self._pipeline = pipeline
+        self._broker = broker
+        # What is done, drawn apart: else what the machine's speed asks of chance would
+        # change it, and a seed would not even give the same kills in the same order.
+        self._plan = random.Random(seed)
+        self._random = random.Random(seed)
+        self._silence = silence
+        self._say = say
+        self._store = ModelStore(pipeline.settings.models_dir)
+        self._feeder = Feeder(pipeline, rows, rate, seed)
+        self._onlooker = Onlooker(pipeline)
+        self._predictors: list[Script] = []
+        self._trainer: Script | None = None
+        self._leaving: list[Script] = []
+        self._returns: list[float] = []  # when predictors come (back)
+        self._strikes: list[tuple[float, Callable[[], Wound]]] = [
+            (4, self._restart),
+            (1.5, self._away),
+            (1, self._leave),
+            (1.5, self._while_loading),
+            (1, self._freeze),
+            (1, self._kill_trainer),
+            (1, self._kill_training),
+            (1, self._kill_publishing),
+            (1, self._kill_broker),
+        ]
+        if silence:
+            self._strikes.append((0.2, self._freeze_broker))
+        # Each kind once, so that a short run has them all; then as often as they weigh.
+        self._not_yet = [strike for _, strike in self._strikes]
+        self._plan.shuffle(self._not_yet)
+
+    def run(self, goes_on: Callable[[int], bool]) -> Report:
+        """Kill for as long as `goes_on(kills so far)`, let all finish, verify."""
+        self._begin()
+        while goes_on(self.report.kills.total()) and not self._stuck():
+            self._round()
+        self._finish()
+        return self.report
+
+    # The processes
+
+    def _begin(self) -> None:
+        for _ in range(PREDICTORS):
+            self._join()
+        self._trainer = self._start_trainer()
+        self._onlooker.start()
+        self._wait(self._settled, 60, "the predictors did not begin")
+        self._trainer.says("ready", 60)
+        self._feeder.start()
+        self._wait(lambda: self._onlooker.seen > 200, 60, "no predictions at the beginning")
+
+    def _join(self) -> None:
+        self._predictors.append(self._pipeline.start("predictor.py"))
+
+    def _start_trainer(self) -> Script:
+        return self._pipeline.start("trainer.py", "--evals", "1")
+
+    def _tend(self) -> None:
+        """What a supervisor does: start again what ended, and note what should not have."""
+        now = time.monotonic()
+        for moment in [moment for moment in self._returns if moment <= now]:
+            self._returns.remove(moment)
+            self._join()
+        for script in [s for s in self._leaving if s.process.poll() is not None]:
+            self._leaving.remove(script)
+            if script.process.returncode:
+                self._fault(f"status {script.process.returncode} after SIGTERM", script)
+        for script in [s for s in self._predictors if s.process.poll() is not None]:
+            self._predictors.remove(script)
+            self._ended(script)
+            self._join()
+        if self._trainer is not None and self._trainer.process.poll() is not None:
+            self._ended(self._trainer)
+            self._trainer = self._start_trainer()
+
+    def _ended(self, script: Script) -> None:
+        # Started while the broker was down, a script may say so and end.
+        if "no Kafka broker answers" not in script.text():
+            self._fault(f"ended by itself, status {script.process.returncode}", script)
+
+    def _fault(self, text: str, script: Script | None = None) -> None:
+        if script is not None:
+            last = " | ".join(script.text().strip().splitlines()[-3:])
+            text = f"{script.output.name} {text}: {last}"
+        self.report.faults.append(text)
+        self._say(f"FAULT: {text}")
+
+    def _settled(self) -> bool:
+        """Whether everybody who should be there has partitions."""
+        return not self._returns and all(
+            _partitions_of(script) is not None for script in self._predictors
+        )
+
+    def _wait(
+        self,
+        condition: Callable[[], bool],
+        seconds: float,
+        otherwise: str,
+        every: float = 0.02,
+    ) -> bool:
+        """Tend meanwhile; looking more often would take time from those looked at."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            self._tend()
+            if time.monotonic() > deadline:
+                self._fault(f"{otherwise} in {seconds:.0f} s")
+                return False
+            time.sleep(every)
+        return True
+
+    def _stuck(self) -> bool:
+        return any("stand still" in fault for fault in self.report.faults)
+
+    # The kills
+
+    def _round(self) -> None:
+        """One kill, sometimes several in a row; then wait until all is well again."""
+        wounds = [self._strike()]
+        while self._plan.random() < 0.2:
+            self._pause(0.5)
+            wounds.append(self._strike())
+        stall = 0.0
+        for wound in wounds:
+            healed = self._wait(
+                lambda wound=wound: self._stall(wound) is not None,  # type: ignore[misc]
+                STUCK_SECONDS,
+                f"after {wound.kind}: partitions {list(wound.partitions)} stand still",
+            )
+            if not healed:
+                return
+            stall = max(stall, self._stall(wound) or 0.0)
+        kind = wounds[0].kind if len(wounds) == 1 else "several in a row"
+        self.report.stalls[kind].append(stall)
+        self._say(f"{self.report.kills.total():4} {kind}: {stall:.2f} s")
+        self._wait(self._settled, 60, "not every predictor joined")
+        self._pause(1.5)
+
+    def _pause(self, longest: float) -> None:
+        self._pause_of(self._random.uniform(0, longest))
+
+    def _pause_of(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        self._wait(lambda: time.monotonic() >= until, seconds + 60, "")
+
+    def _stall(self, wound: Wound) -> float | None:
+        """From the kill to the first new prediction of the partition that waits longest."""
+        seen = [self._onlooker.first_after(wound.at, p) for p in wound.partitions]
+        return None if None in seen else max((s - wound.at for s in seen if s), default=0.0)
+
+    def _strike(self) -> Wound:
+        if self._not_yet:
+            strike = self._not_yet.pop()
+        else:
+            weights, strikes = zip(*self._strikes, strict=True)
+            (strike,) = self._plan.choices(strikes, weights)
+        if len(self._predictors) < 2 and strike in (self._away, self._leave):
+            strike = self._restart
+        wound: Wound = strike()
+        self.report.kills[wound.kind] += 1
+        return wound
+
+    def _victim(self, kind: str) -> tuple[Script | None, Wound]:
+        if not self._predictors:
+            return None, Wound(kind, time.time(), ())
+        script = self._random.choice(self._predictors)
+        self._predictors.remove(script)
+        partitions = _partitions_of(script) or ()
+        wound = Wound(kind, time.time(), partitions)
+        return script, wound
+
+    def _kill_predictor(self, kind: str) -> Wound:
+        script, wound = self._victim(kind)
+        if script is not None:
+            script.kill()
+        return wound
+
+    def _restart(self) -> Wound:
+        wound = self._kill_predictor("predictor, restarted at once")
+        self._join()
+        return wound
+
+    def _away(self) -> Wound:
+        wound = self._kill_predictor("predictor, restarted after 5 s")
+        self._returns.append(time.monotonic() + 5)
+        return wound
+
+    def _leave(self) -> Wound:
+        script, wound = self._victim("predictor leaves (SIGTERM), another joins")
+        if script is not None:
+            script.process.terminate()
+            self._leaving.append(script)
+            self._returns.append(time.monotonic() + 4)
+            # It finishes its batch first, so the time runs from its end.
+            self._wait_or_go_on(lambda: script.process.poll() is not None, 20)
+            wound = replace(wound, at=time.time())
+        return wound
+
+    def _while_loading(self) -> Wound:
+        current = self._store.current_id()
+        self._wait_or_go_on(lambda: self._store.current_id() != current, 8)
+        time.sleep(self._random.uniform(0, 0.3))
+        wound = self._kill_predictor("predictor, when a new model is out")
+        self._join()
+        return wound
+
+    def _freeze(self) -> Wound:
+        """Stopped for longer than its session, or than its transaction, may last.
+
+        Others have its partitions when it wakes up in the middle of what it did.
+        """
+        script, wound = self._victim("predictor, frozen for a while")
+        if script is not None:
+            script.process.send_signal(signal.SIGSTOP)
+            self._pause_of(self._random.choice((3.0, 8.0)))
+            script.process.send_signal(signal.SIGCONT)
+            self._predictors.append(script)
+        return wound
+
+    def _kill_trainer(self, kind: str = "trainer, at any time") -> Wound:
+        wound = Wound(kind, time.time(), range(PARTITIONS))
+        if self._trainer is not None:
+            self._trainer.kill()
+        self._trainer = self._start_trainer()
+        return wound
+
+    def _kill_training(self) -> Wound:
+        trainer = self._trainer
+        assert trainer is not None
+        before = trainer.text().count("RETRAINING STARTED")
+        self._wait_or_go_on(lambda: trainer.text().count("RETRAINING STARTED") > before, 8)
+        self._pause(2)
+        return self._kill_trainer("trainer, while it trains")
+
+    def _kill_publishing(self) -> Wound:
+        """In the half second in which a bundle is written, recorded and announced."""
+        folder = self._pipeline.settings.models_dir
+        newest = max(self._store.on_disk(), default=0) + 1
+        paths = (folder / f".tmp-{newest}", folder / str(newest))
+        self._wait_or_go_on(lambda: any(path.exists() for path in paths), 8)
+        time.sleep(self._random.uniform(0, self._random.choice((0.01, 0.1, 0.3))))
+        return self._kill_trainer("trainer, while it publishes")
+
+    def _kill_broker(self) -> Wound:
+        wound = Wound("broker", time.time(), range(PARTITIONS))
+        self._broker.kill()
+        time.sleep(self._random.uniform(0, 1))
+        self._broker.start()
+        return wound
+
+    def _freeze_broker(self) -> Wound:
+        """Nobody can reach it, and no connection breaks."""
+        os.kill(self._broker.pid, signal.SIGSTOP)
+        self._pause_of(self._silence)
+        os.kill(self._broker.pid, signal.SIGCONT)
+        return Wound(f"broker, silent for {self._silence:.0f} s", time.time(), range(PARTITIONS))
+
+    def _wait_or_go_on(self, condition: Callable[[], bool], seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition() and time.monotonic() < deadline:
+            self._tend()
+            time.sleep(0.002)
+
+    # The end
+
+    def _finish(self) -> None:
+        self._say("no more kills; waiting for all to be finished")
+        self._feeder.stop()
+        log = Log(self._pipeline)
+        self._wait(
+            lambda: self._onlooker.seen >= len(log.good), FINISH_SECONDS, "not all was answered"
+        )
+        self._wait(self._settled, 60, "not every predictor joined")
+        # The same rows come again and again, and a model of them takes ever more rounds.
+        patience = FINISH_SECONDS + len(log.good) / 150
+        # Each look reads the log from its beginning.
+        self._wait(log.answered, patience, "not every retrain request was answered", every=1.0)
+        self._wait(log.stored, FINISH_SECONDS, "the message store did not catch up", every=1.0)
+        for script in [*self._predictors, *([self._trainer] if self._trainer else [])]:
+            if status := script.end(signal.SIGTERM, 60):
+                self._fault(f"status {status} after SIGTERM", script)
+        self._onlooker.stop()
+        for script in self._pipeline.scripts:
+            if "Traceback" in script.text():
+                self._fault("printed a traceback", script)
+        self._say("verifying")
+        log = Log(self._pipeline)
+        for fault in log.faults(self._feeder.acknowledged):
+            self._fault(fault)
+        self.report.figures = {**log.figures, "not acknowledged": self._feeder.unsure}
+
+
+class Log:
+    """What the topics hold now, and whether it is what the messages ask for."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self.figures: dict[str, int] = {}
+        self._pipeline = pipeline
+        self._store = ModelStore(pipeline.settings.models_dir)
+        self._features = self._store.load_current().features
+        self._messages = pipeline.records(APP_MESSAGES)
+        self._outcomes = pipeline.records(OUTCOMES)
+        self.good = [r for r in self._messages if r.value not in BAD_MESSAGES]
+
+    def faults(self, acknowledged: Sequence[tuple[str, bytes, bytes | None]]) -> Iterator[str]:
+        """Every broken promise in one line."""
+        self._predictions = self._pipeline.records(PREDICTIONS)
+        self._events = self._pipeline.values(RETRAIN_TOPIC)
+        yield from self._input(acknowledged)
+        yield from self._one_prediction_each()
+        yield from self._rejected()
+        yield from self._requests()
+        yield from self._trainings()
+        yield from self._reproduced()
+        yield from self._message_store()
+        yield from self._explained()
+
+    def answered(self) -> bool:
+        """Whether every retrain request that is due was made and answered."""
+        events = self._pipeline.values(RETRAIN_TOPIC)
+        answered = {event["batch_id"] for event in events if event.get("training_completed")}
+        return {f"{t}-{p}-{first}" for t, p, first, _ in self._due()} <= answered
+
+    def stored(self) -> bool:
+        """Whether the trainer has stored all of it."""
+        try:
+            with self._open_store() as store:
+                offsets, counts = store.offsets(), store.counts()
+        except StoreError:
+            return False
+        last = {(r.topic, r.partition): r.offset for r in [*self._messages, *self._outcomes]}
+        return all(
+            offsets.get(place, 0) > offset for place, offset in last.items()
+        ) and counts.predictions >= len({json.loads(r.value)["request_id"] for r in self.good})
+
+    def _open_store(self) -> MessageStore:
+        return MessageStore.open(self._pipeline.settings.messages_url, self._features)
+
+    def _input(self, acknowledged: Sequence[tuple[str, bytes, bytes | None]]) -> Iterator[str]:
+        there = Counter((r.topic, r.key, r.value) for r in [*self._messages, *self._outcomes])
+        lost = Counter(acknowledged) - there
+        if lost:
+            yield f"{lost.total()} acknowledged records are not in the log: {_some(lost)}"
+        self.figures["messages"] = len(self.good)
+
+    def _one_prediction_each(self) -> Iterator[str]:
+        asked, given = _by_partition(self.good), _by_partition(self._predictions)
+        missing = doubled = 0
+        for partition in sorted(asked.keys() | given.keys()):
+            ids, found = asked.get(partition, []), given.get(partition, [])
+            lost, more = Counter(ids) - Counter(found), Counter(found) - Counter(ids)
+            missing, doubled = missing + lost.total(), doubled + more.total()
+            if lost:
+                yield f"partition {partition}: {lost.total()} without prediction: {_some(lost)}"
+            if more:
+                yield f"partition {partition}: {more.total()} doubled: {_some(more)}"
+            if not lost and not more and ids != found:
+                at = next(
+                    n for n, pair in enumerate(zip(ids, found, strict=True)) if len({*pair}) > 1
+                )
+                yield f"partition {partition}: another order from {ids[at]} on"
+        self.figures |= {"missing": missing, "doubled": doubled}
+
+    def _rejected(self) -> Iterator[str]:
+        bad = [r for r in self._messages if r.value in BAD_MESSAGES]
+        bad += [r for r in self._outcomes if r.value in BAD_OUTCOMES]
+        expected = Counter((r.topic, r.partition, r.offset, r.key, r.value) for r in bad)
+        found: Counter[Any] = Counter()
+        for letter in self._pipeline.records(DEAD_LETTERS):
+            headers = {name: value.decode() for name, value in letter.headers}
+            place = (headers["topic"], int(headers["partition"]), int(headers["offset"]))
+            found[(*place, letter.key, letter.value)] += 1
+        self.figures["rejected"] = found.total()
+        if expected != found:
+            yield f"dead letters missing: {_some(expected - found)}"
+            yield f"dead letters too many: {_some(found - expected)}"
+
+    def _due(self) -> list[tuple[str, int, int, int]]:
+        """The requests there should be: topic, partition, first and last offset."""
+        state: dict[tuple[str, int], list[int]] = {}
+        due = []
+        for record in [*self._messages, *self._outcomes]:
+            place = (record.topic, record.partition)
+            first_and_count = state.setdefault(place, [0, 0])
+            if self._known(record) is None:
+                continue
+            first_and_count[1] += 1
+            if first_and_count[1] == EVERY:
+                due.append((*place, first_and_count[0], record.offset))
+                state[place] = [record.offset + 1, 0]
+        return due
+
+    def _known(self, record: Any) -> str | None:
+        """The outcome a record makes known."""
+        if record.topic == OUTCOMES:
+            good = record.value not in BAD_OUTCOMES
+            return str(json.loads(record.value)["outcome"]) if good else None
+        if record.value in BAD_MESSAGES:
+            return None
+        outcome: str | None = json.loads(record.value)["data"].get(self._features.target)
+        return outcome
+
+    def _requests(self) -> Iterator[str]:
+        requests = [event for event in self._events if event.get("retrain")]
+        found = Counter(
+            (r["topic"], r["partition"], r["first_offset"], r["last_offset"]) for r in requests
+        )
+        due = Counter(self._due())
+        self.figures["retrain requests"] = len(requests)
+        if found != due:
+            yield f"requests: missing {_some(due - found)}, not due {_some(found - due)}"
+        if any(request["count"] != EVERY for request in requests):
+            yield f"a retrain request whose count is not {EVERY}"
+
+    def _trainings(self) -> Iterator[str]:
+        completed = [event for event in self._events if event.get("training_completed")]
+        answers = Counter(event["batch_id"] for event in completed)
+        asked = {event["batch_id"] for event in self._events if event.get("retrain")}
+        if asked - answers.keys():
+            yield f"never trained: {_some(Counter(asked - answers.keys()))}"
+        if answers.keys() - asked:
+            yield f"trained, but never asked for: {_some(Counter(answers.keys() - asked))}"
+        ids = [line["model_id"] for line in self._store.history() if "model_id" in line]
+        if ids != sorted(set(ids)):
+            yield f"model ids of the history do not grow: {ids}"
+        announced = [event["model_id"] for event in completed]
+        if announced != sorted(announced):
+            yield "announced model ids go back"
+        if missing := set(ids) - set(self._store.on_disk()):
+            yield f"bundles of the history that are not there: {sorted(missing)}"
+        self.figures |= {
+            "models": len(ids),
+            "announced twice": answers.total() - len(answers),
+        }
+
+    def _reproduced(self) -> Iterator[str]:
+        """Ask the model that each prediction names once more."""
+        by_model: dict[int, list[tuple[Any, Any]]] = defaultdict(list)
+        asked, given = defaultdict(list), defaultdict(list)
+        for record in self.good:
+            asked[record.partition].append(record)
+        for record in self._predictions:
+            given[record.partition].append(json.loads(record.value))
+        for partition, records in asked.items():
+            for record, prediction in zip(records, given[partition], strict=False):
+                by_model[prediction["model_id"]].append((record, prediction))
+        wrong, names = 0, self._features.classes
+        for model_id, pairs in by_model.items():
+            bundle = self._store.load(model_id)
+            rows = [bundle.decoder(record.value).data for record, _ in pairs]
+            scores = bundle.score(bundle.features.transform_rows(rows)).tolist()
+            for score, (record, prediction) in zip(scores, pairs, strict=True):
+                code = int(score > 0.5)
+                wrong += prediction != {
+                    "request_id": record.key.decode(),
+                    "prediction": code,
+                    "label": names[code],
+                    "probability": score,
+                    "model_id": model_id,
+                }
+        self.figures["models that answered"] = len(by_model)
+        if wrong:
+            yield f"{wrong} predictions are not what their model says"
+
+    def _explained(self) -> Iterator[str]:
+        """What a user would ask of a home with such a past."""
+        newest = str(max(self._store.on_disk()))
+        someone = json.loads(self._predictions[-1].value)["request_id"]
+        for command in (["why", someone], ["replay"], ["rebuild", newest]):
+            done = self._pipeline.run("-m", "ops", *command, timeout=300)
+            if done.returncode:
+                said = (done.stdout + done.stderr).strip().splitlines()[-1:]
+                yield f"{' '.join(command)} ended with status {done.returncode}: {said}"
+
+    def _message_store(self) -> Iterator[str]:
+        inline: dict[str, str | None] = {}
+        late: dict[str, str] = {}
+        for record in self.good:
+            inline[record.key.decode()] = self._known(record)
+        for record in self._outcomes:
+            outcome = self._known(record)
+            if outcome is not None:
+                late[record.key.decode()] = outcome
+        known = {name: late.get(name) or label for name, label in inline.items()}
+        expected = {name: label for name, label in known.items() if label is not None}
+        with self._open_store() as store:
+            counts, snapshot = store.counts(), store.snapshot()
+        found = dict(zip(snapshot.request_ids, snapshot.outcomes, strict=True))
+        self.figures["rows in the store"] = counts.messages
+        if counts.messages != len(inline):
+            yield f"the store has {counts.messages} messages of {len(inline)}"
+        if counts.predictions != len(inline):
+            yield f"the store has {counts.predictions} predictions of {len(inline)}"
+        if found != expected:
+            yield f"the store knows {len(found)} outcomes of {len(expected)}, or others"
+
+
+def _partitions_of(script: Script) -> list[int] | None:
+    """The partitions that a predictor said last it serves; None before it said so."""
+    said = re.findall(r"serves partitions \[(.*?)\]|(no partition to serve)", script.text())
+    if not said:
+        return None
+    return [int(number) for number in said[-1][0].split(",") if number]
+
+
+def _by_partition(records: Sequence[Any]) -> dict[int, list[str]]:
+    found: dict[int, list[str]] = defaultdict(list)
+    for record in records:
+        found[record.partition].append(json.loads(record.value)["request_id"])
+    return found
+
+
+def _some(counter: Counter[Any]) -> str:
+    things = list(counter.elements())
+    return f"{len(things)} ({', '.join(map(repr, things[:5]))}{', ...' if len(things) > 5 else ''})"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run it; 1 if a promise was broken, and then everything is kept to look at."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--minutes", type=float, default=5.0, help="how long to kill (5)")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        help="of the kills' order and of what is sent; the moments vary (random)",
+    )
+    parser.add_argument("--rate", type=float, default=100.0, help="messages a second (100)")
+    options = parser.parse_args(argv)
+    seed = random.randrange(10**6) if options.seed is None else options.seed
+    print(f"SEED={seed}", flush=True)
+    folder = Path(tempfile.mkdtemp(prefix="torture-"))
+    home = folder / "home"
+    home.mkdir()
+    with Broker(folder / "broker", jvm=SHORT_LIVED) as broker:
+        pipeline = Pipeline(home, broker.bootstrap, **ENVIRONMENT)
+        try:
+            done = pipeline.run("initialize.py", "--evals", "1", timeout=300)
+            if done.returncode:
+                print(done.stdout + done.stderr, file=sys.stderr)
+                return 1
+            torture = Torture(
+                pipeline,
+                broker,
+                preprocess_data.sample_rows(pipeline.settings.data_dir, pipeline.settings.data),
+                seed=seed,
+                rate=options.rate,
+                silence=60.0 if options.minutes >= 5 else 0.0,
+                say=lambda line: print(f"{time.strftime('%H:%M:%S')} {line}", flush=True),
+            )
+            until = time.monotonic() + 60 * options.minutes
+            report = torture.run(lambda kills: time.monotonic() < until)
+        except KeyboardInterrupt:
+            print(f"interrupted; the home is in {folder}")
+            return 130
+        finally:
+            pipeline.close()
+    print(report.text())
+    if report.faults:
+        print(f"SEED={seed}; the home, the outputs and the broker's log are in {folder}")
+        return 1
+    shutil.rmtree(folder)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

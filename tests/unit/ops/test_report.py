@@ -1,0 +1,60 @@
+"""`python -m ops report`."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ops.__main__ import main
+from tests.unit.utils.message_store.test_store import FEATURES, judged_batch
+from train import fit
+from utils.message_store import MessageStore
+from utils.model_store import Draft, ModelStore
+
+
+def publish(models: Path) -> None:
+    random_rows = np.random.default_rng(1).random((100, 2))
+    booster = fit.fit(random_rows, np.arange(100) % 2, FEATURES, {"num_leaves": 4}, 2, threads=1)
+    draft = Draft(
+        model_text=fit.model_text(booster),
+        features=FEATURES,
+        hyperparameters={"num_boost_round": 2},
+        seed=1,
+        training={"rows": 100, "base_data_sha256": "0" * 64, "offsets": {}},
+        golden_rows=[{"age": 1.5, "job": "a"}],
+        metrics={},
+    )
+    ModelStore(models).publish(draft)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("PIPELINE_HOME", str(tmp_path))
+    monkeypatch.delenv("MESSAGES_URL", raising=False)
+    return tmp_path
+
+
+def test_the_report_prints_what_is_known(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    publish(home / "models")
+    assert main(["report"]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "not made it yet" in error
+    with MessageStore(f"sqlite:///{home}/messages/messages.db", FEATURES) as store:
+        store.ingest(judged_batch(400))
+    assert main(["report", "--last", "70"]) == 0
+    shown = capsys.readouterr().out
+    for words in ("log loss", "AUC", "calibration", "last 70", "160", "400 messages, 360 of them"):
+        assert words in shown
+
+
+def test_the_report_without_a_model_is_one_line(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["report"]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_help_explains_the_environment(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "MESSAGES_URL" in capsys.readouterr().out

@@ -1,0 +1,92 @@
+"""The gate scores each row once, and as the model would."""
+
+from typing import Any
+
+import lightgbm as lgb
+import numpy as np
+import pandas as pd
+import pytest
+
+from train import fit, gate
+from train.gate import Scores
+from utils.feature_tools import FeatureTools
+from utils.messages import Decoder
+from utils.model_store.bundle import MODEL, Bundle, sha256
+
+
+class Counting:
+    """A model that counts the rows it scores."""
+
+    def __init__(self, booster: lgb.Booster) -> None:
+        self.booster = booster
+        self.rows = 0
+
+    @property
+    def text(self) -> str:
+        return fit.model_text(self.booster)
+
+    def predict(self, X: np.ndarray, **more: Any) -> Any:
+        self.rows += len(X)
+        return self.booster.predict(X, **more)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.booster, name)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_each_row_is_scored_once_and_bit_for_bit(classes: int) -> None:
+    rng = np.random.default_rng(5)
+    X = rng.random((400, 4))
+    X[rng.random(X.shape) < 0.1] = np.nan
+    codes = rng.integers(0, classes, len(X))
+    several = {"objective": "multiclass", "num_class": classes}
+    params = several if classes > 2 else {"objective": "binary"}
+    booster = lgb.train({**params, "verbosity": -1}, lgb.Dataset(X, label=codes), 20)
+    model, scores = Counting(booster), Scores()
+
+    def scored(places: np.ndarray) -> int:
+        before = model.rows
+        found = scores(model, X[places], 2)  # type: ignore[arg-type]
+        assert (found == fit.predict(booster, X[places], 1)).all()
+        return model.rows - before
+
+    assert scored(np.arange(0)) == 0
+    assert scored(np.arange(300)) == 300
+    assert scored(np.arange(300)) == 0
+    more = rng.permutation(310)  # the new ones anywhere among the old
+    assert scored(more) == 10
+    assert scored(np.repeat(more[:50], 2)) == 0
+    assert scored(np.arange(310)) == 260, "only what was last asked for is kept"
+
+
+def test_a_champion_scores_the_rows_alone_that_came_since_it_was_challenger() -> None:
+    rng = np.random.default_rng(6)
+    frame = pd.DataFrame(rng.random((500, 3)), columns=list("abc"))
+    labels = np.where(frame["a"] + rng.random(500) > 1, "yes", "no").astype(object)
+    features = FeatureTools().fit(
+        frame, target="t", numerical=list("abc"), categorical=[], crosses=[], classes=["no", "yes"]
+    )
+    champion, rows = None, 300
+    for rounds in (3, 4, 5, 6):
+        params = {"objective": "binary", "verbosity": -1}
+        data = lgb.Dataset(features.transform(frame), label=labels == "yes")
+        challenger = Counting(lgb.train(params, data, rounds))
+        kept_aside = (frame[:rows], labels[:rows])
+        before = 0 if champion is None else champion.rows
+        bundle = None if champion is None else bundle_of(champion, features)
+        booster: Any = challenger
+        found, ours, theirs = gate.compared(
+            booster, challenger.text, features, bundle, kept_aside, 1
+        )
+        assert challenger.rows == rows == ours["rows"]
+        if champion is not None:
+            assert champion.rows - before == 10
+            assert found is not None and theirs is not None
+            assert found.mean_difference == pytest.approx(ours["log_loss"] - theirs["log_loss"])
+        champion, rows = challenger, rows + 10
+
+
+def bundle_of(model: Counting, features: FeatureTools) -> Bundle:
+    booster: Any = model
+    manifest = {"sha256": {MODEL: sha256(model.text.encode())}}
+    return Bundle(1, booster, features, manifest, Decoder(dict))

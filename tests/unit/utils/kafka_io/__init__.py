@@ -1,0 +1,1 @@
+"""Tests of utils.kafka_io, against a real broker."""

@@ -1,0 +1,1 @@
+"""Tests of utils.message_store, on SQLite and PostgreSQL."""

@@ -1,0 +1,119 @@
+"""The process that logs to MLflow, beside a script; and the script's option for it."""
+
+import argparse
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from importlib.util import find_spec
+from multiprocessing.connection import Connection
+
+from train.tracking import outbox
+from train.tracking.tracker import Tracker, follow
+from utils import process
+from utils.process import Report, Stop, UserError
+from utils.settings import Settings
+
+
+def add_argument(parser: argparse.ArgumentParser) -> None:
+    """The option `--mlflow` of the scripts that train."""
+    parser.add_argument(
+        "--mlflow",
+        action="store_true",
+        help="log to MLflow, also without MLFLOW_TRACKING_URI: then into mlruns/ in the home",
+    )
+
+
+def switched_on(settings: Settings, wanted: bool) -> Settings:
+    """The settings with the tracking URI filled in, where tracking is wanted.
+
+    Raises:
+        UserError: It is wanted, and MLflow is not installed.
+    """
+    if wanted and not settings.mlflow.tracking_uri:
+        uri = f"sqlite:///{settings.mlflow_dir / 'mlflow.db'}"
+        section = settings.mlflow.model_copy(update={"tracking_uri": uri})
+        settings = settings.model_copy(update={"mlflow": section})
+    if settings.mlflow.tracking_uri and find_spec("mlflow") is None:
+        raise UserError("MLflow is not installed: pip install -r requirements-mlflow.txt")
+    return settings
+
+
+class Tracking:
+    """The process beside a script, if there is tracking; ends with the script.
+
+    Args:
+        settings: As `switched_on` gave them.
+        patience: Seconds that the end may take to log what is left.
+        niceness: Of the process, from 0 to 19; 0 for a script that has to wait for it.
+    """
+
+    def __init__(self, settings: Settings, patience: float, *, niceness: int) -> None:
+        self._settings = settings
+        self._patience = patience
+        self._niceness = niceness
+
+    def __enter__(self) -> "Tracking":
+        if self._settings.mlflow.tracking_uri:
+            outbox.keep_all(self._settings)
+            context = multiprocessing.get_context("spawn")
+            theirs, self._ours = context.Pipe(duplex=False)
+            self._process = context.Process(
+                target=_beside,
+                args=(self._settings, theirs, self._patience, self._niceness),
+                daemon=True,
+            )
+            self._process.start()
+            theirs.close()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._settings.mlflow.tracking_uri:
+            self._ours.close()  # which tells it to end
+            self._process.join(self._patience)
+            if self._process.exitcode != 0:
+                self._process.kill()
+                self._process.join()
+                Tracker(self._settings, _reporter()).say_what_waits("silent")
+
+
+def _beside(settings: Settings, parent: Connection, patience: float, niceness: int) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # the script decides what they mean
+    if niceness:
+        process.be_nice(niceness)
+    stop = Stop()
+
+    report = _reporter()
+    tracker = Tracker(settings, report)
+
+    def end_with_parent() -> None:
+        with contextlib.suppress(EOFError):
+            parent.recv()  # never sent: the other end closes, also when it is killed
+        stop.set()
+        time.sleep(patience)
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    with process.only_one(settings, "tracker", stop, report) as slot:
+        if slot is not None:
+            follow(tracker, stop, report)
+
+
+def _reporter() -> Report:
+    return process.reporter("mlflow", "blue")
+
+
+def log_once(settings: Settings) -> None:
+    """Bring MLflow up to date, and say what keeps it from that."""
+    settings = switched_on(settings, wanted=True)
+    tracker = Tracker(settings, _reporter())
+    with process.slot(settings, "tracker", most=1):
+        outbox.keep_all(settings)
+        try:
+            tracker.step(thorough=True)
+        except Exception as error:  # MLflow's are of many kinds
+            raise UserError(f"{tracker.shown}: {tracker.explained(error)}") from None
+    print(f"{tracker.shown} knows every model that is there")

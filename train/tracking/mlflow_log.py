@@ -1,0 +1,282 @@
+"""What MLflow is told. The only module that knows its client, and as slow to import.
+
+Each search is a run: a child run for each evaluation, the bundle as its artifact and as a
+version of the registered model. A run is FINISHED once all of that is there, so one that
+was cut short is known by it, removed and logged anew.
+"""
+
+import math
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+from mlflow.entities import Metric, Param, ViewType
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model
+
+from train.quality import Quality
+from utils.model_store import Bundle
+from utils.model_store.bundle import load_bundle
+
+HOME, MODEL_ID, PARENT = "home", "model_id", "mlflow.parentRunId"
+ARTIFACT = "bundle"
+#: Databases hold no artifacts; a server and the rest say themselves where theirs are.
+DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+#: So that the UI does not take it for one about language models.
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+#: The figures of `train.evaluate.metrics` that are worth a chart.
+FIGURES = ("log_loss", "auc", "accuracy", "calibration")
+
+
+class MlflowLog:
+    """One pipeline's experiment and registered model.
+
+    Whatever goes wrong, MLflow raises exceptions of many kinds (its own, those of requests
+    and of SQLAlchemy): then make another one, which looks afresh at what is there.
+
+    Args:
+        uri: The tracking server or database.
+        name: Of the experiment and of the registered model.
+        home: Says whose runs these are: other pipelines may log to the same place.
+        artifacts: The folder for artifacts where `uri` is a database.
+    """
+
+    def __init__(self, uri: str, name: str, *, home: str, artifacts: Path) -> None:
+        mlflow.set_tracking_uri(uri)  # what moves artifacts asks for it there
+        self._client = mlflow.MlflowClient(uri)
+        self._name = name
+        self._home = home
+        in_database = uri.startswith(DATABASES)
+        self._experiment = self._find_experiment(artifacts.as_uri() if in_database else None)
+        self._find_registered_model()
+        self._runs: dict[int, str] = {}
+        self._known_outcomes: dict[int, int] = {}
+        self._take_in_runs()
+        self._versions = self._find_versions()
+
+    @property
+    def models(self) -> set[int]:
+        """The models that are logged whole."""
+        return set(self._runs)
+
+    def known_outcomes(self, model_id: int) -> int:
+        """How many outcomes the model's live quality was last logged for."""
+        return self._known_outcomes.get(model_id, 0)
+
+    def log_bundle(self, bundle: Bundle, folder: Path) -> None:
+        """Log a search and the model that came of it.
+
+        1. parent run; 2. a child run for each evaluation; 3. artifact; 4. registered
+        version; 5. end.
+
+        Args:
+            bundle: Loaded from `folder`.
+            folder: The bundle's files.
+        """
+        manifest = bundle.manifest
+        ended = round(datetime.fromisoformat(manifest["created"]).timestamp() * 1000)
+        seconds = manifest["training"].get("seconds", {})
+        begun = ended - round(1000 * sum(seconds.values()))
+        run = self._client.create_run(  # 1
+            self._experiment,
+            start_time=begun,
+            run_name=f"model {bundle.model_id}",
+            tags={
+                HOME: self._home,
+                MODEL_ID: str(bundle.model_id),
+                "parent_model_id": str(bundle.parent_id or ""),
+                "gate": _verdict(manifest),
+                "batch_ids": " ".join(manifest["batch_ids"])[:5000],
+            },
+        )
+        run_id = run.info.run_id
+        self._log_children(run_id, manifest, begun + round(1000 * seconds.get("reading", 0)))  # 2
+        self._log_artifact(run_id, bundle, folder)  # 3
+        version = self._client.create_model_version(  # 4
+            self._name,
+            source=f"{run.info.artifact_uri}/{ARTIFACT}",
+            run_id=run_id,
+            tags={HOME: self._home, MODEL_ID: str(bundle.model_id), "gate": _verdict(manifest)},
+        )
+        self._client.log_batch(  # 5
+            run_id, metrics=_metrics(_figures_of(manifest), ended), params=_params(_told(manifest))
+        )
+        self._client.set_terminated(run_id, end_time=ended)
+        self._runs[bundle.model_id] = run_id
+        self._versions[bundle.model_id] = str(version.version)
+
+    def point(self, aliases: Mapping[str, int | None]) -> None:
+        """Let each alias name the version of a model; None, or one not logged: no version."""
+        there = self._client.get_registered_model(self._name).aliases
+        for alias, model_id in aliases.items():
+            version = self._versions.get(model_id) if model_id else None
+            if version is None:
+                if alias in there:
+                    self._client.delete_registered_model_alias(self._name, alias)
+            elif str(there.get(alias)) != version:
+                self._client.set_registered_model_alias(self._name, alias, version)
+
+    def log_quality(self, quality: Quality, last: int) -> None:
+        """Log a model's live quality; the step is the number of outcomes known so far."""
+        figures: dict[str, Any] = {"live/outcomes": quality.known, "live/missing": quality.missing}
+        for name in FIGURES:
+            figures[f"live/{name}"] = quality.overall[name]
+            figures[f"live/{name}_last_{last}"] = quality.last[name]
+        self._client.log_batch(
+            self._runs[quality.model_id],
+            metrics=_metrics(figures, round(time.time() * 1000), quality.known),
+        )
+        self._known_outcomes[quality.model_id] = quality.known
+
+    def _find_experiment(self, artifacts: str | None) -> str:
+        found = self._client.get_experiment_by_name(self._name)
+        if found is None:
+            return str(
+                self._client.create_experiment(
+                    self._name, artifact_location=artifacts, tags=EXPERIMENT_TAGS
+                )
+            )
+        if found.lifecycle_stage != "active":
+            self._client.restore_experiment(found.experiment_id)
+        return str(found.experiment_id)
+
+    def _find_registered_model(self) -> None:
+        try:
+            self._client.get_registered_model(self._name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            self._client.create_registered_model(self._name)
+
+    def _take_in_runs(self) -> None:
+        """Learn which models are logged; remove what was cut short, children first."""
+        for run in self._search_runs(f"tags.{HOME} = '{_quoted(self._home)}'", ViewType.ALL):
+            if run.info.status == "FINISHED":  # one that somebody deleted is not logged again
+                model_id = int(run.data.tags[MODEL_ID])
+                self._runs[model_id] = run.info.run_id
+                known = run.data.metrics.get("live/outcomes", 0)
+                self._known_outcomes[model_id] = int(known)
+            elif run.info.lifecycle_stage != "deleted":
+                self._remove(run.info.run_id)
+
+    def _remove(self, run_id: str) -> None:
+        for child in self._search_runs(f"tags.`{PARENT}` = '{run_id}'", ViewType.ACTIVE_ONLY):
+            self._client.delete_run(child.info.run_id)
+        for version in self._client.search_model_versions(f"run_id = '{run_id}'"):
+            self._client.delete_model_version(self._name, version.version)
+        self._client.delete_run(run_id)
+
+    def _search_runs(self, wanted: str, view: int) -> Iterable[Any]:
+        token: str | None = None
+        while True:
+            page = self._client.search_runs(
+                [self._experiment], wanted, run_view_type=view, page_token=token
+            )
+            yield from page
+            token = page.token
+            if not token:
+                return
+
+    def _find_versions(self) -> dict[int, str]:
+        wanted, found, token = f"name = '{_quoted(self._name)}'", {}, None
+        while True:
+            page = self._client.search_model_versions(wanted, page_token=token)
+            for version in page:
+                if version.tags.get(HOME) == self._home:
+                    found[int(version.tags[MODEL_ID])] = str(version.version)
+            token = page.token
+            if not token:
+                return found
+
+    def _log_children(self, parent_id: str, manifest: Mapping[str, Any], begun: int) -> None:
+        best = math.inf
+        for number, trial in enumerate(manifest["training"].get("trials", ()), 1):
+            ended = begun + round(1000 * trial["seconds"])
+            child = self._client.create_run(
+                self._experiment,
+                start_time=begun,
+                run_name=f"evaluation {number}",
+                tags={PARENT: parent_id, "given_up": str(trial["given_up"])},
+            )
+            loss = trial["loss"]
+            figures = {"loss": loss, "rounds": trial["rounds"], "seconds": trial["seconds"]}
+            self._client.log_batch(
+                child.info.run_id,
+                metrics=_metrics(figures, ended),
+                params=_params(trial["params"]),
+            )
+            self._client.set_terminated(child.info.run_id, end_time=ended)
+            best = best if loss is None else min(best, loss)
+            search = {"search/loss": loss, "search/best_loss": best}
+            self._client.log_batch(parent_id, metrics=_metrics(search, ended, number))
+            begun = ended
+
+    def _log_artifact(self, run_id: str, bundle: Bundle, folder: Path) -> None:
+        with tempfile.TemporaryDirectory() as temporary:
+            artifact = Path(temporary) / ARTIFACT
+            data = str(bundle.model_id)  # a bundle's folder has its number as name
+            shutil.copytree(folder, artifact / data)
+            model = Model(artifact_path=ARTIFACT, run_id=run_id)
+            mlflow.pyfunc.add_to_model(model, loader_module=__name__, data=data)
+            model.save(str(artifact / "MLmodel"))
+            self._client.log_artifacts(run_id, str(artifact), ARTIFACT)
+
+
+class _Predictor:
+    """A bundle as `mlflow.pyfunc.load_model` gives it out."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._bundle = bundle
+
+    def predict(self, frame: pd.DataFrame, params: Mapping[str, Any] | None = None) -> Any:
+        """Probabilities for raw rows, as `Bundle.score` gives them."""
+        return self._bundle.score(self._bundle.features.transform(frame))
+
+
+def _load_pyfunc(path: str) -> _Predictor:
+    """The entry that MLflow looks for in a loader module; the bundle is verified."""
+    return _Predictor(load_bundle(Path(path)))
+
+
+def _verdict(manifest: Mapping[str, Any]) -> str:
+    return "accepted" if manifest["accepted"] else "refused"
+
+
+def _told(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    training = manifest["training"]
+    about = {name: training.get(name) for name in ("hyper", "evaluations", "rows")}
+    return {**manifest["hyperparameters"], **about, "seed": manifest["seed"]}
+
+
+def _figures_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    training = manifest["training"]
+    figures = {"search/cv_loss": training.get("cv_loss")}
+    for side, named in (("challenger", "validation"), ("champion", "champion")):
+        metrics = manifest["metrics"].get(side) or {}
+        figures |= {f"{named}/{name}": metrics.get(name) for name in (*FIGURES, "rows")}
+    for name in ("mean_difference", "standard_error"):
+        figures[f"gate/{name}"] = (manifest["gate"] or {}).get(name)
+    return figures | {f"seconds/{name}": s for name, s in training.get("seconds", {}).items()}
+
+
+def _metrics(figures: Mapping[str, Any], timestamp: int, step: int = 0) -> list[Metric]:
+    """Those that are numbers; `timestamp` in milliseconds since 1970."""
+    return [
+        Metric(name, float(value), timestamp, step)
+        for name, value in figures.items()
+        if value is not None and math.isfinite(value)
+    ]
+
+
+def _params(values: Mapping[str, Any]) -> list[Param]:
+    return [Param(name, str(value)) for name, value in values.items()]
+
+
+def _quoted(text: str) -> str:
+    return text.replace("'", "''")

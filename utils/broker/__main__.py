@@ -1,0 +1,117 @@
+"""The broker's command: `python -m utils.broker`."""
+
+import argparse
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from utils.broker.jars import LOCK, VERSION, BrokerError, write_lock
+from utils.broker.ports import LOOPBACK, answers
+from utils.broker.server import Broker, prepare
+
+if TYPE_CHECKING:
+    from utils.settings import Kafka
+
+EPILOG = f"""\
+Ends with status 0 when it is told to stop (SIGINT, SIGTERM; a second one ends at once),
+and at once, with one line, when a Kafka broker answers there already. Any other status
+says on one line what is wrong. On Linux, Kafka is killed with this process, whatever
+ends it.
+
+environment variables:
+  KAFKA_BOOTSTRAP_SERVERS  where it listens; the first address, which must be this
+                           machine's {LOOPBACK} (default: localhost:9092)
+  PIPELINE_HOME            its files are in data/kafka in there (default: the root of
+                           the clone)
+  M2_REPO                  where Kafka's jars are kept (default: ~/.m2/repository)
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the broker in the foreground; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m utils.broker",
+        description=f"Run a real Apache Kafka {VERSION} on this machine, in the foreground.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument(
+        "--prepare",
+        action="store_true",
+        help="fetch Kafka and make what lets it start fast, and end: later starts need no network",
+    )
+    instead.add_argument(
+        "--write-lock",
+        action="store_true",
+        help=f"pin the jars of another version of Kafka in {LOCK.name}, and end",
+    )
+    options = parser.parse_args(arguments)
+    from utils import settings  # here, as it takes longer to import than all the rest
+
+    for signal_number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signal_number, _stop_once)
+    try:
+        if options.prepare:
+            prepare()
+            print(f"Apache Kafka {VERSION} is ready to be started")
+            return 0
+        if options.write_lock:
+            print(f"{write_lock()} jars pinned in {LOCK}")
+            return 0
+        config = settings.load()
+        return _serve(config.kafka, config.data_dir / "kafka")
+    except KeyboardInterrupt:
+        return 0
+    except (BrokerError, settings.SettingsError) as error:
+        print(error, file=sys.stderr)
+    except OSError as error:
+        print(f"cannot use {error.filename}: {error.strerror}", file=sys.stderr)
+    return 1
+
+
+def _serve(kafka: "Kafka", home: Path) -> int:
+    address = kafka.bootstrap_servers.split(",")[0].strip()
+    port = _own_port(address)
+    if answers(address):
+        print(f"a Kafka broker answers at {address} already: nothing to start")
+        return 0
+    if kafka.security_protocol != "PLAINTEXT":
+        raise BrokerError(
+            f"KAFKA_SECURITY_PROTOCOL is {kafka.security_protocol}, "
+            "but the broker on this machine speaks plain text only"
+        )
+    with Broker(home, port) as broker:
+        print(f"Apache Kafka {VERSION} is ready at {address} (log: {broker.log_file})", flush=True)
+        status = broker.wait()
+        raise BrokerError(f"Kafka ended by itself, status {status} (log: {broker.log_file})")
+
+
+def _own_port(address: str) -> int:
+    """The port of a host:port that is this machine's loopback address."""
+    host, _, port = address.rpartition(":")
+    try:
+        found = {entry[4][0] for entry in socket.getaddrinfo(host, None, socket.AF_INET)}
+    except OSError:
+        found = set()
+    if found != {LOOPBACK}:
+        raise BrokerError(
+            f"KAFKA_BOOTSTRAP_SERVERS is {address}: the broker on this machine listens at "
+            f"{LOOPBACK} alone, so this wants localhost or {LOOPBACK}"
+        )
+    return int(port)
+
+
+def _stop_once(signal_number: int, frame: FrameType | None) -> None:
+    """Stop in order; the next signal ends this process at once, and Kafka with it."""
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_DFL)
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,149 @@
+"""Kafka's jars: which they are, and how they get here.
+
+They are pinned in jars.sha256 (`sha256sum` format, paths as in a Maven repository), fetched
+once by jgo and checked at every start.
+"""
+
+import fcntl
+import hashlib
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from utils.durable_files import try_lock
+
+VERSION = "4.4.0"
+LOCK = Path(__file__).with_name("jars.sha256")
+
+#: What is locked. Without "!" the second one would change Kafka's own version.
+ENDPOINT = (
+    f"org.apache.kafka:kafka_2.13:{VERSION}+org.apache.logging.log4j:log4j-slf4j-impl:2.25.5!"
+)
+
+
+class BrokerError(Exception):
+    """The broker cannot be fetched or started; its text is one line for the user."""
+
+
+class Jar(NamedTuple):
+    """A line of the lock: a file's SHA-256 and its path inside a Maven repository."""
+
+    sha256: str
+    path: str
+
+
+def locked_jars(lock: Path = LOCK) -> list[Jar]:
+    """What the lock lists, in the order of the class path."""
+    return [Jar(*line.split()) for line in lock.read_text("ascii").splitlines()]
+
+
+def damaged(jars: Sequence[Jar], cache: Path) -> list[Jar]:
+    """Those of the jars that are missing in `cache` or are not what the lock says."""
+    return [jar for jar in jars if _sha256(cache / jar.path) != jar.sha256]
+
+
+def ensure_jars(cache: Path | None = None) -> list[Path]:
+    """Have every locked jar in `cache`, fetching what is missing or damaged.
+
+    Args:
+        cache: A Maven repository; by default jgo's: M2_REPO, else ~/.m2/repository.
+
+    Returns:
+        Kafka's class path.
+
+    Raises:
+        BrokerError: A jar cannot be fetched, or what came is not what is locked.
+    """
+    cache = cache or Path(os.environ.get("M2_REPO") or Path.home() / ".m2" / "repository")
+    jars = locked_jars()
+    if damaged(jars, cache):
+        with _one_at_a_time(cache):
+            if missing := damaged(jars, cache):  # still, when it is this one's turn
+                _fetch(missing, cache)
+    return [cache / jar.path for jar in jars]
+
+
+@contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system that knows no locks: at worst both fetch
+            if not try_lock(lock):
+                print(f"another process is fetching to {folder}: waiting for it", file=sys.stderr)
+                fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _fetch(jars: Sequence[Jar], cache: Path) -> None:
+    """Fetch jars into a folder aside, and move each into `cache` when it is right."""
+    from jgo.config import GlobalSettings
+    from jgo.maven import MavenContext
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    console.print(f"fetching Apache Kafka {VERSION} to {cache}, once", highlight=False)
+    mirrors = GlobalSettings.load().repositories or None  # [repositories] in jgo.conf
+    with tempfile.TemporaryDirectory(prefix=".fetching-", dir=cache) as folder:
+        context = MavenContext(repo_cache=Path(folder), remote_repos=mirrors)
+        for jar in track(jars, "jars", console=console):
+            *group, project, version, name = PurePosixPath(jar.path).parts
+            artifact = context.project(".".join(group), project).at_version(version).artifact()
+            fetched = Path(folder, jar.path)
+            _retrying(name, artifact.resolve, fetched)
+            if _sha256(fetched) != jar.sha256:
+                raise BrokerError(f"{name}: what was fetched is not what {LOCK.name} pins")
+            (cache / jar.path).parent.mkdir(parents=True, exist_ok=True)
+            fetched.replace(cache / jar.path)
+
+
+def _retrying(name: str, fetch: Callable[[], Path], target: Path) -> None:
+    import requests
+    from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
+
+    dropped = retry_if_exception_type(requests.RequestException)
+    retrying = Retrying(
+        retry=dropped, stop=stop_after_attempt(4), wait=wait_exponential(0.5), reraise=True
+    )
+    try:
+        for attempt in retrying:
+            with attempt:
+                target.unlink(missing_ok=True)  # half of the attempt before
+                fetch()
+    except requests.RequestException as error:
+        raise BrokerError(
+            f"cannot fetch {name}: the Maven repository does not answer ({type(error).__name__})"
+        ) from None
+    except RuntimeError as error:
+        raise BrokerError(f"cannot fetch {name}: {error}") from None
+
+
+def write_lock(lock: Path = LOCK) -> int:
+    """Write the lock anew from what ENDPOINT stands for; returns how many jars it lists.
+
+    For whoever changes VERSION: what is fetched here is trusted.
+    """
+    import jgo
+
+    artifacts = jgo.resolve(ENDPOINT)
+    with tempfile.TemporaryDirectory() as folder:
+        artifacts[0].context.repo_cache = Path(folder)  # all share it; fetches all again
+        files = sorted(artifact.resolve() for artifact in artifacts)
+        lines = [f"{_sha256(file)}  {file.relative_to(folder)}\n" for file in files]
+    lock.write_text("".join(lines), "ascii")
+    return len(lines)
+
+
+def _sha256(file: Path) -> str | None:
+    try:
+        with file.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except FileNotFoundError:
+        return None

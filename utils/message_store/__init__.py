@@ -1,0 +1,29 @@
+"""What the trainer has read of the log, in SQL.
+
+Filling it from Kafka is `utils.message_store.ingest`, which is not imported here: whoever only
+looks at the store needs no broker.
+"""
+
+from utils.message_store.database import StoreError
+from utils.message_store.store import (
+    Batch,
+    Counts,
+    Judged,
+    MessageStore,
+    Offsets,
+    Snapshot,
+    StoredMessage,
+    StoreReplaced,
+)
+
+__all__ = [
+    "Batch",
+    "Counts",
+    "Judged",
+    "MessageStore",
+    "Offsets",
+    "Snapshot",
+    "StoreError",
+    "StoreReplaced",
+    "StoredMessage",
+]

@@ -1,0 +1,150 @@
+"""Moves the log into the message store, offsets and rows in one SQL transaction."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from utils import messages
+from utils.feature_tools import FeatureTools, message_type
+from utils.kafka_io import LogReader, TopicPartition
+from utils.message_store.store import Batch, MessageStore, Offsets, StoredMessage
+from utils.settings import Kafka
+
+TOPICS = (messages.APP_MESSAGES, messages.PREDICTIONS, messages.OUTCOMES)
+
+
+class Ingest:
+    """Reads on where the store's own offsets say.
+
+    Args:
+        kafka: How to reach the cluster.
+        store: What is filled.
+        features: Says which columns a message has, and of which type.
+    """
+
+    def __init__(self, kafka: Kafka, store: MessageStore, features: FeatureTools) -> None:
+        self.outcomes = 0
+        self._kafka = kafka
+        self._store = store
+        self._classes = frozenset(features.classes)
+        self._decoding = Decoding(features)
+        self._offsets: Offsets = {}
+        self._reader: LogReader | None = None
+        self._opened()
+
+    def _opened(self) -> LogReader:
+        """The reader; after trouble a new one, which goes on where the store is."""
+        if self._reader is None:
+            self._offsets = self._store.offsets()
+            self._reader = LogReader(self._kafka, TOPICS, self._offsets)
+        return self._reader
+
+    def step(self) -> int:
+        """Store what has arrived; returns how many records that was.
+
+        Raises:
+            StoreError: The store cannot be written; the same records come again.
+            KafkaUnavailable: Nor can they be read just now.
+        """
+        reader = self._opened()
+        polled = reader.poll(timeout_ms=0)
+        if not polled:
+            return 0
+        batch = self._decoding.batch(polled)
+        batch.topic_ids = reader.topic_ids()
+        try:
+            self._store.ingest(batch)
+        except BaseException:
+            self.close()
+            raise
+        self._offsets.update(batch.offsets)
+        found = [outcome for _, outcome, *_ in batch.outcomes]
+        found += [message.outcome for message in batch.messages if message.outcome is not None]
+        self.outcomes += sum(outcome in self._classes for outcome in found)
+        return sum(map(len, polled.values()))
+
+    def has_read(self, requests: Iterable[messages.RetrainRequest]) -> bool:
+        """Whether the store holds everything that the requests speak of."""
+        return all(
+            self._offsets.get((request.topic, request.partition), 0) > request.last_offset
+            for request in requests
+        )
+
+    def is_same_log(self, topic: str, topic_ids: Mapping[str, str]) -> bool:
+        """Whether a topic is still the one that had this id, not one made again."""
+        now = self._opened().topic_ids().get(topic)
+        return now is None or topic_ids.get(topic, now) == now
+
+    def close(self) -> None:
+        """Release the connection."""
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+    def __enter__(self) -> "Ingest":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+class Decoding:
+    """Turns records into rows of the store, by the rules of the predictor.
+
+    But for outcomes of an unknown class: the store refuses and counts those.
+
+    Args:
+        features: Says which columns a message has, and of which type.
+    """
+
+    def __init__(self, features: FeatureTools) -> None:
+        self._features = features
+        self._message = messages.Decoder(message_type(features))
+        self._outcome = messages.Decoder(messages.Outcome)
+        self._prediction = messages.Decoder(messages.Prediction)
+
+    def batch(self, polled: dict[TopicPartition, list[Any]]) -> Batch:
+        """All usable records of a poll; those the predictor rejects are passed over."""
+        batch = Batch(messages=[], outcomes=[], predictions=[], offsets={})
+        for tp, records in polled.items():
+            take = {
+                messages.APP_MESSAGES: self._app_message,
+                messages.OUTCOMES: self._late_outcome,
+                messages.PREDICTIONS: self._prediction_made,
+            }[tp.topic]
+            for record in records:
+                try:
+                    take(record, batch)
+                except messages.BadRecord:
+                    continue
+            batch.offsets[(tp.topic, tp.partition)] = records[-1].offset + 1
+        return batch
+
+    def _app_message(self, record: Any, batch: Batch) -> None:
+        message = self._message(record.value)
+        features = self._features
+        if features.knows_nothing_of(message.data):
+            return
+        batch.messages.append(
+            StoredMessage(
+                message.request_id,
+                record.partition,
+                record.offset,
+                record.timestamp,
+                features.row_values(message.data),
+                _text(message.data.outcome),
+            )
+        )
+
+    def _late_outcome(self, record: Any, batch: Batch) -> None:
+        outcome = self._outcome(record.value)
+        where = (record.partition, record.offset, record.timestamp)
+        batch.outcomes.append((outcome.request_id, messages.label_text(outcome.outcome), *where))
+
+    def _prediction_made(self, record: Any, batch: Batch) -> None:
+        made = self._prediction(record.value)
+        where = (record.partition, record.offset, record.timestamp)
+        batch.predictions.append((made.request_id, made.model_id, made.probability, *where))
+
+
+def _text(label: messages.Label | None) -> str | None:
+    return None if label is None else messages.label_text(label)

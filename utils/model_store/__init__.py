@@ -1,0 +1,24 @@
+"""Bundles (a model and its preprocessor): what one is, where they are kept, which one serves."""
+
+from utils.model_store.bundle import (
+    FEATURES,
+    MANIFEST,
+    MODEL,
+    Bundle,
+    BundleError,
+    Draft,
+    ModelStoreError,
+)
+from utils.model_store.store import ModelStore, serving
+
+__all__ = [
+    "FEATURES",
+    "MANIFEST",
+    "MODEL",
+    "Bundle",
+    "BundleError",
+    "Draft",
+    "ModelStore",
+    "ModelStoreError",
+    "serving",
+]

@@ -1,0 +1,497 @@
+"""The store of bundles: which there are, which one serves, and which ones have.
+
+    models/<model_id>/     model.txt · features.json · manifest.json
+    models/current.json    which one serves
+    models/history.jsonl   every bundle ever made and every rollback, one line each
+
+A writer (initialize, the trainer's child, the command line) holds the lock of the
+folder; a reader needs none, for nothing is ever changed in place.
+"""
+
+import fcntl
+import os
+import re
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from utils.durable_files import (
+    opened,
+    read_plain,
+    remove,
+    sync_folder,
+    write_file,
+    write_folder,
+)
+from utils.model_store.bundle import (
+    Bundle,
+    BundleError,
+    Draft,
+    ModelId,
+    ModelStoreError,
+    load_bundle,
+    now,
+    pretty,
+    render,
+    told,
+)
+from utils.process import explained
+
+CURRENT, HISTORY, LOCK, TEMPORARY = "current.json", "history.jsonl", ".lock", ".tmp-"
+#: The most bytes that are read of current.json.
+LARGEST_CURRENT = 64 * 1024
+
+
+class _Current(msgspec.Struct, frozen=True):
+    model_id: ModelId
+
+
+class ModelStore:
+    """The bundles of one folder.
+
+    Args:
+        path: `models/`; made when first written to.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._mutex = threading.RLock()
+        self._depth = 0
+
+    # Reading: no lock, whatever a writer does meanwhile.
+
+    def current_id(self) -> int:
+        """Which bundle serves.
+
+        Raises:
+            BundleError: current.json is missing, damaged or names no bundle.
+        """
+        model_id = self._named_current()
+        while model_id not in self.on_disk():
+            # A writer may have replaced and pruned it between the two looks.
+            model_id, before = self._named_current(), model_id
+            if model_id == before:
+                raise BundleError(
+                    f"{self.path / CURRENT} names bundle {model_id}, which is not there; choose "
+                    "another: python -m ops rollback N"
+                )
+        return model_id
+
+    def load(self, model_id: int) -> Bundle:
+        """Read a bundle and verify all of it before any use.
+
+        Args:
+            model_id: The bundle's number.
+
+        Raises:
+            BundleError: Something is missing, damaged, too large, not a plain file or
+                does not score its golden rows as recorded.
+        """
+        return load_bundle(self.path / str(model_id))
+
+    def load_current(self) -> Bundle:
+        """Load the bundle that serves, also while writers replace and prune.
+
+        Raises:
+            BundleError: It does not load.
+        """
+        while True:
+            model_id = self.current_id()
+            try:
+                return self.load(model_id)
+            except BundleError:
+                if self.current_id() == model_id:
+                    raise
+
+    def on_disk(self) -> list[int]:
+        """The bundles that have not been pruned, oldest first, whole or damaged.
+
+        Raises:
+            BundleError: The folder cannot be read.
+        """
+        try:
+            with os.scandir(self.path) as entries:
+                return sorted(
+                    int(entry.name)
+                    for entry in entries
+                    if _is_id(entry.name) and entry.is_dir(follow_symlinks=False)
+                )
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise BundleError(f"cannot read {self.path}: {explained(error)}") from None
+
+    def history(self) -> list[dict[str, Any]]:
+        """Every bundle ever made and every rollback, oldest first.
+
+        A bundle: `model_id`, `parent_id`, `created`, `accepted`, `batch_ids`, `gate`,
+        `metrics`, `rows`, `base_data_sha256`, `offsets`, `topic_ids`. A rollback: `rollback_to`,
+        `from`, `reason`, `created`.
+
+        Raises:
+            ModelStoreError: The file cannot be read, or a line is damaged.
+        """
+        return self._read_history()[0]
+
+    def answers_to(self, batch_ids: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """For each retrain request that a bundle has answered, that one's line of the history."""
+        asked = set(batch_ids)
+        return {
+            batch_id: line
+            for line in self.history()
+            for batch_id in asked.intersection(line.get("batch_ids", ()))
+        }
+
+    def next_id(self) -> int:
+        """A number that no bundle has had; it is yours only inside `writing`."""
+        known: list[int] = [line["model_id"] for line in self.history() if "model_id" in line]
+        there = [int(path.name) for path in self.path.glob("[1-9]*") if _is_id(path.name)]
+        return max([0, *known, *there]) + 1
+
+    # Writing.
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Keep other writers out, of this process and of others; may be nested.
+
+        Raises:
+            ModelStoreError: The folder cannot be written to.
+        """
+        with self._mutex:
+            if self._depth:
+                yield
+                return
+            with told(f"cannot lock {self.path}"):
+                self.path.mkdir(parents=True, exist_ok=True)
+                lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                self._depth = 1
+                yield
+            finally:
+                self._depth = 0
+                os.close(lock)  # releases it, as the end of the process would
+
+    def publish(
+        self,
+        draft: Draft,
+        accepted: bool = True,
+        *,
+        on_step: Callable[[str], object] = lambda step: None,
+    ) -> int:
+        """Make a draft a bundle, and the one that serves if it was accepted.
+
+        1. Write the three files into a temporary folder and sync them ("written").
+        2. Rename the folder to the bundle's number ("renamed").
+        3. Append the bundle's line to the history ("recorded").
+        4. If accepted, replace current.json ("serving").
+
+        A crash between two steps is mended by `reconcile`; trouble with the disk takes
+        back what was done.
+
+        Args:
+            draft: What the training made.
+            accepted: Whether the gate let it through; a refused bundle is kept but does
+                not serve.
+            on_step: Told the name of each step once it is done.
+
+        Returns:
+            The bundle's number.
+
+        Raises:
+            BundleError: The draft does not make a usable bundle.
+            ModelStoreError: It could not be written; the old state is kept.
+        """
+        with self.writing():
+            self.reconcile()
+            model_id = self.next_id()
+            manifest, files = render(draft, model_id, accepted, self.history())
+            history_size = self._history_size()
+            temporary = self.path / f"{TEMPORARY}{model_id}"
+            try:
+                # 1
+                write_folder(temporary, files)
+                on_step("written")
+                # 2
+                temporary.rename(self.path / str(model_id))
+                sync_folder(self.path)
+                on_step("renamed")
+                # 3
+                self._append(_history_line(manifest))
+                on_step("recorded")
+                # 4
+                if accepted:
+                    self._replace_current(model_id)
+                    on_step("serving")
+            except OSError as error:
+                self._take_back(model_id, history_size)
+                raise ModelStoreError(
+                    f"cannot write bundle {model_id} in {self.path}: {explained(error)}"
+                ) from None
+            return model_id
+
+    def rollback(self, model_id: int, reason: str) -> int | None:
+        """Let an older (or a refused) bundle serve, if it loads.
+
+        Args:
+            model_id: The bundle to serve from now on.
+            reason: For the history.
+
+        Returns:
+            The bundle that served until now, None if there was none. When it is
+            `model_id` itself, nothing is written.
+
+        Raises:
+            BundleError: The bundle does not load.
+            ModelStoreError: It could not be written; the old state is kept.
+        """
+        with self.writing(), told(f"cannot roll back to bundle {model_id}"):
+            self.reconcile()
+            self.load(model_id)
+            served = serving(self.history())
+            if served != model_id:
+                size = self._history_size()
+                self._append(_rollback_line(model_id, served, reason))
+                try:
+                    self._replace_current(model_id)
+                except OSError:
+                    self._cut_history(size)
+                    raise
+            return served
+
+    def prune(self, keep_extra: int) -> list[int]:
+        """Delete old bundles, never the serving one.
+
+        Kept besides it are `keep_extra` bundles: accepted ones first, then those that a
+        rollback took out of service, then refused ones; of each the newest first.
+
+        Returns:
+            The bundles deleted.
+
+        Raises:
+            BundleError: It is not known which one serves.
+            ModelStoreError: One could not be deleted.
+        """
+        with self.writing(), told(f"cannot prune {self.path}"):
+            lines = self.history()
+            safe = {self.current_id(), serving(lines)}
+            extras = [model_id for model_id in _best_first(lines) if model_id not in safe]
+            there = self.on_disk()
+            unknown = [model_id for model_id in there if model_id not in safe.union(extras)]
+            extras = [model_id for model_id in extras if model_id in there] + unknown[::-1]
+            for model_id in extras[keep_extra:]:
+                self._discard(model_id)
+            return extras[keep_extra:]
+
+    def reconcile(self) -> list[str]:
+        """Mend what a killed writer left half done; called when a writer starts.
+
+        1. Remove temporary files and folders.
+        2. Drop the history's last line if it is torn.
+        3. Append the lines of bundles newer than the history's last, if they load. A
+           history that is lost begins with what the newest manifest remembers.
+        4. Make current.json name what the history says.
+
+        Returns:
+            A line for each thing mended, and for each bundle that does not load.
+
+        Raises:
+            ModelStoreError: The disk is in the way, or the history is damaged.
+        """
+        with self.writing(), told(f"cannot mend {self.path}"):
+            notes = self._remove_temporary()  # 1
+            lines, whole = self._read_history()
+            if whole < self._history_size():  # 2
+                self._cut_history(whole)
+                notes.append(f"dropped the torn last line of {HISTORY}")
+            notes += self._record_unrecorded(lines)  # 3
+            return notes + self._follow_history()  # 4
+
+    def _named_current(self) -> int:
+        if not self.path.is_dir():
+            raise BundleError(f"no models in {self.path}: run initialize.py first")
+        try:
+            with opened(self.path) as folder:
+                return msgspec.json.decode(
+                    read_plain(folder, CURRENT, LARGEST_CURRENT), type=_Current
+                ).model_id
+        except (OSError, ValueError, RecursionError) as error:
+            raise BundleError(
+                f"{self.path / CURRENT}: {explained(error)} (initialize.py mends it)"
+            ) from None
+
+    def _remove_temporary(self) -> list[str]:
+        notes = []
+        for left in self.path.glob(f"{TEMPORARY}*"):
+            remove(left)
+            notes.append(f"removed {left.name}, left by a writer that was killed")
+        return notes
+
+    def _record_unrecorded(self, lines: list[dict[str, Any]]) -> list[str]:
+        last = max((line["model_id"] for line in lines if "model_id" in line), default=0)
+        found, notes = [], []
+        for model_id in self.on_disk():
+            if model_id > last:
+                try:
+                    found.append(self.load(model_id).manifest)
+                except BundleError as error:
+                    notes.append(f"not recorded: {error}")
+        lost = found[-1]["history"] if found and not lines else []
+        known = {line.get("model_id") for line in lost}
+        for line in lost:
+            self._append(line)
+        for manifest in found:
+            if manifest["model_id"] not in known:
+                self._append(_history_line(manifest))
+                notes.append(f"recorded bundle {manifest['model_id']}")
+        if lost:
+            self._trust_current()
+        return notes
+
+    def _trust_current(self) -> None:
+        """After the loss of the history, what serves is what current.json says."""
+        with suppress(BundleError):
+            current, served = self.current_id(), serving(self.history())
+            if current != served:
+                self._append(_rollback_line(current, served, "the history was lost"))
+
+    def _follow_history(self) -> list[str]:
+        served = serving(self.history())
+        try:
+            current, was = self.current_id(), "out of date"
+        except BundleError as error:
+            current, was = None, str(error)
+        if served is None or served == current or served not in self.on_disk():
+            return []
+        self._replace_current(served)
+        return [f"{CURRENT} names bundle {served} again (it was: {was})"]
+
+    def _replace_current(self, model_id: int) -> None:
+        temporary = self.path / f"{TEMPORARY}{CURRENT}"
+        try:
+            write_file(temporary, pretty({"model_id": model_id, "since": now()}))
+            temporary.replace(self.path / CURRENT)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+        sync_folder(self.path)
+
+    def _read_history(self) -> tuple[list[dict[str, Any]], int]:
+        """The history and how many bytes of it are whole lines."""
+        path = self.path / HISTORY
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            return [], 0
+        except OSError as error:
+            raise ModelStoreError(f"cannot read {path}: {explained(error)}") from None
+        # Only a line with its end was ever acted on, so one without can be dropped.
+        whole = content.rfind(b"\n") + 1
+        lines = []
+        for number, text in enumerate(content[:whole].splitlines(), start=1):
+            try:
+                lines.append(_checked_line(msgspec.json.decode(text)))
+            except (ValueError, RecursionError) as error:
+                raise ModelStoreError(f"{path}, line {number}: {explained(error)}") from None
+        return lines, whole
+
+    def _history_size(self) -> int:
+        try:
+            return (self.path / HISTORY).stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def _append(self, line: Mapping[str, Any]) -> None:
+        size = self._history_size()
+        try:
+            with (self.path / HISTORY).open("ab") as file:
+                file.write(msgspec.json.encode(line) + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            self._cut_history(size)
+            raise
+        if not size:
+            sync_folder(self.path)
+
+    def _cut_history(self, size: int) -> None:
+        with suppress(FileNotFoundError):
+            os.truncate(self.path / HISTORY, size)
+
+    def _take_back(self, model_id: int, history_size: int) -> None:
+        """Undo a publication that failed, unless it has become the one that serves."""
+        remove(self.path / f"{TEMPORARY}{model_id}")
+        with suppress(BundleError):
+            if self.current_id() == model_id:
+                return
+        with suppress(OSError):  # else `reconcile` finishes it
+            if self._history_size() > history_size:
+                self._cut_history(history_size)
+            self._discard(model_id)
+
+    def _discard(self, model_id: int) -> None:
+        # Renamed first: a reader finds a whole bundle or none.
+        with suppress(FileNotFoundError):
+            gone = self.path / f"{TEMPORARY}gone-{model_id}"
+            (self.path / str(model_id)).rename(gone)
+            remove(gone)
+
+
+def serving(history: Sequence[Mapping[str, Any]]) -> int | None:
+    """Which bundle serves, by the history; None before the first accepted one.
+
+    >>> serving([{"model_id": 1, "accepted": True}, {"model_id": 2, "accepted": False}])
+    1
+    """
+    served: int | None = None
+    for line in history:
+        if "rollback_to" in line:
+            served = line["rollback_to"]
+        elif line["accepted"]:
+            served = line["model_id"]
+    return served
+
+
+def _best_first(history: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Every bundle ever made, the one most worth keeping first."""
+    accepted, taken_back = {}, set()
+    for line in history:
+        if "rollback_to" in line:
+            taken_back.discard(line["rollback_to"])
+            taken_back.add(line["from"])
+        else:
+            accepted[line["model_id"]] = line["accepted"]
+    return sorted(
+        accepted,
+        key=lambda model_id: (accepted[model_id], model_id not in taken_back, model_id),
+        reverse=True,
+    )
+
+
+def _checked_line(line: Any) -> dict[str, Any]:
+    if isinstance(line, dict):
+        if type(line.get("rollback_to")) is int and "from" in line:
+            return line
+        if type(line.get("model_id")) is int and type(line.get("accepted")) is bool:
+            return line
+    raise ValueError("neither a bundle nor a rollback")
+
+
+def _history_line(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    names = ("model_id", "parent_id", "created", "accepted", "batch_ids", "gate", "metrics")
+    learnt_from = ("rows", "base_data_sha256", "offsets", "topic_ids")
+    return {name: manifest[name] for name in names} | {
+        name: manifest["training"].get(name) for name in learnt_from
+    }
+
+
+def _rollback_line(to: int, served: int | None, reason: str) -> dict[str, Any]:
+    return {"rollback_to": to, "from": served, "reason": reason, "created": now()}
+
+
+def _is_id(name: str) -> bool:
+    return re.fullmatch("[1-9][0-9]{0,15}", name, re.ASCII) is not None
