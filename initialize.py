@@ -23,7 +23,7 @@ from utils.process import Report
 from utils.settings import Settings
 
 #: Seconds that MLflow, once it answers, may take to begin its database and log the model.
-TRACKING_PATIENCE = 60.0
+TRACKING_TIMEOUT = 60.0
 
 
 def create_folders(settings: Settings) -> None:
@@ -104,12 +104,12 @@ def main(arguments: argparse.Namespace, settings: Settings) -> None:
     """Do it all, in the order in which one step needs the one before."""
     report = process.reporter("initialize", "yellow")
     optimisers.get(arguments.hyper)  # a missing package is said before minutes of work
-    settings = tracking.switched_on(settings, arguments.mlflow)
+    settings = tracking.with_tracking(settings, arguments.mlflow)
     if not arguments.wait:
         kafka_io.check_broker(settings.kafka)  # and so is a missing broker
     create_folders(settings)
     download_data(settings, report)
-    with Tracking(settings, patience=TRACKING_PATIENCE, niceness=0):
+    with Tracking(settings, timeout=TRACKING_TIMEOUT, niceness=0):
         create_model(settings, arguments, report)
         kafka_io.wait_for_broker(settings.kafka, arguments.wait)
         create_topics(settings, report)

@@ -24,17 +24,17 @@ from utils.kafka_io import Content, ExactlyOnce, Polled, Position, TopicPartitio
 from utils.model_store import Bundle, BundleError, ModelStore
 from utils.model_store.watcher import BundleWatcher
 from utils.outcome_count import OutcomeCount
-from utils.scoring import Decoded
+from utils.scoring import DecodedRecords
 from utils.settings import Settings
 
 #: From so many records on a batch is worth the threads that keep several on their way.
-LARGE = 256
+PIPELINE_MIN_RECORDS = 256
 POLL_MS = 100
 #: The same while a large batch is on its way: most likely the next one is too.
 NEXT_MS = 20
 #: So many new objects the garbage collector lets pass. The client leaves some in cycles with
 #: each wait for the network, and among them buffers of megabytes.
-UNCOLLECTED = 2_000
+GC_THRESHOLD = 2_000
 DEAD_LETTERS = TopicPartition(messages.DEAD_LETTERS, 0)
 RETRAIN_TOPIC = TopicPartition(messages.RETRAIN_TOPIC, 0)
 
@@ -45,12 +45,12 @@ DECODERS = {
 
 
 @dataclass
-class Batch:
+class PendingBatch:
     """One poll on its way: decoded, being scored, not committed yet."""
 
     polled: Polled
     bundle: Bundle
-    decoded: dict[TopicPartition, Decoded]
+    decoded: dict[TopicPartition, DecodedRecords]
     scores: Callable[[], np.ndarray]
 
 
@@ -87,7 +87,7 @@ class Predictor:
         self._counts: dict[TopicPartition, OutcomeCount] = {}
         self._announcements: list[dict[str, Any]] = []
         self._scorer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="scorer")
-        self._previous: Batch | None = None
+        self._previous: PendingBatch | None = None
 
     def step(self, timeout_ms: int = POLL_MS) -> int:
         """Take one batch in and finish one.
@@ -110,19 +110,20 @@ class Predictor:
         self._swap()  # 2
         batch = self._begin(polled)  # 3
         taken = sum(map(len, polled.records.values()))
-        previous, self._previous = self._previous, batch if taken >= LARGE else None  # 4
+        is_large = taken >= PIPELINE_MIN_RECORDS
+        previous, self._previous = self._previous, batch if is_large else None  # 4
         if previous is not None:
             self._send(previous)
-        if taken < LARGE:  # 5
+        if not is_large:  # 5
             if taken or (self._announcements and polled.epoch):
                 self._send(batch)
-            self.exchange.settle()
+            self.exchange.wait_for_commit()
         return taken
 
     def _restore(self, positions: dict[TopicPartition, Position]) -> None:
         self._previous = None  # what it held comes again
         self._counts = {
-            tp: OutcomeCount.restored(
+            tp: OutcomeCount.restore(
                 *tp, every=self._every, offset=position.offset, metadata=position.metadata
             )
             for tp, position in positions.items()
@@ -138,23 +139,23 @@ class Predictor:
         self._announcements.append({"model_loaded": True, "model_id": bundle.model_id})
         self._report(f"NEW MODEL RELOADED {bundle.model_id}")
 
-    def _begin(self, polled: Polled) -> Batch:
+    def _begin(self, polled: Polled) -> PendingBatch:
         bundle = self.bundle
         decoded = {
             tp: DECODERS[tp.topic](records, bundle) for tp, records in polled.records.items()
         }
         rows = list(chain.from_iterable(part.rows for part in decoded.values()))
-        return Batch(polled, bundle, decoded, self._score(bundle, rows))
+        return PendingBatch(polled, bundle, decoded, self._score(bundle, rows))
 
     def _score(self, bundle: Bundle, rows: list[Any]) -> Callable[[], np.ndarray]:
         if not rows:
             return lambda: np.empty(0)
         matrix = bundle.features.transform_rows(rows)
-        if len(rows) < LARGE:
+        if len(rows) < PIPELINE_MIN_RECORDS:
             return lambda: bundle.score(matrix)
         return self._scorer.submit(bundle.score, matrix).result
 
-    def _send(self, batch: Batch) -> None:
+    def _send(self, batch: PendingBatch) -> None:
         """Begin to commit what a batch comes to."""
         scores, scored = batch.scores(), 0
         records: dict[TopicPartition, list[Content]] = defaultdict(list)
@@ -162,11 +163,11 @@ class Predictor:
             if part.rows:
                 place = TopicPartition(messages.PREDICTIONS, tp.partition)
                 some = scores[scored : (scored := scored + len(part.rows))]
-                records[place] = scoring.answers(batch.bundle, part.request_ids, some)
+                records[place] = scoring.prediction_records(batch.bundle, part.request_ids, some)
             if part.rejected:
                 records[DEAD_LETTERS] += part.rejected
         rejected = sum(len(part.rejected) for part in batch.decoded.values())
-        self.exchange.settle()
+        self.exchange.wait_for_commit()
         announced, positions = list(self._announcements), {}
         requests: list[messages.RetrainRequest] = []
         for tp, part in batch.decoded.items():
@@ -198,7 +199,7 @@ class Predictor:
         previous, self._previous = self._previous, None
         if previous is not None:
             self._send(previous)
-        self.exchange.settle()
+        self.exchange.wait_for_commit()
         self._scorer.shutdown()
 
 
@@ -210,7 +211,7 @@ def loop(predictor: Predictor, stop: process.Stop, report: process.Report) -> No
     gc.disable()
     trouble = ""
     while not stop():
-        if gc.get_count()[0] > UNCOLLECTED:
+        if gc.get_count()[0] > GC_THRESHOLD:
             gc.collect()
         try:
             predictor.step()
@@ -235,13 +236,13 @@ def main(settings: Settings) -> None:
     stop = process.Stop().on_signals()
     store = ModelStore(settings.models_dir)
     with ExitStack() as resources:
-        slot = resources.enter_context(process.slot(settings, "predictor"))
+        instance_id = resources.enter_context(process.claim_instance_id(settings, "predictor"))
         watcher = resources.enter_context(BundleWatcher(store, settings.kafka, report))
         exchange = ExactlyOnce(
             settings.kafka,
             group=messages.PREDICTOR_GROUP,
             topics=messages.GROUPS[messages.PREDICTOR_GROUP],
-            slot=slot,
+            instance_id=instance_id,
             max_records=scoring.MAX_RECORDS,
             report=report,
         )

@@ -29,7 +29,7 @@ from utils.settings import Settings
 #: Below this interval (s) not each message is shown.
 SHOW_EACH_ABOVE = 0.05
 #: How long (s) the last predictions are waited for when the user has said stop.
-STOPPED_PATIENCE = 3.0
+STOPPED_TIMEOUT = 3.0
 
 
 @dataclass
@@ -127,8 +127,8 @@ class SampleApp:
             if self._done_sending.is_set():
                 if not self.ledger.missing():
                     return
-                patience = STOPPED_PATIENCE if self._stop() else self._arguments.timeout
-                if time.monotonic() - last > patience:
+                timeout = STOPPED_TIMEOUT if self._stop() else self._arguments.timeout
+                if time.monotonic() - last > timeout:
                     return
             else:
                 last = time.monotonic()

@@ -46,7 +46,7 @@ JUDGE_EVERY = 50
 JUDGE_PAUSE = 0.5
 RETRY_SECONDS = 5.0
 #: How long the trainer's end may be put off by what MLflow is still to be told.
-TRACKING_PATIENCE = 5.0
+TRACKING_TIMEOUT = 5.0
 #: Of the process that tells MLflow: predictors and trainings go first.
 TRACKING_NICENESS = 15
 
@@ -216,7 +216,7 @@ class Trainer:
             {self._partition: [(None, msgspec.json.encode(record), None) for record in records]},
             {self._partition: position},
         )
-        self.exchange.settle()
+        self.exchange.wait_for_commit()
         self._waiting = left
         self._announcements.clear()
 
@@ -229,7 +229,7 @@ class Trainer:
         topics = {request.batch_id: request.topic for _, request in self._waiting}
         return {
             batch_id: entry
-            for batch_id, entry in self.store.answers_to(topics).items()
+            for batch_id, entry in self.store.trainings_for(topics).items()
             if self.ingest.is_same_log(topics[batch_id], entry.get("topic_ids") or {})
         }
 
@@ -299,18 +299,20 @@ def main(arguments: argparse.Namespace, settings: Settings) -> None:
     """Wire the trainer and run it until a signal."""
     report = process.reporter("trainer", "magenta")
     optimisers.check(arguments.hyper)
-    settings = tracking.switched_on(settings, arguments.mlflow)
+    settings = tracking.with_tracking(settings, arguments.mlflow)
     stop = process.Stop().on_signals()
     with ExitStack() as resources:
-        slot = resources.enter_context(process.only_one(settings, "trainer", stop, report))
-        if slot is None:
+        instance_id = resources.enter_context(
+            process.single_instance(settings, "trainer", stop, report)
+        )
+        if instance_id is None:
             return
         store = ModelStore(settings.models_dir)
         store.reconcile()
         features = store.load_current().features
         # Ends last, when Kafka has been let go and the last model is announced.
         resources.enter_context(
-            Tracking(settings, patience=TRACKING_PATIENCE, niceness=TRACKING_NICENESS)
+            Tracking(settings, timeout=TRACKING_TIMEOUT, niceness=TRACKING_NICENESS)
         )
         worker = Worker(settings, hyper=arguments.hyper, evals=arguments.evals)
         resources.enter_context(worker)
@@ -322,7 +324,7 @@ def main(arguments: argparse.Namespace, settings: Settings) -> None:
             settings.kafka,
             group=messages.TRAINER_GROUP,
             topics=messages.GROUPS[messages.TRAINER_GROUP],
-            slot=slot,
+            instance_id=instance_id,
             max_records=MOST_REQUESTS,
             report=report,
         )

@@ -12,7 +12,7 @@ import lightgbm as lgb
 from benchmarks.common import Plot, Section, Table, Workshop, at_most
 from benchmarks.rivals import original
 from train import evaluate, fit, train_hyperopt
-from train.retrain import fitted_features, gather, training_matrix
+from train.retrain import fit_preprocessor, gather_rows, training_matrix
 from train.search import search
 from utils import preprocess_data, process
 from utils.feature_tools import FeatureTools
@@ -91,8 +91,8 @@ def original_loss(config: Settings, trained: original.Trained, skip: int = 0) ->
 
 
 def _ours(config: Settings, evaluations: list[int]) -> list[Point]:
-    rows = gather(config, None)
-    features = fitted_features(rows, config)
+    rows = gather_rows(config, None)
+    features = fit_preprocessor(rows, config)
     matrix, codes = training_matrix(rows, features)
     threads, seed = os.cpu_count() or 1, config.training.seed
     points = []

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.common import Plot, Section, Table, Workshop, at_most
-from train.retrain import fitted_features, gather, training_matrix
+from train.retrain import fit_preprocessor, gather_rows, training_matrix
 from utils import process
 from utils.feature_tools import FeatureTools
 from utils.message_store import Batch, MessageStore, Snapshot, StoredMessage
@@ -180,5 +180,5 @@ def _store(store: MessageStore, frame: pd.DataFrame, begin: int, end: int) -> fl
 
 
 def _before_the_search(config: Settings, store: MessageStore) -> None:
-    rows = gather(config, store.snapshot())
-    training_matrix(rows, fitted_features(rows, config))
+    rows = gather_rows(config, store.snapshot())
+    training_matrix(rows, fit_preprocessor(rows, config))

@@ -27,7 +27,7 @@ import msgspec
 from rich.table import Table
 
 from utils import messages, process
-from utils.kafka_io import Outgoing, Together
+from utils.kafka_io import Outgoing, TransactionalSender
 from utils.kafka_io.log_scan import bounds, only, scan
 from utils.settings import Kafka
 
@@ -54,12 +54,12 @@ class Origin(NamedTuple):
         return f"{self.topic}-{self.partition} {self.offset}"
 
 
-def letters(kafka: Kafka) -> Iterator[Any]:
+def read_letters(kafka: Kafka) -> Iterator[Any]:
     """Every record of `dead_letters`, oldest first."""
     return scan(kafka, messages.DEAD_LETTERS, bounds(kafka, messages.DEAD_LETTERS))
 
 
-def sent_again(kafka: Kafka) -> set[int]:
+def read_resent_offsets(kafka: Kafka) -> set[int]:
     """The offsets on `dead_letters` of what was sent again, as `retrain_topic` tells."""
     decode, found = messages.Decoder(messages.Resent), set[int]()
     for record in scan(kafka, messages.RETRAIN_TOPIC, bounds(kafka, messages.RETRAIN_TOPIC)):
@@ -85,7 +85,7 @@ def origin(letter: Any) -> Origin | None:
         return None
 
 
-def original(kafka: Kafka, letter: Any) -> Any:
+def original_record(kafka: Kafka, letter: Any) -> Any:
     """The record as it was rejected: the letter, or what was too large to be repeated in it.
 
     Raises:
@@ -107,19 +107,19 @@ def original(kafka: Kafka, letter: Any) -> Any:
 
 def table(kafka: Kafka) -> Table | None:
     """The records as a table, to be printed without markup; None if there is none."""
-    again = sent_again(kafka)
+    again = read_resent_offsets(kafka)
     shown = Table("offset", "rejected at", "reason", "key", "value", "")
-    for letter in letters(kafka):
+    for letter in read_letters(kafka):
         place = origin(letter)
         where = str(place) if place else "not by a predictor"
         reason = place.reason if place else ""
-        value = _shown(letter.value, f"({place.size} bytes)" if place and place.size else NULL)
+        value = _abbreviate(letter.value, f"({place.size} bytes)" if place and place.size else NULL)
         mark = "sent again" if letter.offset in again else ""
-        shown.add_row(str(letter.offset), where, reason, _shown(letter.key, ""), value, mark)
+        shown.add_row(str(letter.offset), where, reason, _abbreviate(letter.key, ""), value, mark)
     return shown if shown.row_count else None
 
 
-def _shown(content: bytes | None, instead: str) -> str:
+def _abbreviate(content: bytes | None, instead: str) -> str:
     if content is None:
         return instead
     return repr(content[:SHOWN])[2:-1] + (" ..." if len(content) > SHOWN else "")
@@ -131,12 +131,12 @@ def content(kafka: Kafka, offset: int) -> bytes:
     Raises:
         UserError: There is no such record, or it has expired where it was.
     """
-    (letter,) = _chosen(kafka, {offset})
-    return original(kafka, letter).value or b""
+    (letter,) = _find_letters(kafka, {offset})
+    return original_record(kafka, letter).value or b""
 
 
-def _chosen(kafka: Kafka, offsets: set[int]) -> list[Any]:
-    found = [letter for letter in letters(kafka) if letter.offset in offsets]
+def _find_letters(kafka: Kafka, offsets: set[int]) -> list[Any]:
+    found = [letter for letter in read_letters(kafka) if letter.offset in offsets]
     if missing := offsets - {letter.offset for letter in found}:
         raise process.UserError(f"{messages.DEAD_LETTERS} has no record {min(missing)}")
     return found
@@ -158,22 +158,22 @@ def resend(kafka: Kafka, offsets: set[int], *, value: bytes | None = None, again
         UserError: A record that is not there, does not say where it comes from, or was sent
             again already.
     """
-    with Together(kafka, WRITER) as writer:
-        done = sent_again(kafka)  # once nobody else can add to it
-        chosen = iter(_chosen(kafka, offsets)) if offsets else letters(kafka)
+    with TransactionalSender(kafka, WRITER) as writer:
+        done = read_resent_offsets(kafka)  # once nobody else can add to it
+        chosen = iter(_find_letters(kafka, offsets)) if offsets else read_letters(kafka)
         if (twice := offsets & done) and not again:
             raise process.UserError(
                 f"record {min(twice)} was sent again already; --again if need be"
             )
         left = (x for x in chosen if offsets or (x.offset not in done and origin(x)))
         count = 0
-        for some in _portions(left):
-            writer.send(_mended(kafka, some, value))
+        for some in _split_into_transactions(left):
+            writer.send(_records_to_send(kafka, some, value))
             count += len(some)
     return count
 
 
-def _portions(found: Iterator[Any]) -> Iterator[list[Any]]:
+def _split_into_transactions(found: Iterator[Any]) -> Iterator[list[Any]]:
     """As many as go into one transaction."""
     some: list[Any] = []
     size = 0
@@ -188,14 +188,14 @@ def _portions(found: Iterator[Any]) -> Iterator[list[Any]]:
         yield some
 
 
-def _mended(kafka: Kafka, some: list[Any], value: bytes | None) -> list[Outgoing]:
+def _records_to_send(kafka: Kafka, some: list[Any], value: bytes | None) -> list[Outgoing]:
     """The records to send, and the one that tells of them."""
     found = []
     for letter in some:
         place = origin(letter)
         if place is None:
             raise process.UserError(f"record {letter.offset} does not say where it comes from")
-        record = original(kafka, letter)
+        record = original_record(kafka, letter)
         sent = record.value if value is None else value
         found.append(Outgoing(place.topic, place.partition, record.key, sent))
     told = messages.Resent(offsets=[letter.offset for letter in some])

@@ -31,9 +31,9 @@ from utils.settings import ROOT, Settings
 
 COLOURS = {"broker": "blue", "initialize": "yellow", "predictor": "cyan", "trainer": "magenta"}
 #: How long a process gets between being asked to end and being killed, seconds.
-GRACE = 30.0
+EXIT_TIMEOUT = 30.0
 #: How long the trainer gets to answer the last request, seconds.
-PATIENCE = 120.0
+ANSWER_TIMEOUT = 120.0
 
 
 class Stopped(Exception):
@@ -99,7 +99,7 @@ class Demo:
             if child.poll() is None:
                 child.send_signal(signal.SIGTERM)
             try:
-                status = child.wait(GRACE)
+                status = child.wait(EXIT_TIMEOUT)
             except subprocess.TimeoutExpired:
                 child.kill()
                 status = child.wait()
@@ -138,7 +138,7 @@ def play(demo: Demo, settings: Settings, arguments: argparse.Namespace) -> None:
     """The demonstration itself."""
     say = partial(demo.console.print, style="bold", markup=False)
     servers = settings.kafka.bootstrap_servers
-    if broker.answers(servers, timeout=1.0):
+    if broker.is_answering(servers, timeout=1.0):
         say(f"using the broker at {servers}")
     else:
         say(f"starting a Kafka broker at {servers}")
@@ -164,7 +164,7 @@ def play(demo: Demo, settings: Settings, arguments: argparse.Namespace) -> None:
 
 
 def _wait_for_trainer(demo: Demo, events: Events) -> None:
-    until = time.monotonic() + PATIENCE
+    until = time.monotonic() + ANSWER_TIMEOUT
     quiet_since = time.monotonic()
     while time.monotonic() < until:
         before = len(events.requests)

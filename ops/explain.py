@@ -11,11 +11,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from train.evaluate import in_validation
+from train.evaluate import is_validation_row
 from utils import messages
 from utils.kafka_io import KafkaUnavailable, TopicPartition, log_scan
 from utils.message_store import MessageStore, StoreError
-from utils.message_store.ingest import TOPICS, Decoding
+from utils.message_store.ingest import TOPICS, RecordDecoder
 from utils.model_store import Bundle, ModelStore
 from utils.process import UserError
 from utils.settings import Settings
@@ -74,7 +74,7 @@ def why(settings: Settings, request_id: str, *, log: bool = False) -> dict[str, 
     """
     store = ModelStore(settings.models_dir)
     serving = store.load_current()
-    found = _looked_up(settings, serving, request_id, log)
+    found = _look_up(settings, serving, request_id, log)
     told: dict[str, Any] = {"request_id": request_id, **vars(found)}
     told |= {"model": None, "contributions": None, "recomputed": None}
     if found.answer is None:
@@ -84,13 +84,13 @@ def why(settings: Settings, request_id: str, *, log: bool = False) -> dict[str, 
     told["model"] = _model(store, model_id, bundle, request_id)
     classes = (bundle or serving).features.classes
     for each in found.predictions:
-        each |= _decided(each["probability"], classes)
+        each |= _decision(each["probability"], classes)
     if bundle is not None and found.message is not None and found.message["values"] is not None:
         told |= _contributions(bundle, found.message["values"], found.answer["probability"])
     return told
 
 
-def _decided(probability: float | list[float], classes: Sequence[str]) -> dict[str, Any]:
+def _decision(probability: float | list[float], classes: Sequence[str]) -> dict[str, Any]:
     """The class that a probability stands for, by the predictor's rule."""
     code = int(np.argmax(probability) if isinstance(probability, list) else probability > 0.5)
     return {"prediction": code, "label": classes[code] if code < len(classes) else None}
@@ -99,7 +99,7 @@ def _decided(probability: float | list[float], classes: Sequence[str]) -> dict[s
 # Looking it up.
 
 
-def _looked_up(settings: Settings, serving: Bundle, request_id: str, log: bool) -> Found:
+def _look_up(settings: Settings, serving: Bundle, request_id: str, log: bool) -> Found:
     stored, trouble = None, ""
     if not log:
         try:
@@ -168,28 +168,30 @@ def _in_log(settings: Settings, serving: Bundle, request_id: str) -> Found | Non
     if not any(same.values()):
         return None
     found = Found("the log", sent=len(sent))
-    decoding = Decoding(serving.features)
+    decoder = RecordDecoder(serving.features)
     for record in same[messages.PREDICTIONS]:
-        for row in decoding.batch({_place(record): [record]}).predictions:
+        for row in decoder.batch({_place(record): [record]}).predictions:
             found.predictions.append({"model_id": row[1], "probability": row[2], **_where(record)})
     if sent:
-        _newest(found, sent, serving, decoding)
+        _describe_newest(found, sent, serving, decoder)
     for record in same[messages.OUTCOMES]:  # the last one counts, whatever was inside
-        for late in decoding.batch({_place(record): [record]}).outcomes:
+        for late in decoder.batch({_place(record): [record]}).outcomes:
             if late[1] in serving.features.classes:
                 found.outcome = {"outcome": late[1], **_where(record)}
     return found
 
 
-def _newest(found: Found, sent: Sequence[Any], serving: Bundle, decoding: Decoding) -> None:
+def _describe_newest(
+    found: Found, sent: Sequence[Any], serving: Bundle, decoder: RecordDecoder
+) -> None:
     """The newest of the messages, and its answer: they keep each other's order."""
     record, usable = sent[-1], 0
     for each in sent:
-        rows = decoding.batch({_place(each): [each]}).messages
+        rows = decoder.batch({_place(each): [each]}).messages
         usable += bool(rows) and each.partition == record.partition
     found.message = {**_where(record), "values": None, "rejected": None}
     if not rows:
-        found.message["rejected"] = _rejected(record, serving)
+        found.message["rejected"] = _rejection_reason(record, serving)
         return
     found.message["values"] = dict(zip(serving.features.columns, rows[0].values, strict=True))
     if rows[0].outcome in serving.features.classes:
@@ -200,7 +202,7 @@ def _newest(found: Found, sent: Sequence[Any], serving: Bundle, decoding: Decodi
         found.answer = answers[-1]
 
 
-def _rejected(record: Any, serving: Bundle) -> str:
+def _rejection_reason(record: Any, serving: Bundle) -> str:
     try:
         serving.decoder(record.value)
     except messages.BadRecord as reason:
@@ -243,7 +245,7 @@ def _model(
         "model_id": model_id,
         "pruned": bundle is None,
         **{name: known.get(name) for name in (*names, *learnt)},
-        "held_out": bool(in_validation([request_id])[0]),
+        "held_out": bool(is_validation_row([request_id])[0]),
     }
 
 
@@ -262,7 +264,7 @@ def _contributions(
     message = msgspec.json.encode({"request_id": "why", "data": values})
     matrix = features.transform_rows([bundle.decoder(message).data])
     again = bundle.score(matrix)[0]
-    code = _decided(again.tolist(), features.classes)["prediction"] if again.ndim else 1
+    code = _decision(again.tolist(), features.classes)["prediction"] if again.ndim else 1
     width = len(features.feature_names) + 1  # the last one is the base value
     parts = np.asarray(bundle.booster.predict(matrix, pred_contrib=True, num_threads=1))
     parts = parts.reshape(-1, width)  # a row for each class
@@ -270,7 +272,7 @@ def _contributions(
     shares = np.exp(sums - sums.max()) / np.exp(sums - sums.max()).sum()
     probability = float(shares[code] if again.ndim else 1 / (1 + np.exp(-sums[0])))
     of_class = parts[code if again.ndim else 0].tolist()
-    shown = zip(features.feature_names, _raw(bundle, values), of_class, strict=False)
+    shown = zip(features.feature_names, _raw_values(bundle, values), of_class, strict=False)
     return {
         "contributions": {
             "of": features.classes[code],
@@ -290,7 +292,7 @@ def _contributions(
     }
 
 
-def _raw(bundle: Bundle, values: Mapping[str, Any]) -> list[Any]:
+def _raw_values(bundle: Bundle, values: Mapping[str, Any]) -> list[Any]:
     """The raw value beside each feature; of a cross, both."""
     crosses = msgspec.json.decode(bundle.features.to_json())["crosses"]
     pairs = ([_text(values.get(name)) for name in cross["columns"]] for cross in crosses)

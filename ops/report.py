@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from train.quality import Quality, quality
+from train.quality import Quality, measure_quality
 from utils.message_store import Counts, MessageStore
 from utils.model_store import ModelStore
 from utils.settings import Settings
@@ -28,7 +28,7 @@ def show(settings: Settings, last: int, console: Console) -> None:
     with MessageStore.open(settings.messages_url, features) as store:
         judged, counts = store.quality_rows(), store.counts()
     now = time.time() * 1000
-    figures = [quality(one, features, last=last, now=now) for one in judged]
+    figures = [measure_quality(one, features, last=last, now=now) for one in judged]
     console.print(table(figures, last))
     console.print(totals(counts), highlight=False)
 

@@ -15,12 +15,11 @@ from typing import Any
 
 import msgspec
 
-from train.retrain import fitted_features, gather, read_up_to
-from train.retrain import rebuild as train_again
+from train.retrain import fit_preprocessor, gather_rows, retrain_from_manifest, training_offsets
 from utils import messages, scoring
 from utils.kafka_io import KafkaUnavailable, TopicPartition, log_scan
 from utils.message_store import Batch, MessageStore, Offsets, Snapshot, StoreError
-from utils.message_store.ingest import Decoding
+from utils.message_store.ingest import RecordDecoder
 from utils.model_store import (
     FEATURES,
     MODEL,
@@ -29,7 +28,7 @@ from utils.model_store import (
     ModelStore,
     ModelStoreError,
 )
-from utils.model_store.bundle import told
+from utils.model_store.bundle import disk_errors_as
 from utils.process import UserError
 from utils.settings import Kafka, Settings
 
@@ -104,7 +103,7 @@ def replay(
     """
     kafka = settings.kafka
     # In this order: then every prediction that is seen has its message in what is seen.
-    dead = _dead_letters(kafka)
+    dead = _rejected_offsets(kafka)
     answers = log_scan.bounds(kafka, messages.PREDICTIONS)
     found = log_scan.bounds(kafka, messages.APP_MESSAGES)
     if partition is not None and partition not in found:
@@ -169,11 +168,13 @@ class _Run:
             Difference: One of them came out differently.
         """
         matrix = self.bundle.features.transform_rows(self.rows)
-        again = scoring.answers(self.bundle, self.request_ids, self.bundle.score(matrix))
+        again = scoring.prediction_records(self.bundle, self.request_ids, self.bundle.score(matrix))
         for (_, value, _), (offset, answered_at, recorded) in zip(again, self.answers, strict=True):
             # As JSON: the shortest text of a float tells all of its bits.
             if value != msgspec.json.encode(recorded):
-                raise Difference(_told_apart(self.tp, offset, answered_at, recorded, value))
+                raise Difference(
+                    _describe_difference(self.tp, offset, answered_at, recorded, value)
+                )
         return len(self.rows)
 
 
@@ -233,7 +234,7 @@ class _Partition:
         """Pair a message; whether `answer` was its prediction."""
         asked = record.offset >= self._first
         bundle = self._bundle_of(answer)
-        decoded = scoring.Decoded()
+        decoded = scoring.DecodedRecords()
         if record.offset not in self._dead:
             decoded = scoring.decode_messages([record], bundle or self._models.serving)
         if not decoded.rows:
@@ -344,7 +345,7 @@ def _next_answer(predictions: Iterator[Any]) -> tuple[int, messages.Prediction] 
     return record.offset, recorded
 
 
-def _told_apart(
+def _describe_difference(
     tp: TopicPartition, offset: int, answered_at: int, recorded: messages.Prediction, value: Any
 ) -> str:
     again = msgspec.json.decode(value, type=messages.Prediction)
@@ -360,7 +361,7 @@ def _told_apart(
     )
 
 
-def _dead_letters(kafka: Kafka) -> dict[int, set[int]]:
+def _rejected_offsets(kafka: Kafka) -> dict[int, set[int]]:
     """The offsets of rejected messages by partition of `app_messages`."""
     dead: dict[int, set[int]] = {}
     within = log_scan.bounds(kafka, messages.DEAD_LETTERS)
@@ -391,16 +392,16 @@ def rebuild(settings: Settings, model_id: int) -> list[str]:
         raise ModelStoreError(f"model {model_id} {why}")
     bundle = store.load(model_id)
     _check_base(settings, bundle)
-    snapshot = _messages_of(settings, bundle)
+    snapshot = _training_snapshot(settings, bundle)
     try:
         # Twice the same rows: the preprocessor is compared for itself.
-        features = fitted_features(gather(settings, snapshot), settings).to_json()
-        text = train_again(settings, bundle.manifest, snapshot)
+        features = fit_preprocessor(gather_rows(settings, snapshot), settings).to_json()
+        text = retrain_from_manifest(settings, bundle.manifest, snapshot)
     except ValueError as error:
         raise UserError(f"model {model_id} cannot be rebuilt: {error}") from None
     folder = store.path / str(model_id)
     made = {FEATURES: features, MODEL: text.encode()}
-    with told(f"cannot read bundle {model_id}"):
+    with disk_errors_as(f"cannot read bundle {model_id}"):
         differences = [
             f"{name}, {_first_difference((folder / name).read_bytes(), content)}"
             for name, content in made.items()
@@ -425,9 +426,11 @@ def _check_base(settings: Settings, bundle: Bundle) -> None:
         )
 
 
-def _messages_of(settings: Settings, bundle: Bundle) -> Snapshot | None:
+def _training_snapshot(settings: Settings, bundle: Bundle) -> Snapshot | None:
     """The messages that a model was trained on; None where it was the base data alone."""
-    read = {place: end for place, end in read_up_to(bundle.manifest).items() if place[0] in LEARNT}
+    read = {
+        place: end for place, end in training_offsets(bundle.manifest).items() if place[0] in LEARNT
+    }
     if not any(read.values()):
         return None
     try:
@@ -453,18 +456,18 @@ def _not_in_log(read: Offsets, within: dict[str, dict[int, tuple[int, int]]]) ->
 
 def _from_log(kafka: Kafka, bundle: Bundle, read: Offsets) -> Snapshot:
     """The log up to those offsets, as the trainer's store makes rows of it."""
-    decoding = Decoding(bundle.features)
+    decoder = RecordDecoder(bundle.features)
     with tempfile.TemporaryDirectory() as folder:
         url = f"sqlite:///{Path(folder) / 'messages.db'}"
         with MessageStore(url, bundle.features) as store:
             for topic in LEARNT:
                 within = {number: (0, end) for (name, number), end in read.items() if name == topic}
-                for records in _in_hand(log_scan.scan(kafka, topic, within)):
-                    store.ingest(_batch(decoding, records))
+                for records in _in_chunks(log_scan.scan(kafka, topic, within)):
+                    store.ingest(_batch(decoder, records))
             return store.snapshot()
 
 
-def _in_hand(records: Iterator[Any], size: int = 5_000) -> Iterator[list[Any]]:
+def _in_chunks(records: Iterator[Any], size: int = 5_000) -> Iterator[list[Any]]:
     """Records in lists of `size`."""
     hand: list[Any] = []
     for record in records:
@@ -476,11 +479,11 @@ def _in_hand(records: Iterator[Any], size: int = 5_000) -> Iterator[list[Any]]:
         yield hand
 
 
-def _batch(decoding: Decoding, records: list[Any]) -> Batch:
+def _batch(decoder: RecordDecoder, records: list[Any]) -> Batch:
     by_partition: dict[TopicPartition, list[Any]] = {}
     for record in records:
         by_partition.setdefault(TopicPartition(record.topic, record.partition), []).append(record)
-    return decoding.batch(by_partition)
+    return decoder.batch(by_partition)
 
 
 def _from_store(settings: Settings, bundle: Bundle, read: Offsets, reason: str) -> Snapshot:

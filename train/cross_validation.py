@@ -92,17 +92,17 @@ class Folds:
             give_up: Asked every `CHUNK` rounds whether the candidate has no chance.
         """
         began = time.perf_counter()
-        told = fit.settings(self.features, params, threads=1, seed=self.seed)
+        told = fit.lightgbm_params(self.features, params, threads=1, seed=self.seed)
         boosters = []
         for train, valid in self.pairs[:folds]:
             boosters.append(lgb.Booster(told, train).add_valid(valid, "valid"))
-        patience = math.ceil(3 / params["learning_rate"])
+        early_stopping_rounds = math.ceil(3 / params["learning_rate"])
         losses = np.empty(0)  # by round, the mean over the folds
         given_up = False
         while len(losses) < MOST_ROUNDS and not given_up:
             curves = list(self.pool.map(_train_chunk, boosters))
             losses = np.concatenate([losses, np.mean(curves, axis=0)])
-            if len(losses) - losses.argmin() > patience:
+            if len(losses) - losses.argmin() > early_stopping_rounds:
                 break
             given_up = give_up is not None and give_up(losses)
         rounds = int(losses.argmin()) + 1

@@ -12,7 +12,7 @@ from utils.feature_tools import IntegerCodes, Matrix
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `paired` found.
+    """What `paired_comparison` found.
 
     Attributes:
         mean_difference: Challenger's mean log loss minus the champion's.
@@ -27,7 +27,7 @@ class Comparison:
     rows: int
 
 
-def in_validation(request_ids: Iterable[str]) -> npt.NDArray[np.bool_]:
+def is_validation_row(request_ids: Iterable[str]) -> npt.NDArray[np.bool_]:
     """Which rows are for validation, and so never trained on: about one in ten.
 
     A row's place follows from its request_id alone, so it stays there through every
@@ -68,12 +68,12 @@ def row_losses(probabilities: Matrix, codes: IntegerCodes) -> Matrix:
     return losses
 
 
-def paired(champion_losses: Matrix, challenger_losses: Matrix) -> Comparison:
+def paired_comparison(champion_losses: Matrix, challenger_losses: Matrix) -> Comparison:
     """Compare two models on the same rows.
 
-    >>> paired(np.array([0.1, 0.2, 0.3]), np.array([0.3, 0.4, 0.6])).worse
+    >>> paired_comparison(np.array([0.1, 0.2, 0.3]), np.array([0.3, 0.4, 0.6])).worse
     True
-    >>> paired(np.array([0.1]), np.array([9.0])).worse  # one row says nothing
+    >>> paired_comparison(np.array([0.1]), np.array([9.0])).worse  # one row says nothing
     False
 
     Args:

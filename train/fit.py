@@ -24,7 +24,9 @@ ROWS_WORTH_THREADS = 100_000
 DATASET_PARAMS: Params = {"max_bin": 255, "feature_pre_filter": False, "verbosity": -1}
 
 
-def settings(features: FeatureTools, params: Params, *, threads: int, seed: int) -> dict[str, Any]:
+def lightgbm_params(
+    features: FeatureTools, params: Params, *, threads: int, seed: int
+) -> dict[str, Any]:
     """All of LightGBM's parameters: those of a search, and those no search may vary.
 
     Args:
@@ -101,7 +103,7 @@ def fit(
     """
     threads = threads if len(y) >= ROWS_WORTH_THREADS else 1
     rows = dataset(X, y, features, threads=threads)
-    chosen = settings(features, params, threads=threads, seed=seed)
+    chosen = lightgbm_params(features, params, threads=threads, seed=seed)
     return lgb.train(chosen, rows, num_boost_round=rounds)
 
 

@@ -46,7 +46,7 @@ def _scores_of(model_sha256: str) -> Scores:
     return Scores()
 
 
-def comparable(champion: Bundle | None, features: FeatureTools) -> bool:
+def are_comparable(champion: Bundle | None, features: FeatureTools) -> bool:
     """Whether both speak of the same classes and columns (pipeline.toml may have changed)."""
     return champion is not None and (
         champion.features.classes == features.classes
@@ -54,7 +54,7 @@ def comparable(champion: Bundle | None, features: FeatureTools) -> bool:
     )
 
 
-def compared(
+def compare(
     booster: lgb.Booster,
     model_text: str,
     features: FeatureTools,
@@ -82,11 +82,11 @@ def compared(
     codes, frame = codes[known], frame[known]
     scores = _scores_of(sha256(model_text.encode()))
     ours = scores(booster, features.transform(frame), threads)
-    if champion is None or not comparable(champion, features):
+    if champion is None or not are_comparable(champion, features):
         return None, evaluate.metrics(ours, codes), None
     scores = _scores_of(champion.manifest["sha256"][MODEL])
     theirs = scores(champion.booster, champion.features.transform(frame), threads)
-    comparison = evaluate.paired(
+    comparison = evaluate.paired_comparison(
         evaluate.row_losses(theirs, codes), evaluate.row_losses(ours, codes)
     )
     return comparison, evaluate.metrics(ours, codes), evaluate.metrics(theirs, codes)

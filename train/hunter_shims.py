@@ -1,6 +1,6 @@
 """What HyperparameterHunter 3.0.0, of 2019, misses in today's Python and libraries.
 
-`applied` puts it in place and takes it away again: nothing of it, nor of what the package
+`apply_shims` puts it in place and takes it away again: nothing of it, nor of what the package
 does to the process by itself, is left for others to see.
 """
 
@@ -28,7 +28,7 @@ from skopt.space import transformers
 
 
 @contextmanager
-def applied() -> Iterator[types.ModuleType]:
+def apply_shims() -> Iterator[types.ModuleType]:
     """Make the package work for as long as the context lasts; gives the package."""
     with ExitStack() as undo:
         undo.enter_context(_process_as_it_was())

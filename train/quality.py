@@ -35,7 +35,7 @@ class Quality:
     last: dict[str, float | None]
 
 
-def quality(judged: Judged, features: FeatureTools, *, last: int, now: float) -> Quality:
+def measure_quality(judged: Judged, features: FeatureTools, *, last: int, now: float) -> Quality:
     """The figures of one model.
 
     Args:

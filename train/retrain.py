@@ -70,7 +70,7 @@ class Rows:
         return self.frame[self.validation], self.labels[self.validation]
 
 
-def gather(settings: Settings, snapshot: Snapshot | None) -> Rows:
+def gather_rows(settings: Settings, snapshot: Snapshot | None) -> Rows:
     """Put the base data and the messages together."""
     base = base_rows(settings)
     if snapshot is None:
@@ -79,24 +79,24 @@ def gather(settings: Settings, snapshot: Snapshot | None) -> Rows:
     if not len(snapshot.request_ids):
         return base
     ids = list(snapshot.request_ids)
-    columns = {name: _joined(base.frame[name], snapshot.frame[name]) for name in base.frame}
+    columns = {name: _concatenate(base.frame[name], snapshot.frame[name]) for name in base.frame}
     return replace(
         base,
         ids=base.ids + ids,
         frame=pd.DataFrame(columns, copy=False),
         labels=np.concatenate([base.labels, np.asarray(snapshot.outcomes, dtype=object)]),
-        validation=np.concatenate([base.validation, evaluate.in_validation(ids)]),
+        validation=np.concatenate([base.validation, evaluate.is_validation_row(ids)]),
     )
 
 
-def _joined(first: "pd.Series[Any]", second: "pd.Series[Any]") -> Any:
+def _concatenate(first: "pd.Series[Any]", second: "pd.Series[Any]") -> Any:
     """One column after the other; categories of both stay categories."""
     if isinstance(first.dtype, pd.CategoricalDtype):
-        return union_categoricals([_names(first), _names(second)])
+        return union_categoricals([_as_text_categories(first), _as_text_categories(second)])
     return pd.concat([first, second], ignore_index=True)
 
 
-def _names(column: "pd.Series[Any]") -> pd.Categorical:
+def _as_text_categories(column: "pd.Series[Any]") -> pd.Categorical:
     """Text by text, whatever pandas made of the categories' type."""
     names = pd.Categorical(column)
     return pd.Categorical.from_codes(names.codes, categories=names.categories.astype(object))
@@ -124,10 +124,10 @@ def _read_base_rows(path: Path, data: Data, _stamp: tuple[int, int] | None) -> R
     frame = frame.astype(dict.fromkeys(names, "category"))
     ids = [f"base-{line}" for line in range(len(frame))]
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    return Rows(ids, frame, labels, evaluate.in_validation(ids), {}, {}, sha256)
+    return Rows(ids, frame, labels, evaluate.is_validation_row(ids), {}, {}, sha256)
 
 
-def fitted_features(rows: Rows, settings: Settings) -> FeatureTools:
+def fit_preprocessor(rows: Rows, settings: Settings) -> FeatureTools:
     """The preprocessor, fitted on the training rows alone."""
     frame, labels = rows.training
     return preprocess_data.fit_features(
@@ -164,9 +164,9 @@ def train(
     store = ModelStore(settings.models_dir)
     threads, seed = os.cpu_count() or 1, settings.training.seed
     with _timed(seconds, "reading"):
-        champion = None if first else serving(store)
-        rows = gather(settings, snapshot)  # 1
-        features = fitted_features(rows, settings)  # 2
+        champion = None if first else serving_bundle(store)
+        rows = gather_rows(settings, snapshot)  # 1
+        features = fit_preprocessor(rows, settings)  # 2
         matrix, codes = training_matrix(rows, features)
     with _timed(seconds, "searching"):
         best = search(  # 3
@@ -188,7 +188,7 @@ def train(
         )  # 4
     with _timed(seconds, "gate"):
         model_text = fit.model_text(booster)
-        comparison, challenger_metrics, champion_metrics = gate.compared(  # 5
+        comparison, challenger_metrics, champion_metrics = gate.compare(  # 5
             booster, model_text, features, champion, rows.kept_aside, threads
         )
     accepted = comparison is None or not comparison.worse
@@ -205,7 +205,7 @@ def train(
                     "rows": len(codes),
                     "base_data": settings.data.train,
                     "base_data_sha256": rows.base_sha256,
-                    "offsets": by_topic(rows.offsets),
+                    "offsets": offsets_by_topic(rows.offsets),
                     "topic_ids": rows.topic_ids,
                     "hyper": hyper,
                     "evaluations": best.evaluations,
@@ -221,7 +221,7 @@ def train(
             ),
             accepted=accepted,
         )
-        outbox.keep(settings, store, model_id)
+        outbox.enqueue(settings, store, model_id)
         with suppress(ModelStoreError):  # what cannot be cleared away now goes next time
             store.prune(settings.training.extra_models_to_keep)
     return Result(
@@ -237,7 +237,7 @@ def train(
     )
 
 
-def serving(store: ModelStore) -> Bundle | None:
+def serving_bundle(store: ModelStore) -> Bundle | None:
     """The bundle that serves; None where there is none that loads."""
     try:
         return store.load_current()
@@ -271,20 +271,20 @@ def judge(settings: Settings, messages: MessageStore) -> Judgement | None:
         The judgement; None where there is no parent to go back to or too few outcomes.
     """
     store = ModelStore(settings.models_dir)
-    champion = serving(store)
+    champion = serving_bundle(store)
     if champion is None or champion.parent_id is None:
         return None
     try:
         parent = store.load(champion.parent_id)
     except BundleError:
         return None
-    read = read_up_to(champion.manifest, messages.topic_ids())
+    read = training_offsets(champion.manifest, messages.topic_ids())
     newer = messages.newer_than(read, JUDGE_LATEST)
     codes = champion.features.encode_target(newer.outcomes)
     frame, codes = newer.frame[codes >= 0], codes[codes >= 0]
-    if len(codes) < JUDGE_ROWS or not gate.comparable(parent, champion.features):
+    if len(codes) < JUDGE_ROWS or not gate.are_comparable(parent, champion.features):
         return None
-    comparison = evaluate.paired(
+    comparison = evaluate.paired_comparison(
         *(
             evaluate.row_losses(bundle.score(bundle.features.transform(frame)), codes)
             for bundle in (parent, champion)
@@ -300,7 +300,7 @@ def judge(settings: Settings, messages: MessageStore) -> Judgement | None:
     return Judgement(champion.model_id, parent.model_id, len(codes), demoted, asdict(comparison))
 
 
-def by_topic(offsets: Offsets) -> dict[str, dict[str, int]]:
+def offsets_by_topic(offsets: Offsets) -> dict[str, dict[str, int]]:
     """Offsets as the manifest writes them: topic, then partition."""
     nested: dict[str, dict[str, int]] = {}
     for (topic, partition), offset in sorted(offsets.items()):
@@ -308,8 +308,8 @@ def by_topic(offsets: Offsets) -> dict[str, dict[str, int]]:
     return nested
 
 
-def read_up_to(manifest: dict[str, Any], now: Mapping[str, str] | None = None) -> Offsets:
-    """The offsets up to which a model's training read the log; `by_topic` undone.
+def training_offsets(manifest: dict[str, Any], now: Mapping[str, str] | None = None) -> Offsets:
+    """The offsets up to which a model's training read the log; `offsets_by_topic` undone.
 
     Args:
         now: The topics' ids; without those that were made again since.
@@ -324,7 +324,9 @@ def read_up_to(manifest: dict[str, Any], now: Mapping[str, str] | None = None) -
     }
 
 
-def rebuild(settings: Settings, manifest: dict[str, Any], snapshot: Snapshot | None) -> str:
+def retrain_from_manifest(
+    settings: Settings, manifest: dict[str, Any], snapshot: Snapshot | None
+) -> str:
     """Train a model again from its manifest; the text of model.txt.
 
     Args:
@@ -333,10 +335,10 @@ def rebuild(settings: Settings, manifest: dict[str, Any], snapshot: Snapshot | N
     Raises:
         ValueError: The base data is not what the model was trained on.
     """
-    rows = gather(settings, snapshot)
+    rows = gather_rows(settings, snapshot)
     if rows.base_sha256 != manifest["training"]["base_data_sha256"]:
         raise ValueError(f"{settings.data.train} is not the file the model was trained on")
-    features = fitted_features(rows, settings)
+    features = fit_preprocessor(rows, settings)
     matrix, codes = training_matrix(rows, features)
     parameters = dict(manifest["hyperparameters"])
     rounds = parameters.pop("num_boost_round")

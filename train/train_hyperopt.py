@@ -9,9 +9,9 @@ import numpy as np
 
 from train.search import Race
 from train.search_space import Range
-from utils.lean_import import without
+from utils.lean_import import stub_modules
 
-with without(instead=("hyperopt.atpe",)):  # another algorithm, for which it loads scipy.stats
+with stub_modules(instead=("hyperopt.atpe",)):  # another algorithm, for which it loads scipy.stats
     from hyperopt import STATUS_OK, Trials, fmin, hp, tpe
     from hyperopt.fmin import generate_trials_to_calculate
 

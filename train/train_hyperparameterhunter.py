@@ -54,7 +54,7 @@ def _hunt(race: Race, folder: Path) -> None:
     best = _previous_best(earlier, folder / ASSETS, race)
     if best is not None and best != race.start:
         known.append(best)
-    with hunter_shims.applied() as hunter:
+    with hunter_shims.apply_shims() as hunter:
         hunter.Environment(
             train_dataset=pd.DataFrame(race.X).add_prefix("f").assign(target=race.y),
             results_path=str(folder),

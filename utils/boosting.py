@@ -4,11 +4,11 @@ Importing the four is most of the time in which a predictor starts. Whoever has 
 already gets LightGBM with it, and each can still be imported later.
 """
 
-from utils.lean_import import without
+from utils.lean_import import stub_modules
 
 # What it asks SciPy's and narwhals' modules for is whether it was given one of their types.
 _asked = ("scipy", "scipy.sparse", "narwhals", "narwhals.dependencies", "narwhals.typing")
-with without("sklearn", "pandas", instead=_asked):
+with stub_modules("sklearn", "pandas", instead=_asked):
     import lightgbm as lgb
 
 __all__ = ["lgb"]

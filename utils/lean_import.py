@@ -22,7 +22,7 @@ class StandIn(ModuleType):
 
 
 @contextmanager
-def without(*missing: str, instead: tuple[str, ...] = ()) -> Iterator[None]:
+def stub_modules(*missing: str, instead: tuple[str, ...] = ()) -> Iterator[None]:
     """Import a library inside; packages that are there already are left alone, parts and all.
 
     Afterwards each of the others can be imported as ever, though not by that library.

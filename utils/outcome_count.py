@@ -28,7 +28,7 @@ class OutcomeCount:
     >>> request = count.observe(14)
     >>> request.batch_id, request.first_offset, request.last_offset, request.count
     ('outcomes-0-10', 10, 14, 2)
-    >>> OutcomeCount.restored("outcomes", 0, every=2, offset=99, metadata=count.metadata())
+    >>> OutcomeCount.restore("outcomes", 0, every=2, offset=99, metadata=count.metadata())
     OutcomeCount(topic='outcomes', partition=0, every=2, first_offset=15, count=0)
     """
 
@@ -60,7 +60,7 @@ class OutcomeCount:
         return msgspec.json.encode(_Metadata(self.first_offset, self.count)).decode()
 
     @classmethod
-    def restored(
+    def restore(
         cls, topic: str, partition: int, *, every: int, offset: int, metadata: str
     ) -> "OutcomeCount":
         """The state that was committed with `offset`; a fresh one where there is none."""

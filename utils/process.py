@@ -37,7 +37,7 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def explained(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
     """An error as one line, without paths that its caller names anyway."""
     if isinstance(error, OSError) and error.strerror:
         named = f"{Path(error.filename).name}: " if isinstance(error.filename, str) else ""
@@ -204,7 +204,7 @@ def be_nice(niceness: int) -> None:
 
 
 @contextmanager
-def slot(settings: Settings, role: str, most: int = 1000) -> Iterator[str]:
+def claim_instance_id(settings: Settings, role: str, most: int = 1000) -> Iterator[str]:
     """A name that no other living process has, and that a restarted one gets again.
 
     A free lock file of `data/` decides the number; the kernel releases a lock with its
@@ -226,31 +226,33 @@ def slot(settings: Settings, role: str, most: int = 1000) -> Iterator[str]:
             with suppress(OSError):  # a full disk; then the number is one like the others
                 lock.write(f"{os.getpid()}\n")
                 lock.flush()
-            yield _slot_name(settings.home, path.stem[1:])
+            yield _instance_id(settings.home, path.stem[1:])
             lock.truncate(0)  # ended by itself
             return
     raise UserError(f"{most} {role}s run in {settings.home} already")
 
 
-def _slot_name(home: Path, place: str) -> str:
+def _instance_id(home: Path, place: str) -> str:
     role, number = place.rsplit("-", 1)
     host = re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:100]
     return f"{role}-{host}-{zlib.crc32(str(home).encode()):08x}-{number}"
 
 
 @contextmanager
-def only_one(settings: Settings, role: str, stop: Stop, report: Report) -> Iterator[str | None]:
+def single_instance(
+    settings: Settings, role: str, stop: Stop, report: Report
+) -> Iterator[str | None]:
     """Wait until no other process has the role in this home.
 
     Yields:
-        The name as of `slot`, also when asked to stop already; None when asked to stop
-        while waiting.
+        The instance id, also when asked to stop already; None when asked to stop while
+        waiting.
     """
     told = False
     with ExitStack() as resources:
         while True:
             try:
-                name = resources.enter_context(slot(settings, role, most=1))
+                name = resources.enter_context(claim_instance_id(settings, role, most=1))
             except UserError:
                 if stop():
                     yield None

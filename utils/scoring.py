@@ -25,7 +25,7 @@ MAX_REPEATED = MAX_MESSAGE_BYTES - 64 * 1024
 
 
 @dataclass
-class Decoded:
+class DecodedRecords:
     """What consecutive records of one partition came to.
 
     Attributes:
@@ -41,14 +41,14 @@ class Decoded:
     rejected: list[Content] = field(default_factory=list)
 
 
-def decode_messages(records: Sequence[Record], bundle: Bundle) -> Decoded:
+def decode_messages(records: Sequence[Record], bundle: Bundle) -> DecodedRecords:
     """Records of `app_messages`, as the bundle's model wants them."""
-    decode, knows_nothing_of = bundle.decoder, bundle.features.knows_nothing_of
+    decode, has_no_known_column = bundle.decoder, bundle.features.has_no_known_column
     usable, found, rejected = [], [], []
     for record in records:
         try:
             message = decode(record.value)
-            if knows_nothing_of(message.data):
+            if has_no_known_column(message.data):
                 raise BadRecord("none of the known columns in $.data")
         except BadRecord as reason:
             rejected.append(dead_letter(record, str(reason)))
@@ -62,12 +62,12 @@ def decode_messages(records: Sequence[Record], bundle: Bundle) -> Decoded:
         for record, row in zip(usable, rows, strict=True)
         if row.outcome is not None and label_text(row.outcome) in classes
     ]
-    return Decoded(rows, [message.request_id for message in found], known, rejected)
+    return DecodedRecords(rows, [message.request_id for message in found], known, rejected)
 
 
-def decode_outcomes(records: Sequence[Record], bundle: Bundle) -> Decoded:
+def decode_outcomes(records: Sequence[Record], bundle: Bundle) -> DecodedRecords:
     """Records of `outcomes`."""
-    classes, decoded = bundle.features.classes, Decoded()
+    classes, decoded = bundle.features.classes, DecodedRecords()
     for record in records:
         try:
             outcome = _decode_outcome(record.value).outcome
@@ -83,7 +83,9 @@ def decode_outcomes(records: Sequence[Record], bundle: Bundle) -> Decoded:
 _decode_outcome = messages.Decoder(messages.Outcome)
 
 
-def answers(bundle: Bundle, request_ids: Sequence[str], scores: np.ndarray) -> list[Content]:
+def prediction_records(
+    bundle: Bundle, request_ids: Sequence[str], scores: np.ndarray
+) -> list[Content]:
     """The records of `predictions`.
 
     Args:

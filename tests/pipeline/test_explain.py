@@ -76,8 +76,8 @@ def prepare(home: Path, bootstrap: str, classes: int, **environment: str) -> Pip
 def publish(pipeline: Pipeline, snapshot: Snapshot | None, parent_id: int | None) -> int:
     """Make a model as a training does, with parameters that need no search."""
     settings = pipeline.settings
-    rows = retrain.gather(settings, snapshot)
-    features = retrain.fitted_features(rows, settings)
+    rows = retrain.gather_rows(settings, snapshot)
+    features = retrain.fit_preprocessor(rows, settings)
     matrix, codes = retrain.training_matrix(rows, features)
     parameters = dict(PARAMETERS)
     rounds = int(parameters.pop("num_boost_round"))
@@ -95,7 +95,7 @@ def publish(pipeline: Pipeline, snapshot: Snapshot | None, parent_id: int | None
                 "rows": len(codes),
                 "base_data": settings.data.train,
                 "base_data_sha256": rows.base_sha256,
-                "offsets": retrain.by_topic(rows.offsets),
+                "offsets": retrain.offsets_by_topic(rows.offsets),
             },
             metrics={"challenger": figures, "champion": figures if parent_id else None},
             gate={"mean_difference": -0.0125, "worse": False} if parent_id else None,
@@ -111,7 +111,7 @@ def read_log(pipeline: Pipeline) -> Snapshot:
     ends = {
         (topic, number): bounds[1]
         for topic in messages.CO_PARTITIONED
-        for number, bounds in kafka_io.beginning_and_end(settings.kafka, topic).items()
+        for number, bounds in kafka_io.partition_bounds(settings.kafka, topic).items()
     }
     with (
         MessageStore(settings.messages_url, features) as store,

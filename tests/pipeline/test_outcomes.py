@@ -58,13 +58,13 @@ def test_a_refused_challenger_is_announced_and_the_champion_serves_on(
     make_pipeline: MakePipeline, adult: list[Row]
 ) -> None:
     """Labels flipped only where the rows are for training: the gate sees the harm at once."""
-    from train.evaluate import in_validation
+    from train.evaluate import is_validation_row
 
     pipeline = make_pipeline(RETRAIN_EVERY="3000", EXTRA_MODELS_TO_KEEP="5")
     ids = [f"r-{n}" for n in range(3000)]
     rows = [
         row if kept_aside else flipped(row)
-        for row, kept_aside in zip(adult, in_validation(ids), strict=False)
+        for row, kept_aside in zip(adult, is_validation_row(ids), strict=False)
     ]
     pipeline.start("predictor.py")
     trainer = pipeline.start("trainer.py", "--evals", "1")

@@ -211,7 +211,7 @@ def test_what_is_refused_is_one_line_at_once(cluster: Cluster, secured: Pipeline
 def test_whatever_is_opened_says_the_same(cluster: Cluster, reason: str) -> None:
     """All that initialize, predictor, trainer and sample_app open, for each reason."""
     kafka = settings.load({**cluster.login, **cluster.wrong[reason]}).kafka
-    member: dict[str, Any] = {"group": "g", "topics": ["t"], "slot": "s", "max_records": 1}
+    member: dict[str, Any] = {"group": "g", "topics": ["t"], "instance_id": "s", "max_records": 1}
     begun = time.monotonic()
     for opened in (
         partial(kafka_io.check_broker, kafka),

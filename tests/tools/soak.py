@@ -27,7 +27,7 @@ import psutil
 
 from tests.harness import Pipeline, Script
 from utils.broker import VERSION, Broker
-from utils.kafka_io import beginning_and_end
+from utils.kafka_io import partition_bounds
 from utils.messages import APP_MESSAGES, PREDICTIONS
 from utils.model_store import ModelStore
 from utils.settings import ROOT
@@ -204,12 +204,12 @@ class Soak:
         self._finish(sample_app, trainer, time.monotonic() - begun)
 
     def _sent(self) -> int:
-        ends = beginning_and_end(self.pipeline.settings.kafka, APP_MESSAGES)
+        ends = partition_bounds(self.pipeline.settings.kafka, APP_MESSAGES)
         return sum(end for _, end in ends.values())
 
     def _finish(self, sample_app: Script, trainer: Script, seconds: float) -> None:
         status = sample_app.end(timeout=120)
-        predicted = beginning_and_end(self.pipeline.settings.kafka, PREDICTIONS)
+        predicted = partition_bounds(self.pipeline.settings.kafka, PREDICTIONS)
         self.figures = {
             "time": f"{seconds / 60:.0f} minutes",
             "messages": f"{self._sent():,} ({self._sent() / seconds:.0f} a second)",

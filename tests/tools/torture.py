@@ -166,11 +166,11 @@ class Feeder(threading.Thread):
         self._sent = left
 
 
-class Onlooker(threading.Thread):
+class PredictionMonitor(threading.Thread):
     """Reads predictions, committed ones, all the time; knows when each was seen."""
 
     def __init__(self, pipeline: Pipeline) -> None:
-        super().__init__(name="onlooker", daemon=True)
+        super().__init__(name="prediction-monitor", daemon=True)
         self.seen = 0
         self._made: dict[int, list[float]] = defaultdict(list)
         self._arrived: dict[int, list[float]] = defaultdict(list)
@@ -204,7 +204,7 @@ class Onlooker(threading.Thread):
 
 
 @dataclass(frozen=True)
-class Wound:
+class Kill:
     """One kill: what, when, and the partitions whose predictions it holds up."""
 
     kind: str
@@ -269,12 +269,12 @@ class Torture:
         self._say = say
         self._store = ModelStore(pipeline.settings.models_dir)
         self._feeder = Feeder(pipeline, rows, rate, seed)
-        self._onlooker = Onlooker(pipeline)
+        self._monitor = PredictionMonitor(pipeline)
         self._predictors: list[Script] = []
         self._trainer: Script | None = None
         self._leaving: list[Script] = []
         self._returns: list[float] = []  # when predictors come (back)
-        self._strikes: list[tuple[float, Callable[[], Wound]]] = [
+        self._strikes: list[tuple[float, Callable[[], Kill]]] = [
             (4, self._restart),
             (1.5, self._away),
             (1, self._leave),
@@ -305,11 +305,11 @@ class Torture:
         for _ in range(PREDICTORS):
             self._join()
         self._trainer = self._start_trainer()
-        self._onlooker.start()
+        self._monitor.start()
         self._wait(self._settled, 60, "the predictors did not begin")
         self._trainer.says("ready", 60)
         self._feeder.start()
-        self._wait(lambda: self._onlooker.seen > 200, 60, "no predictions at the beginning")
+        self._wait(lambda: self._monitor.seen > 200, 60, "no predictions at the beginning")
 
     def _join(self) -> None:
         self._predictors.append(self._pipeline.start("predictor.py"))
@@ -317,7 +317,7 @@ class Torture:
     def _start_trainer(self) -> Script:
         return self._pipeline.start("trainer.py", "--evals", "1")
 
-    def _tend(self) -> None:
+    def _supervise(self) -> None:
         """What a supervisor does: start again what ended, and note what should not have."""
         now = time.monotonic()
         for moment in [moment for moment in self._returns if moment <= now]:
@@ -363,7 +363,7 @@ class Torture:
         """Tend meanwhile; looking more often would take time from those looked at."""
         deadline = time.monotonic() + seconds
         while not condition():
-            self._tend()
+            self._supervise()
             if time.monotonic() > deadline:
                 self._fault(f"{otherwise} in {seconds:.0f} s")
                 return False
@@ -377,21 +377,21 @@ class Torture:
 
     def _round(self) -> None:
         """One kill, sometimes several in a row; then wait until all is well again."""
-        wounds = [self._strike()]
+        kills = [self._strike()]
         while self._plan.random() < 0.2:
             self._pause(0.5)
-            wounds.append(self._strike())
+            kills.append(self._strike())
         stall = 0.0
-        for wound in wounds:
-            healed = self._wait(
-                lambda wound=wound: self._stall(wound) is not None,  # type: ignore[misc]
+        for kill in kills:
+            recovered = self._wait(
+                lambda kill=kill: self._stall(kill) is not None,  # type: ignore[misc]
                 STUCK_SECONDS,
-                f"after {wound.kind}: partitions {list(wound.partitions)} stand still",
+                f"after {kill.kind}: partitions {list(kill.partitions)} stand still",
             )
-            if not healed:
+            if not recovered:
                 return
-            stall = max(stall, self._stall(wound) or 0.0)
-        kind = wounds[0].kind if len(wounds) == 1 else "several in a row"
+            stall = max(stall, self._stall(kill) or 0.0)
+        kind = kills[0].kind if len(kills) == 1 else "several in a row"
         self.report.stalls[kind].append(stall)
         self._say(f"{self.report.kills.total():4} {kind}: {stall:.2f} s")
         self._wait(self._settled, 60, "not every predictor joined")
@@ -404,12 +404,12 @@ class Torture:
         until = time.monotonic() + seconds
         self._wait(lambda: time.monotonic() >= until, seconds + 60, "")
 
-    def _stall(self, wound: Wound) -> float | None:
+    def _stall(self, kill: Kill) -> float | None:
         """From the kill to the first new prediction of the partition that waits longest."""
-        seen = [self._onlooker.first_after(wound.at, p) for p in wound.partitions]
-        return None if None in seen else max((s - wound.at for s in seen if s), default=0.0)
+        seen = [self._monitor.first_after(kill.at, p) for p in kill.partitions]
+        return None if None in seen else max((s - kill.at for s in seen if s), default=0.0)
 
-    def _strike(self) -> Wound:
+    def _strike(self) -> Kill:
         if self._not_yet:
             strike = self._not_yet.pop()
         else:
@@ -417,75 +417,75 @@ class Torture:
             (strike,) = self._plan.choices(strikes, weights)
         if len(self._predictors) < 2 and strike in (self._away, self._leave):
             strike = self._restart
-        wound: Wound = strike()
-        self.report.kills[wound.kind] += 1
-        return wound
+        kill: Kill = strike()
+        self.report.kills[kill.kind] += 1
+        return kill
 
-    def _victim(self, kind: str) -> tuple[Script | None, Wound]:
+    def _victim(self, kind: str) -> tuple[Script | None, Kill]:
         if not self._predictors:
-            return None, Wound(kind, time.time(), ())
+            return None, Kill(kind, time.time(), ())
         script = self._random.choice(self._predictors)
         self._predictors.remove(script)
         partitions = _partitions_of(script) or ()
-        wound = Wound(kind, time.time(), partitions)
-        return script, wound
+        kill = Kill(kind, time.time(), partitions)
+        return script, kill
 
-    def _kill_predictor(self, kind: str) -> Wound:
-        script, wound = self._victim(kind)
+    def _kill_predictor(self, kind: str) -> Kill:
+        script, kill = self._victim(kind)
         if script is not None:
             script.kill()
-        return wound
+        return kill
 
-    def _restart(self) -> Wound:
-        wound = self._kill_predictor("predictor, restarted at once")
+    def _restart(self) -> Kill:
+        kill = self._kill_predictor("predictor, restarted at once")
         self._join()
-        return wound
+        return kill
 
-    def _away(self) -> Wound:
-        wound = self._kill_predictor("predictor, restarted after 5 s")
+    def _away(self) -> Kill:
+        kill = self._kill_predictor("predictor, restarted after 5 s")
         self._returns.append(time.monotonic() + 5)
-        return wound
+        return kill
 
-    def _leave(self) -> Wound:
-        script, wound = self._victim("predictor leaves (SIGTERM), another joins")
+    def _leave(self) -> Kill:
+        script, kill = self._victim("predictor leaves (SIGTERM), another joins")
         if script is not None:
             script.process.terminate()
             self._leaving.append(script)
             self._returns.append(time.monotonic() + 4)
             # It finishes its batch first, so the time runs from its end.
             self._wait_or_go_on(lambda: script.process.poll() is not None, 20)
-            wound = replace(wound, at=time.time())
-        return wound
+            kill = replace(kill, at=time.time())
+        return kill
 
-    def _while_loading(self) -> Wound:
+    def _while_loading(self) -> Kill:
         current = self._store.current_id()
         self._wait_or_go_on(lambda: self._store.current_id() != current, 8)
         time.sleep(self._random.uniform(0, 0.3))
-        wound = self._kill_predictor("predictor, when a new model is out")
+        kill = self._kill_predictor("predictor, when a new model is out")
         self._join()
-        return wound
+        return kill
 
-    def _freeze(self) -> Wound:
+    def _freeze(self) -> Kill:
         """Stopped for longer than its session, or than its transaction, may last.
 
         Others have its partitions when it wakes up in the middle of what it did.
         """
-        script, wound = self._victim("predictor, frozen for a while")
+        script, kill = self._victim("predictor, frozen for a while")
         if script is not None:
             script.process.send_signal(signal.SIGSTOP)
             self._pause_of(self._random.choice((3.0, 8.0)))
             script.process.send_signal(signal.SIGCONT)
             self._predictors.append(script)
-        return wound
+        return kill
 
-    def _kill_trainer(self, kind: str = "trainer, at any time") -> Wound:
-        wound = Wound(kind, time.time(), range(PARTITIONS))
+    def _kill_trainer(self, kind: str = "trainer, at any time") -> Kill:
+        kill = Kill(kind, time.time(), range(PARTITIONS))
         if self._trainer is not None:
             self._trainer.kill()
         self._trainer = self._start_trainer()
-        return wound
+        return kill
 
-    def _kill_training(self) -> Wound:
+    def _kill_training(self) -> Kill:
         trainer = self._trainer
         assert trainer is not None
         before = trainer.text().count("RETRAINING STARTED")
@@ -493,7 +493,7 @@ class Torture:
         self._pause(2)
         return self._kill_trainer("trainer, while it trains")
 
-    def _kill_publishing(self) -> Wound:
+    def _kill_publishing(self) -> Kill:
         """In the half second in which a bundle is written, recorded and announced."""
         folder = self._pipeline.settings.models_dir
         newest = max(self._store.on_disk(), default=0) + 1
@@ -502,24 +502,24 @@ class Torture:
         time.sleep(self._random.uniform(0, self._random.choice((0.01, 0.1, 0.3))))
         return self._kill_trainer("trainer, while it publishes")
 
-    def _kill_broker(self) -> Wound:
-        wound = Wound("broker", time.time(), range(PARTITIONS))
+    def _kill_broker(self) -> Kill:
+        kill = Kill("broker", time.time(), range(PARTITIONS))
         self._broker.kill()
         time.sleep(self._random.uniform(0, 1))
         self._broker.start()
-        return wound
+        return kill
 
-    def _freeze_broker(self) -> Wound:
+    def _freeze_broker(self) -> Kill:
         """Nobody can reach it, and no connection breaks."""
         os.kill(self._broker.pid, signal.SIGSTOP)
         self._pause_of(self._silence)
         os.kill(self._broker.pid, signal.SIGCONT)
-        return Wound(f"broker, silent for {self._silence:.0f} s", time.time(), range(PARTITIONS))
+        return Kill(f"broker, silent for {self._silence:.0f} s", time.time(), range(PARTITIONS))
 
     def _wait_or_go_on(self, condition: Callable[[], bool], seconds: float) -> None:
         deadline = time.monotonic() + seconds
         while not condition() and time.monotonic() < deadline:
-            self._tend()
+            self._supervise()
             time.sleep(0.002)
 
     # The end
@@ -529,7 +529,7 @@ class Torture:
         self._feeder.stop()
         log = Log(self._pipeline)
         self._wait(
-            lambda: self._onlooker.seen >= len(log.good), FINISH_SECONDS, "not all was answered"
+            lambda: self._monitor.seen >= len(log.good), FINISH_SECONDS, "not all was answered"
         )
         self._wait(self._settled, 60, "not every predictor joined")
         # The same rows come again and again, and a model of them takes ever more rounds.
@@ -540,7 +540,7 @@ class Torture:
         for script in [*self._predictors, *([self._trainer] if self._trainer else [])]:
             if status := script.end(signal.SIGTERM, 60):
                 self._fault(f"status {status} after SIGTERM", script)
-        self._onlooker.stop()
+        self._monitor.stop()
         for script in self._pipeline.scripts:
             if "Traceback" in script.text():
                 self._fault("printed a traceback", script)

@@ -6,6 +6,6 @@ mlflow`, over and over beside trainer.py. MLflow that is down, slow or silent co
 pipeline nothing; a bundle not logged yet waits in the outbox.
 """
 
-from train.tracking.beside import Tracking, add_argument, log_once, switched_on
+from train.tracking.beside import Tracking, add_argument, log_once, with_tracking
 
-__all__ = ["Tracking", "add_argument", "log_once", "switched_on"]
+__all__ = ["Tracking", "add_argument", "log_once", "with_tracking"]

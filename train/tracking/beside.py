@@ -26,7 +26,7 @@ def add_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def switched_on(settings: Settings, wanted: bool) -> Settings:
+def with_tracking(settings: Settings, wanted: bool) -> Settings:
     """The settings with the tracking URI filled in, where tracking is wanted.
 
     Raises:
@@ -45,24 +45,24 @@ class Tracking:
     """The process beside a script, if there is tracking; ends with the script.
 
     Args:
-        settings: As `switched_on` gave them.
-        patience: Seconds that the end may take to log what is left.
+        settings: As `with_tracking` gave them.
+        timeout: Seconds that the end may take to log what is left.
         niceness: Of the process, from 0 to 19; 0 for a script that has to wait for it.
     """
 
-    def __init__(self, settings: Settings, patience: float, *, niceness: int) -> None:
+    def __init__(self, settings: Settings, timeout: float, *, niceness: int) -> None:
         self._settings = settings
-        self._patience = patience
+        self._timeout = timeout
         self._niceness = niceness
 
     def __enter__(self) -> "Tracking":
         if self._settings.mlflow.tracking_uri:
-            outbox.keep_all(self._settings)
+            outbox.enqueue_all(self._settings)
             context = multiprocessing.get_context("spawn")
             theirs, self._ours = context.Pipe(duplex=False)
             self._process = context.Process(
                 target=_beside,
-                args=(self._settings, theirs, self._patience, self._niceness),
+                args=(self._settings, theirs, self._timeout, self._niceness),
                 daemon=True,
             )
             self._process.start()
@@ -72,14 +72,14 @@ class Tracking:
     def __exit__(self, *exception: object) -> None:
         if self._settings.mlflow.tracking_uri:
             self._ours.close()  # which tells it to end
-            self._process.join(self._patience)
+            self._process.join(self._timeout)
             if self._process.exitcode != 0:
                 self._process.kill()
                 self._process.join()
                 Tracker(self._settings, _reporter()).say_what_waits("silent")
 
 
-def _beside(settings: Settings, parent: Connection, patience: float, niceness: int) -> None:
+def _beside(settings: Settings, parent: Connection, timeout: float, niceness: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the script decides what they mean
     if niceness:
@@ -93,12 +93,12 @@ def _beside(settings: Settings, parent: Connection, patience: float, niceness: i
         with contextlib.suppress(EOFError):
             parent.recv()  # never sent: the other end closes, also when it is killed
         stop.set()
-        time.sleep(patience)
+        time.sleep(timeout)
         os._exit(1)
 
     threading.Thread(target=end_with_parent, daemon=True).start()
-    with process.only_one(settings, "tracker", stop, report) as slot:
-        if slot is not None:
+    with process.single_instance(settings, "tracker", stop, report) as instance_id:
+        if instance_id is not None:
             follow(tracker, stop, report)
 
 
@@ -108,10 +108,10 @@ def _reporter() -> Report:
 
 def log_once(settings: Settings) -> None:
     """Bring MLflow up to date, and say what keeps it from that."""
-    settings = switched_on(settings, wanted=True)
+    settings = with_tracking(settings, wanted=True)
     tracker = Tracker(settings, _reporter())
-    with process.slot(settings, "tracker", most=1):
-        outbox.keep_all(settings)
+    with process.claim_instance_id(settings, "tracker", most=1):
+        outbox.enqueue_all(settings)
         try:
             tracker.step(thorough=True)
         except Exception as error:  # MLflow's are of many kinds

@@ -16,7 +16,7 @@ from utils.settings import Settings
 OUTBOX_MOST = 50
 
 
-def keep(settings: Settings, store: ModelStore, model_id: int) -> None:
+def enqueue(settings: Settings, store: ModelStore, model_id: int) -> None:
     """Put a bundle into the outbox, if there is tracking; hard links, so in no time.
 
     Trouble with the disk is passed over: tracking is not worth a training.
@@ -33,11 +33,11 @@ def keep(settings: Settings, store: ModelStore, model_id: int) -> None:
         remove(folder / str(oldest))
 
 
-def keep_all(settings: Settings) -> None:
+def enqueue_all(settings: Settings) -> None:
     """Put every bundle that is there into the outbox: some were made without tracking."""
     store = ModelStore(settings.models_dir)
     for model_id in store.on_disk():
-        keep(settings, store, model_id)
+        enqueue(settings, store, model_id)
 
 
 def folder_of(settings: Settings) -> Path:

@@ -31,7 +31,7 @@ LOOK_EVERY, LONGEST_PAUSE = 0.5, 60.0
 #: so many times as long as the last one took.
 QUALITY_EVERY, REST = 5.0, 20.0
 
-#: MLflow reads these when it is imported. Its own patience is minutes.
+#: MLflow reads these when it is imported. Its own timeout is minutes.
 ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -167,7 +167,7 @@ class Tracker:
                 judged = messages.quality_rows() if offsets != self._offsets else []
             now = time.time() * 1000
             for one in judged:
-                found = quality.quality(one, features, last=LAST, now=now)
+                found = quality.measure_quality(one, features, last=LAST, now=now)
                 if one.model_id in log.models and found.known != log.known_outcomes(one.model_id):
                     log.log_quality(found, LAST)
             self._offsets = offsets
@@ -182,7 +182,7 @@ def aliases_of(history: Sequence[Mapping[str, Any]]) -> dict[str, int | None]:
     >>> aliases_of([one]), aliases_of([one, refused])
     ({'champion': 1, 'challenger': None}, {'champion': 1, 'challenger': 2})
     """
-    champion = model_store.serving(history)
+    champion = model_store.serving_id(history)
     newest = max((line["model_id"] for line in history if "model_id" in line), default=None)
     return {"champion": champion, "challenger": None if newest == champion else newest}
 

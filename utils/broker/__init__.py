@@ -1,8 +1,8 @@
 """A real Apache Kafka on this machine: `Broker` starts it, `python -m utils.broker` runs it."""
 
-from utils.broker.jars import VERSION, BrokerError, Jar, damaged, ensure_jars, locked_jars
+from utils.broker.jars import VERSION, BrokerError, Jar, ensure_jars, find_damaged, load_lock
 from utils.broker.java import SHORT_LIVED
-from utils.broker.ports import LOOPBACK, answers, free_port
+from utils.broker.ports import LOOPBACK, free_port, is_answering
 from utils.broker.server import Broker, prepare
 
 __all__ = [
@@ -12,10 +12,10 @@ __all__ = [
     "Broker",
     "BrokerError",
     "Jar",
-    "answers",
-    "damaged",
+    "is_answering",
+    "find_damaged",
     "ensure_jars",
     "free_port",
-    "locked_jars",
+    "load_lock",
     "prepare",
 ]

@@ -10,7 +10,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from utils.broker.jars import LOCK, VERSION, BrokerError, write_lock
-from utils.broker.ports import LOOPBACK, answers
+from utils.broker.ports import LOOPBACK, is_answering
 from utils.broker.server import Broker, prepare
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _serve(kafka: "Kafka", home: Path) -> int:
     address = kafka.bootstrap_servers.split(",")[0].strip()
     port = _own_port(address)
-    if answers(address):
+    if is_answering(address):
         print(f"a Kafka broker answers at {address} already: nothing to start")
         return 0
     if kafka.security_protocol != "PLAINTEXT":

@@ -36,12 +36,12 @@ class Jar(NamedTuple):
     path: str
 
 
-def locked_jars(lock: Path = LOCK) -> list[Jar]:
+def load_lock(lock: Path = LOCK) -> list[Jar]:
     """What the lock lists, in the order of the class path."""
     return [Jar(*line.split()) for line in lock.read_text("ascii").splitlines()]
 
 
-def damaged(jars: Sequence[Jar], cache: Path) -> list[Jar]:
+def find_damaged(jars: Sequence[Jar], cache: Path) -> list[Jar]:
     """Those of the jars that are missing in `cache` or are not what the lock says."""
     return [jar for jar in jars if _sha256(cache / jar.path) != jar.sha256]
 
@@ -59,10 +59,10 @@ def ensure_jars(cache: Path | None = None) -> list[Path]:
         BrokerError: A jar cannot be fetched, or what came is not what is locked.
     """
     cache = cache or Path(os.environ.get("M2_REPO") or Path.home() / ".m2" / "repository")
-    jars = locked_jars()
-    if damaged(jars, cache):
+    jars = load_lock()
+    if find_damaged(jars, cache):
         with _one_at_a_time(cache):
-            if missing := damaged(jars, cache):  # still, when it is this one's turn
+            if missing := find_damaged(jars, cache):  # still, when it is this one's turn
                 _fetch(missing, cache)
     return [cache / jar.path for jar in jars]
 

@@ -8,7 +8,9 @@ import struct
 LOOPBACK = "127.0.0.1"
 
 
-def answers(bootstrap: str, timeout: float = 2.0, *, tls: ssl.SSLContext | None = None) -> bool:
+def is_answering(
+    bootstrap: str, timeout: float = 2.0, *, tls: ssl.SSLContext | None = None
+) -> bool:
     """Whether a Kafka broker answers at one of the addresses now.
 
     Asks for ApiVersions, which brokers answer before any login.

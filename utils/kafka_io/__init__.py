@@ -18,9 +18,9 @@ from utils.kafka_io.clients import (
     wait_for_broker,
 )
 from utils.kafka_io.exactly_once import ExactlyOnce, Fenced, Polled
-from utils.kafka_io.log_reader import LogReader, beginning_and_end
+from utils.kafka_io.log_reader import LogReader, partition_bounds
 from utils.kafka_io.record_batches import Content, Record
-from utils.kafka_io.senders import Outgoing, Sender, Together, announce
+from utils.kafka_io.senders import Outgoing, Sender, TransactionalSender, announce
 from utils.kafka_io.topics import MAX_MESSAGE_BYTES, ensure_topics
 from utils.kafka_io.transactions import Position
 
@@ -39,10 +39,10 @@ __all__ = [
     "Record",
     "Refused",
     "Sender",
-    "Together",
+    "TransactionalSender",
     "TopicPartition",
     "announce",
-    "beginning_and_end",
+    "partition_bounds",
     "check_broker",
     "client_settings",
     "ensure_topics",

@@ -18,7 +18,7 @@ REQUEST_TIMEOUT_MS = 10_000
 #: For each step of a transaction and each look at the committed offsets. A broker that is
 #: killed takes some answers with it, and the client waits them out: this is how long the
 #: predictions then stand still. Giving up early is safe: the next poll looks again.
-PATIENCE_MS = 5_000
+OPERATION_TIMEOUT_MS = 5_000
 #: How often topics are looked at for new partitions.
 METADATA_MAX_AGE_MS = 5_000
 
@@ -93,7 +93,7 @@ def _fetch_when_all_is_read(fetcher: Any) -> None:
 
 
 @contextmanager
-def reaching(kafka: Kafka) -> Iterator[None]:
+def translate_connection_errors(kafka: Kafka) -> Iterator[None]:
     """Open a client inside; what keeps it out becomes one line.
 
     Raises:
@@ -118,7 +118,7 @@ def open_admin(kafka: Kafka) -> KafkaAdminClient:
     Raises:
         KafkaUnavailable: No broker, or it does not let us in.
     """
-    with reaching(kafka):
+    with translate_connection_errors(kafka):
         return KafkaAdminClient(**client_settings(kafka))
 
 
@@ -167,4 +167,4 @@ def positions_of(consumer: KafkaConsumer) -> dict[TopicPartition, int]:
 def committed_offset(consumer: KafkaConsumer, tp: TopicPartition) -> OffsetAndMetadata | None:
     """What the consumer's group has committed of a partition."""
     # Without a timeout it retries for ever and heeds no signal.
-    return consumer.committed(tp, metadata=True, timeout_ms=PATIENCE_MS)
+    return consumer.committed(tp, metadata=True, timeout_ms=OPERATION_TIMEOUT_MS)

@@ -12,15 +12,20 @@ from kafka.consumer.subscription_state import ConsumerRebalanceListener
 from kafka.coordinator.assignors.range import RangePartitionAssignor
 from kafka.structs import MemberState
 
-from utils.kafka_io.clients import PATIENCE_MS, committed_offset, open_consumer, reaching
+from utils.kafka_io.clients import (
+    OPERATION_TIMEOUT_MS,
+    committed_offset,
+    open_consumer,
+    translate_connection_errors,
+)
 from utils.kafka_io.record_batches import Content
 from utils.kafka_io.topics import MAX_MESSAGE_BYTES
 from utils.kafka_io.transactions import (
     Position,
-    abort_forgotten,
+    abort_hanging_transactions,
     commit,
     discard,
-    transactional,
+    open_transactional_producer,
 )
 from utils.settings import Kafka
 
@@ -28,24 +33,24 @@ SESSION_TIMEOUT_MS = 2_000
 HEARTBEAT_INTERVAL_MS = 500
 #: A restarted broker has answered "no offset committed" for half a second to groups that
 #: had one; only an answer that stays the same for this long is believed.
-NO_OFFSET_PATIENCE_S = 5.0
+NO_OFFSET_TIMEOUT_S = 5.0
 
 
 class Fenced(Exception):
     """Another process has taken this one's place in the group; it has to end."""
 
 
-class _Flag(ConsumerRebalanceListener):  # type: ignore[misc]
+class _RebalanceListener(ConsumerRebalanceListener):  # type: ignore[misc]
     """Notes that the assignment changed: inside the listener no offset can be fetched."""
 
     def __init__(self) -> None:
-        self.raised = True
+        self.happened = True
 
     def on_partitions_revoked(self, revoked: object) -> None:
-        self.raised = True
+        self.happened = True
 
     def on_partitions_assigned(self, assigned: object) -> None:
-        self.raised = True
+        self.happened = True
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,7 @@ class ExactlyOnce:
         kafka: How to reach the cluster.
         group: The consumer group.
         topics: What it reads; co-partitioned topics arrive with the same numbers.
-        slot: A name that no other living process has and that a restarted one has
+        instance_id: A name that no other living process has and that a restarted one has
             again: transactional id and static membership in one. A process restarted
             under its name takes over at once instead of waiting for its own death to
             be noticed.
@@ -90,30 +95,31 @@ class ExactlyOnce:
         *,
         group: str,
         topics: Sequence[str],
-        slot: str,
+        instance_id: str,
         max_records: int,
         report: Callable[[str], None],
     ) -> None:
         self._kafka = kafka
         self._group = group
         self._topics = list(topics)
-        self._slot = slot
+        self._instance_id = instance_id
         self._max_records = max_records
         self._report = report
-        self._rebalance = _Flag()
+        self._rebalance = _RebalanceListener()
         self._epoch = 0
         self._failed = False
         self._producer: KafkaProducer | None = None
         self._producer_is_new = False
-        self._left_open = True  # this slot's last process may have been killed
+        # The last process of this instance_id may have been killed.
+        self._may_have_open_transaction = True
         self._newest: dict[TopicPartition, int] = {}
         #: Where partitions begin of which nothing is committed; the next commit says so,
         #: or each restart would have to wait for an answer to believe again.
         self._beginnings: dict[TopicPartition, Position] = {}
         self._committer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="committer")
-        self._under_way: tuple[Future[None], Callable[[], None]] | None = None
-        with reaching(kafka):
-            # Before joining: it aborts what this slot's last process left open. The
+        self._in_flight: tuple[Future[None], Callable[[], None]] | None = None
+        with translate_connection_errors(kafka):
+            # Before joining: it aborts what this instance_id's last process left open. The
             # partitions may be with others by now, who wait for just that.
             self._replace_producer()
             self._consumer = self._join()
@@ -122,7 +128,7 @@ class ExactlyOnce:
         consumer = open_consumer(
             self._kafka,
             group_id=self._group,
-            group_instance_id=self._slot,
+            group_instance_id=self._instance_id,
             session_timeout_ms=SESSION_TIMEOUT_MS,
             heartbeat_interval_ms=HEARTBEAT_INTERVAL_MS,
             partition_assignment_strategy=(RangePartitionAssignor,),
@@ -147,7 +153,7 @@ class ExactlyOnce:
 
         Raises:
             KafkaError: Something went wrong; poll again.
-            Fenced: Another process runs under this slot.
+            Fenced: Another process runs under this instance_id.
         """
         coordinator = self._consumer._coordinator
         if coordinator.rejoining:
@@ -160,22 +166,22 @@ class ExactlyOnce:
         except (kafka_errors.NoOffsetForPartitionError, kafka_errors.OffsetOutOfRangeError):
             self._failed, records = True, {}
         except kafka_errors.FencedInstanceIdError:
-            raise Fenced(f"another process runs as {self._slot}; this one ends") from None
+            raise Fenced(f"another process runs as {self._instance_id}; this one ends") from None
         # Right after poll(), never later: the client forgets its generation when it
         # leaves the group, and the broker lets a member without one commit unfenced.
         membership = self._consumer.group_metadata()
         if membership.state != MemberState.STABLE or not membership.member_id:
             self._failed = self._failed or bool(records)
             return Polled({})
-        if self._rebalance.raised or self._failed:
-            self.settle()
+        if self._rebalance.happened or self._failed:
+            self.wait_for_commit()
             return self._restore(membership)
         return Polled(records, None, membership, self._epoch)
 
     def _restore(self, membership: Any) -> Polled:
         """Take up the assigned partitions where the group has committed them."""
         self._failed = True
-        self._rebalance.raised = False
+        self._rebalance.happened = False
         self._epoch += 1
         self._replace_producer()
         self._beginnings.clear()
@@ -193,14 +199,14 @@ class ExactlyOnce:
         it; what it still says after a while is believed.
         """
         newest = self._newest.get(tp, -1)
-        patient_until = time.monotonic() + NO_OFFSET_PATIENCE_S
+        deadline = time.monotonic() + NO_OFFSET_TIMEOUT_S
         while True:
             committed = committed_offset(self._consumer, tp)
-            starts = self._consumer.beginning_offsets([tp], timeout_ms=PATIENCE_MS)
-            ends = self._consumer.end_offsets([tp], timeout_ms=PATIENCE_MS)
+            starts = self._consumer.beginning_offsets([tp], timeout_ms=OPERATION_TIMEOUT_MS)
+            ends = self._consumer.end_offsets([tp], timeout_ms=OPERATION_TIMEOUT_MS)
             if committed is not None and newest <= committed.offset <= ends[tp]:
                 break
-            if time.monotonic() > patient_until:
+            if time.monotonic() > deadline:
                 break
             time.sleep(0.2)
         if committed is None:
@@ -225,19 +231,19 @@ class ExactlyOnce:
                 return  # spares a starting process the time
             discard(self._producer)
             self._producer = None
-        self._producer = transactional(
+        self._producer = open_transactional_producer(
             self._kafka,
-            self._slot,
+            self._instance_id,
             retry_backoff_ms=5,  # commits wait this long on CONCURRENT_TRANSACTIONS
             linger_ms=0,
             max_request_size=MAX_MESSAGE_BYTES,
-            max_block_ms=PATIENCE_MS,
+            max_block_ms=OPERATION_TIMEOUT_MS,
         )
         self._producer.init_transactions()
-        if self._left_open:
+        if self._may_have_open_transaction:
             manager = self._producer._transaction_manager
-            abort_forgotten(self._kafka, manager.producer_id_and_epoch.producer_id)
-            self._left_open = False
+            abort_hanging_transactions(self._kafka, manager.producer_id_and_epoch.producer_id)
+            self._may_have_open_transaction = False
         self._producer_is_new = True
 
     def commit(
@@ -249,8 +255,8 @@ class ExactlyOnce:
     ) -> None:
         """Begin to commit records and positions in one transaction, all or nothing.
 
-        What comes of it `settle` tells, or the next commit, or a poll that has to know
-        because partitions have moved.
+        The result comes with `wait_for_commit`, with the next commit, or with a poll that
+        has to know because partitions have moved.
 
         Args:
             polled: What the positions come from.
@@ -262,41 +268,41 @@ class ExactlyOnce:
             KafkaError: Of this transaction or the one before. Nothing may be assumed; the
                 next poll finds out what is committed and takes up from there.
         """
-        self.settle()
-        if polled.epoch != self._epoch or self._rebalance.raised or self._failed:
+        self.wait_for_commit()
+        if polled.epoch != self._epoch or self._rebalance.happened or self._failed:
             self._failed = True
             raise kafka_errors.CommitFailedError("the assignment changed meanwhile")
         assert self._producer is not None
         positions = {**self._beginnings, **positions}
         self._producer_is_new = False
-        self._left_open = True
+        self._may_have_open_transaction = True
         committed = self._committer.submit(
             commit, self._producer, polled.membership, records, positions
         )
 
-        def settled() -> None:
-            self._left_open = False
+        def on_committed() -> None:
+            self._may_have_open_transaction = False
             self._beginnings.clear()
             self._newest.update((tp, position.offset) for tp, position in positions.items())
             then()
 
-        self._under_way = committed, settled
+        self._in_flight = committed, on_committed
 
-    def settle(self) -> None:
+    def wait_for_commit(self) -> None:
         """Wait until what is being committed is.
 
         Raises:
             KafkaError: As `commit` does.
         """
-        if self._under_way is None:
+        if self._in_flight is None:
             return
-        (committed, settled), self._under_way = self._under_way, None
+        (committed, on_committed), self._in_flight = self._in_flight, None
         try:
             committed.result()
         except BaseException:
             self._failed = True
             raise
-        settled()
+        on_committed()
 
     def close(self) -> None:
         """Leave; nothing is open between two commits, so nothing is lost."""

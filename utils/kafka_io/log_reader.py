@@ -13,7 +13,7 @@ from utils.kafka_io.clients import (
     open_consumer,
     partitions_of,
     positions_of,
-    reaching,
+    translate_connection_errors,
 )
 from utils.settings import Kafka
 
@@ -40,7 +40,7 @@ class LogReader:
         self._open()
 
     def _open(self) -> None:
-        with reaching(self.kafka):
+        with translate_connection_errors(self.kafka):
             self._consumer = open_consumer(
                 self.kafka,
                 auto_offset_reset="earliest",
@@ -110,7 +110,7 @@ class LogReader:
         self.close()
 
 
-def beginning_and_end(kafka: Kafka, topic: str) -> dict[int, tuple[int, int]]:
+def partition_bounds(kafka: Kafka, topic: str) -> dict[int, tuple[int, int]]:
     """The first offset and the offset after the last committed record, by partition."""
     with LogReader(kafka, [topic]) as reader:
         consumer, partitions = reader._consumer, sorted(reader._assigned)

@@ -8,12 +8,12 @@ from kafka import TopicPartition
 from kafka.errors import KafkaError
 
 from utils.kafka_io.clients import KafkaUnavailable
-from utils.kafka_io.log_reader import LogReader, beginning_and_end
+from utils.kafka_io.log_reader import LogReader, partition_bounds
 from utils.process import one_line
 from utils.settings import Kafka
 
 #: How long the log may say nothing before its end is reached.
-PATIENCE_S = 30.0
+SILENCE_TIMEOUT_S = 30.0
 
 #: By partition: the first offset, and the one after the last.
 Bounds = Mapping[int, tuple[int, int]]
@@ -26,7 +26,7 @@ def bounds(kafka: Kafka, topic: str) -> dict[int, tuple[int, int]]:
         KafkaUnavailable: No broker, or it has no such topic.
     """
     try:
-        found = beginning_and_end(kafka, topic)
+        found = partition_bounds(kafka, topic)
     except KafkaError as error:
         raise KafkaUnavailable(f"{topic} cannot be read: {one_line(error)}") from None
     if not found:
@@ -67,7 +67,7 @@ def scan(kafka: Kafka, topic: str, wanted: Bounds) -> Iterator[Any]:
                     del ends[partition]
                 now = time.monotonic()
                 heard = now if polled else heard
-                if ends and now - heard > PATIENCE_S:
+                if ends and now - heard > SILENCE_TIMEOUT_S:
                     raise KafkaUnavailable(f"the broker no longer sends the rest of {topic}")
     except KafkaError as error:
         raise KafkaUnavailable(f"{topic} cannot be read: {one_line(error)}") from None

@@ -1,4 +1,4 @@
-"""Kafka's record batches (message format 2), written and read a whole batch at a time.
+"""Kafka's record batches (message format 2), encoded and decoded a whole batch at a time.
 
 kafka-python goes record by record through a handful of objects and calls, which takes
 more time than a model needs for a row. Here a record costs little more than its bytes.
@@ -37,7 +37,7 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     headers: Headers
 
 
-def written(
+def encode_batches(
     records: Iterable[Content], *, timestamp: int, largest: int
 ) -> list[MemoryRecordsBuilder]:
     """Write records into as many batches as they need.
@@ -109,19 +109,19 @@ def _varint(number: int) -> bytes:
     return bytes(found)
 
 
-def read(batch: DefaultRecordBatch, tp: TopicPartition) -> list[Record]:
+def decode_batch(batch: DefaultRecordBatch, tp: TopicPartition) -> list[Record]:
     """The records of a batch whose checksum is right.
 
     Raises:
         CorruptRecordError: They are not what the format says.
     """
     try:
-        return _read(batch, tp)
+        return _decode_batch(batch, tp)
     except (ValueError, IndexError) as error:
         raise CorruptRecordError(f"{tp}, batch at {batch.base_offset}: {error!r}") from None
 
 
-def _read(batch: DefaultRecordBatch, tp: TopicPartition) -> list[Record]:
+def _decode_batch(batch: DefaultRecordBatch, tp: TopicPartition) -> list[Record]:
     batch._maybe_uncompress()
     data, at = bytes(batch._buffer), batch._pos
     topic, partition = tp
@@ -162,7 +162,7 @@ def _read(batch: DefaultRecordBatch, tp: TopicPartition) -> list[Record]:
         value = data[at : (at := at + size)] if size >= 0 else None
         headers: Headers = ()
         if data[at]:
-            headers, at = _read_headers(data, at)
+            headers, at = _decode_headers(data, at)
         else:
             at += 1
         if at != end:
@@ -174,7 +174,7 @@ def _read(batch: DefaultRecordBatch, tp: TopicPartition) -> list[Record]:
     return found
 
 
-def _read_headers(data: bytes, at: int) -> tuple[list[tuple[str, bytes | None]], int]:
+def _decode_headers(data: bytes, at: int) -> tuple[list[tuple[str, bytes | None]], int]:
     count, at = _number(data, at)
     headers: list[tuple[str, bytes | None]] = []
     for _ in range(count):
@@ -215,7 +215,7 @@ class PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc]
             self.leader_epoch = batch.leader_epoch
             self.bytes_read += batch.size_in_bytes
             if not self._is_hidden(batch):
-                for record in read(batch, tp):
+                for record in decode_batch(batch, tp):
                     self.next_fetch_offset = record.offset + 1
                     yield record
             # Past records that compaction took, and past markers.

@@ -9,13 +9,13 @@ from kafka.errors import KafkaError
 
 from utils import messages
 from utils.kafka_io.clients import (
-    PATIENCE_MS,
+    OPERATION_TIMEOUT_MS,
     REQUEST_TIMEOUT_MS,
     KafkaUnavailable,
     client_settings,
-    reaching,
+    translate_connection_errors,
 )
-from utils.kafka_io.transactions import discard, finish, transactional
+from utils.kafka_io.transactions import await_result, discard, open_transactional_producer
 from utils.settings import Kafka, Settings
 
 #: The most bytes of one request; what a topic takes is for its broker to say.
@@ -36,7 +36,7 @@ class Sender:
     """Writes records one by one, acknowledged and without duplicates of its own."""
 
     def __init__(self, kafka: Kafka, *, linger_ms: int = 0) -> None:
-        with reaching(kafka):
+        with translate_connection_errors(kafka):
             self._producer = KafkaProducer(
                 **client_settings(kafka),
                 metrics_enabled=False,
@@ -74,7 +74,7 @@ class Sender:
         self.close()
 
 
-class Together:
+class TransactionalSender:
     """Writes records in one transaction: its readers see all of them or none.
 
     Args:
@@ -83,8 +83,8 @@ class Together:
     """
 
     def __init__(self, kafka: Kafka, name: str) -> None:
-        with reaching(kafka):
-            self._producer = transactional(
+        with translate_connection_errors(kafka):
+            self._producer = open_transactional_producer(
                 kafka, name, max_block_ms=REQUEST_TIMEOUT_MS, max_request_size=LARGEST_REQUEST
             )
             self._producer.init_transactions()
@@ -104,15 +104,15 @@ class Together:
                 producer.send(topic, value=value, key=key, headers=headers, partition=partition)
                 for topic, partition, key, value, headers in outgoing
             ]
-            producer.flush(timeout=PATIENCE_MS / 1000)
+            producer.flush(timeout=OPERATION_TIMEOUT_MS / 1000)
             for future in futures:
                 future.get(timeout=0)
         except BaseException:
-            finish(producer, manager.begin_abort())
+            await_result(producer, manager.begin_abort())
             raise
-        finish(producer, manager.begin_commit())
+        await_result(producer, manager.begin_commit())
 
-    def __enter__(self) -> "Together":
+    def __enter__(self) -> "TransactionalSender":
         return self
 
     def __exit__(self, *exception: object) -> None:

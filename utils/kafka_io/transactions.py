@@ -17,7 +17,12 @@ from kafka.structs import OffsetAndMetadata
 
 from utils import messages
 from utils.kafka_io import record_batches
-from utils.kafka_io.clients import PATIENCE_MS, REQUEST_TIMEOUT_MS, client_settings, open_admin
+from utils.kafka_io.clients import (
+    OPERATION_TIMEOUT_MS,
+    REQUEST_TIMEOUT_MS,
+    client_settings,
+    open_admin,
+)
 from utils.kafka_io.record_batches import Content
 from utils.settings import Kafka
 
@@ -28,7 +33,7 @@ TRANSACTION_TIMEOUT_MS = 4_000
 #: Of one batch of records; the broker takes up to 1 MiB unless told otherwise.
 BATCH_BYTES = 512 * 1024
 #: What is written in transactions.
-WRITTEN = (messages.PREDICTIONS, messages.RETRAIN_TOPIC, messages.DEAD_LETTERS)
+OUTPUT_TOPICS = (messages.PREDICTIONS, messages.RETRAIN_TOPIC, messages.DEAD_LETTERS)
 #: Where the broker keeps the offsets of groups.
 OFFSETS_TOPIC = "__consumer_offsets"
 
@@ -40,7 +45,7 @@ class Position(NamedTuple):
     metadata: str = ""
 
 
-def transactional(kafka: Kafka, name: str, **more: Any) -> KafkaProducer:
+def open_transactional_producer(kafka: Kafka, name: str, **more: Any) -> KafkaProducer:
     """A producer of transactions, `init_transactions` still to be called."""
     producer = KafkaProducer(
         **client_settings(kafka),
@@ -51,7 +56,7 @@ def transactional(kafka: Kafka, name: str, **more: Any) -> KafkaProducer:
         allow_auto_create_topics=False,
         **more,
     )
-    _retry_instead_of_forgetting(producer)
+    _retry_lost_coordinator_requests(producer)
     return producer
 
 
@@ -68,7 +73,7 @@ def commit(
     that have expired) and the positions are; 5. commit.
     """
     producer.begin_transaction()  # 1
-    batches = queue(producer, records)  # 2
+    batches = enqueue_batches(producer, records)  # 2
     manager, sent = producer._transaction_manager, None
     if positions:  # 3: on its way while the records are
         offsets = {
@@ -76,16 +81,16 @@ def commit(
             for tp, position in positions.items()
         }
         sent = manager.send_offsets_to_transaction(offsets, membership)
-    producer.flush(timeout=PATIENCE_MS / 1000)  # 4
+    producer.flush(timeout=OPERATION_TIMEOUT_MS / 1000)  # 4
     for batch in batches:
         if batch.final_state is not FinalState.SUCCEEDED:
-            raise kafka_errors.KafkaTimeoutError(why_not_taken(batch))
+            raise kafka_errors.KafkaTimeoutError(delivery_error(batch))
     if sent is not None:
-        finish(producer, sent)
-    finish(producer, manager.begin_commit())  # 5
+        await_result(producer, sent)
+    await_result(producer, manager.begin_commit())  # 5
 
 
-def finish(producer: KafkaProducer, result: Any) -> None:
+def await_result(producer: KafkaProducer, result: Any) -> None:
     """Wait for what the transaction coordinator was asked.
 
     The public calls wait without end, and after a broker's restart they did.
@@ -94,11 +99,11 @@ def finish(producer: KafkaProducer, result: Any) -> None:
         KafkaTimeoutError: It does not answer.
     """
     producer._sender.wakeup()
-    if not result.wait(timeout_ms=PATIENCE_MS):
+    if not result.wait(timeout_ms=OPERATION_TIMEOUT_MS):
         raise kafka_errors.KafkaTimeoutError("the transaction coordinator does not answer")
 
 
-def queue(
+def enqueue_batches(
     producer: KafkaProducer, records: Mapping[TopicPartition, Sequence[Content]]
 ) -> list[ProducerBatch]:
     """What the producer's `send` does, by whole batches instead of record by record.
@@ -115,7 +120,7 @@ def queue(
         producer._transaction_manager.maybe_add_partition_to_transaction(tp)
         batches = [
             ProducerBatch(tp, batch)
-            for batch in record_batches.written(contents, timestamp=now, largest=BATCH_BYTES)
+            for batch in record_batches.encode_batches(contents, timestamp=now, largest=BATCH_BYTES)
         ]
         with accumulator._tp_lock(tp):
             for batch in batches:
@@ -126,7 +131,7 @@ def queue(
     return queued
 
 
-def why_not_taken(batch: ProducerBatch) -> str:
+def delivery_error(batch: ProducerBatch) -> str:
     """What to tell of a batch that was not acknowledged."""
     topic, future = batch.topic_partition.topic, batch.produce_future
     why = future.value[2] if future.is_done and future.value else None  # asked by record
@@ -136,7 +141,7 @@ def why_not_taken(batch: ProducerBatch) -> str:
     return f"{topic} has not acknowledged every record: {error}"
 
 
-def _retry_instead_of_forgetting(producer: KafkaProducer) -> None:
+def _retry_lost_coordinator_requests(producer: KafkaProducer) -> None:
     """Keep a transactional request whose coordinator has just gone away.
 
     The sender drops the request, and its caller waits for ever, when `await_ready`
@@ -155,7 +160,7 @@ def _retry_instead_of_forgetting(producer: KafkaProducer) -> None:
     client.await_ready = ready_or_not
 
 
-def abort_forgotten(kafka: Kafka, producer_id: int) -> None:
+def abort_hanging_transactions(kafka: Kafka, producer_id: int) -> None:
     """Abort what a partition holds open of a transaction that is over.
 
     A broker that has just been killed and started can abort a transaction (it timed out
@@ -167,7 +172,7 @@ def abort_forgotten(kafka: Kafka, producer_id: int) -> None:
     """
     admin = open_admin(kafka)
     try:
-        topics = admin.describe_topics([*WRITTEN, OFFSETS_TOPIC])
+        topics = admin.describe_topics([*OUTPUT_TOPICS, OFFSETS_TOPIC])
         partitions = [
             TopicPartition(topic["name"], partition["partition_index"])
             for topic in topics

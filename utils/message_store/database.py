@@ -18,7 +18,7 @@ class StoreError(Exception):
     """
 
 
-def checked_url(url: str) -> URL:
+def parse_url(url: str) -> URL:
     """The URL with its driver.
 
     Raises:
@@ -44,13 +44,13 @@ def is_sqlite_file(url: URL) -> bool:
     return url.get_backend_name() == "sqlite" and plain
 
 
-def engine(url: URL, shown: str, patience: float, read_only: bool) -> Engine:
+def engine(url: URL, shown: str, timeout: float, read_only: bool) -> Engine:
     """What makes connections; none is made yet.
 
     Args:
-        url: As `checked_url` gives it.
+        url: As `parse_url` gives it.
         shown: The same without the password.
-        patience: Seconds to wait for a lock or a server.
+        timeout: Seconds to wait for a lock or a server.
         read_only: Whether SQLite is to refuse writing.
 
     Raises:
@@ -63,9 +63,9 @@ def engine(url: URL, shown: str, patience: float, read_only: bool) -> Engine:
                 Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise StoreError(f"{shown}: cannot make its folder: {error.strerror}") from None
-        arguments = {"timeout": patience}
+        arguments = {"timeout": timeout}
     else:
-        arguments = {"connect_timeout": max(2, round(patience))}
+        arguments = {"connect_timeout": max(2, round(timeout))}
     try:
         # Without the parameters: an error's text must not show people's data.
         made = sa.create_engine(url, connect_args=arguments, hide_parameters=True)
@@ -74,7 +74,7 @@ def engine(url: URL, shown: str, patience: float, read_only: bool) -> Engine:
     if made.dialect.name == "sqlite":
         _own_transactions(made, read_only)
     else:
-        _one_state(made, patience)
+        _one_state(made, timeout)
     return made
 
 
@@ -107,14 +107,14 @@ def _own_transactions(engine: Engine, read_only: bool) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
 
 
-def _one_state(engine: Engine, patience: float) -> None:
+def _one_state(engine: Engine, timeout: float) -> None:
     """Have each of PostgreSQL's reading transactions see one state, and none wait for ever."""
 
     @sa.event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
         if not connection.get_execution_options().get("write"):
             connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-        connection.exec_driver_sql(f"SET LOCAL lock_timeout = {round(patience * 1000)}")
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = {round(timeout * 1000)}")
 
 
 def is_sound(connection: Connection) -> bool:

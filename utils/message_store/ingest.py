@@ -26,12 +26,12 @@ class Ingest:
         self._kafka = kafka
         self._store = store
         self._classes = frozenset(features.classes)
-        self._decoding = Decoding(features)
+        self._decoder = RecordDecoder(features)
         self._offsets: Offsets = {}
         self._reader: LogReader | None = None
-        self._opened()
+        self._open_reader()
 
-    def _opened(self) -> LogReader:
+    def _open_reader(self) -> LogReader:
         """The reader; after trouble a new one, which goes on where the store is."""
         if self._reader is None:
             self._offsets = self._store.offsets()
@@ -45,11 +45,11 @@ class Ingest:
             StoreError: The store cannot be written; the same records come again.
             KafkaUnavailable: Nor can they be read just now.
         """
-        reader = self._opened()
+        reader = self._open_reader()
         polled = reader.poll(timeout_ms=0)
         if not polled:
             return 0
-        batch = self._decoding.batch(polled)
+        batch = self._decoder.batch(polled)
         batch.topic_ids = reader.topic_ids()
         try:
             self._store.ingest(batch)
@@ -71,7 +71,7 @@ class Ingest:
 
     def is_same_log(self, topic: str, topic_ids: Mapping[str, str]) -> bool:
         """Whether a topic is still the one that had this id, not one made again."""
-        now = self._opened().topic_ids().get(topic)
+        now = self._open_reader().topic_ids().get(topic)
         return now is None or topic_ids.get(topic, now) == now
 
     def close(self) -> None:
@@ -87,7 +87,7 @@ class Ingest:
         self.close()
 
 
-class Decoding:
+class RecordDecoder:
     """Turns records into rows of the store, by the rules of the predictor.
 
     But for outcomes of an unknown class: the store refuses and counts those.
@@ -122,7 +122,7 @@ class Decoding:
     def _app_message(self, record: Any, batch: Batch) -> None:
         message = self._message(record.value)
         features = self._features
-        if features.knows_nothing_of(message.data):
+        if features.has_no_known_column(message.data):
             return
         batch.messages.append(
             StoredMessage(

@@ -39,18 +39,18 @@ from utils.message_store.tables import (
     LONG_ID,
     PARTITION,
     Damaged,
-    Decoding,
-    Names,
     Part,
     Record,
+    RowDecoder,
     Tables,
+    TextIds,
     Upsert,
     chunks,
     damage_told,
+    escape_text,
     insert_into,
-    original,
     rows_of,
-    storable,
+    unescape_text,
 )
 from utils.messages import APP_MESSAGES, OUTCOMES, PREDICTIONS
 
@@ -178,7 +178,7 @@ class MessageStore:
         url: `sqlite:///path` or `postgresql+psycopg://...`.
         features: Says which columns a message has and which classes there are.
         read_only: Only look: nothing is made, mended or dropped.
-        patience: Seconds to wait for another process's lock or a silent server.
+        timeout: Seconds to wait for another process's lock or a silent server.
         report: Told in one line when the store is begun afresh.
 
     Raises:
@@ -191,18 +191,18 @@ class MessageStore:
         features: FeatureTools,
         *,
         read_only: bool = False,
-        patience: float = 5.0,
+        timeout: float = 5.0,
         report: Callable[[str], None] | None = None,
     ) -> None:
         self._features = features
         self._read_only = read_only
         self._report = report or (lambda line: print(line, file=sys.stderr))
-        self._url = database.checked_url(url)
+        self._url = database.parse_url(url)
         # Without parameters such as ?password=...
         self._shown = self._url.set(query={}).render_as_string(hide_password=True)
         self._tables = Tables(features)
-        self._names = Names()
-        self._engine = database.engine(self._url, self._shown, patience, read_only)
+        self._text_ids = TextIds()
+        self._engine = database.engine(self._url, self._shown, timeout, read_only)
         dialect = self._engine.dialect
         written = () if read_only else (APP_MESSAGES, OUTCOMES, PREDICTIONS)
         self._upserts = {topic: Upsert(dialect, self._tables, topic) for topic in written}
@@ -250,7 +250,7 @@ class MessageStore:
         """
         with self._transaction(write=True) as connection:
             self._write(connection, batch)
-        self._names.stored()
+        self._text_ids.stored()
 
     def _write(self, connection: Connection, batch: Batch) -> None:
         read = self._read_offsets(connection)
@@ -258,9 +258,9 @@ class MessageStore:
             if batch.topic_ids.get(topic, topic_id) != topic_id:
                 raise _OtherLog(topic)
         classes = frozenset(self._features.classes)
-        messages = _unread(batch.messages, APP_MESSAGES, 1, read)
-        outcomes = _unread(batch.outcomes, OUTCOMES, 2, read)
-        predictions = _unread(batch.predictions, PREDICTIONS, 3, read)
+        messages = _drop_already_read(batch.messages, APP_MESSAGES, 1, read)
+        outcomes = _drop_already_read(batch.outcomes, OUTCOMES, 2, read)
+        predictions = _drop_already_read(batch.predictions, PREDICTIONS, 3, read)
         refused = Counter((OUTCOMES, o[2]) for o in outcomes if o[1] not in classes)
         refused.update(
             (APP_MESSAGES, m.partition)
@@ -269,11 +269,11 @@ class MessageStore:
         )
         outcomes = [outcome for outcome in outcomes if outcome[1] in classes]
         rows = {
-            APP_MESSAGES: self._message_rows(_newest(messages, 1), classes),
-            OUTCOMES: self._with_ids(_newest(outcomes, 2)),
-            PREDICTIONS: self._with_ids(map(_prediction_row, _newest(predictions, 3))),
+            APP_MESSAGES: self._message_rows(_keep_newest(messages, 1), classes),
+            OUTCOMES: self._with_ids(_keep_newest(outcomes, 2)),
+            PREDICTIONS: self._with_ids(map(_prediction_row, _keep_newest(predictions, 3))),
         }
-        if self._names.fresh:
+        if self._text_ids.fresh:
             self._insert_texts(connection)
         for topic, upsert in self._upserts.items():
             upsert(connection, rows[topic])
@@ -293,8 +293,8 @@ class MessageStore:
             if place < self._tables.numbers:
                 words.view("<f8")[:, 1 + place] = column  # None becomes NaN
             else:
-                words[:, 1 + place] = [self._names[value] for value in column]
-                columns[place] = tuple(map(storable, column))
+                words[:, 1 + place] = [self._text_ids[value] for value in column]
+                columns[place] = tuple(map(escape_text, column))
         packed, width = words.tobytes(), 8 * words.shape[1]
         return list(
             zip(
@@ -315,15 +315,15 @@ class MessageStore:
     def _stored_id(self, request_id: str) -> str:
         """The key of a request: its id, but for ids that a key column cannot hold."""
         if len(request_id) > LONG_ID:
-            return f"{HIDDEN}#{self._names[request_id]}"
-        return storable(request_id) or ""
+            return f"{HIDDEN}#{self._text_ids[request_id]}"
+        return escape_text(request_id) or ""
 
     def _insert_texts(self, connection: Connection) -> None:
         table = self._tables.texts
         insert = insert_into(connection.dialect, table).on_conflict_do_nothing()
         connection.execute(
             insert,
-            [{"name": n, "text": storable(text)} for n, text in self._names.fresh.items()],
+            [{"name": n, "text": escape_text(text)} for n, text in self._text_ids.fresh.items()],
         )
 
     def _read_offsets(self, connection: Connection) -> Offsets:
@@ -379,9 +379,9 @@ class MessageStore:
             StoreError: The store cannot be read.
         """
         with self._transaction() as connection, damage_told():
-            decoding = Decoding(connection, self._tables)
-            parts = list(chunks(connection, self._tables, decoding))
-            return self._assembled(parts, decoding, connection)
+            row_decoder = RowDecoder(connection, self._tables)
+            parts = list(chunks(connection, self._tables, row_decoder))
+            return self._assemble(parts, row_decoder, connection)
 
     def newer_than(self, offsets: Offsets, limit: int | None = None) -> Snapshot:
         """Messages with an outcome of which either came at or after these offsets.
@@ -409,17 +409,17 @@ class MessageStore:
             .limit(limit)
         )
         with self._transaction() as connection, damage_told():
-            decoding = Decoding(connection, self._tables)
-            parts = [rows_of(connection.execute(query).all(), decoding)]
-            return self._assembled(parts, decoding, connection)
+            row_decoder = RowDecoder(connection, self._tables)
+            parts = [rows_of(connection.execute(query).all(), row_decoder)]
+            return self._assemble(parts, row_decoder, connection)
 
-    def _assembled(
-        self, parts: Sequence["Part"], decoding: "Decoding", connection: Connection
+    def _assemble(
+        self, parts: Sequence["Part"], row_decoder: "RowDecoder", connection: Connection
     ) -> Snapshot:
         """One snapshot of what the database handed over, put in order."""
         import pandas as pd  # a quarter of a second that the trainer's loop need not spend
 
-        parts = [decoding.part([], b"", ""), *parts]
+        parts = [row_decoder.part([], b"", ""), *parts]
         words = np.concatenate([part.words for part in parts], axis=1)
         order: Any = np.argsort(words[0])
         if bool((order[1:] > order[:-1]).all()):
@@ -429,7 +429,7 @@ class MessageStore:
             if place < self._tables.numbers:
                 columns[name] = pd.Series(words[1 + place].view("<f8")[order], copy=False)
             else:
-                columns[name] = decoding.texts(words[1 + place])[order]
+                columns[name] = row_decoder.texts(words[1 + place])[order]
         return Snapshot(
             np.concatenate([part.request_ids for part in parts])[order],
             pd.DataFrame(columns, copy=False),
@@ -464,20 +464,20 @@ class MessageStore:
         known["request_id"] = request_id
         known["values"] = None
         if packed is not None:
-            originals = (original(v) if isinstance(v, str) else v for v in values)
-            known["values"] = dict(zip(self._features.columns, originals, strict=True))
+            texts = (unescape_text(v) if isinstance(v, str) else v for v in values)
+            known["values"] = dict(zip(self._features.columns, texts, strict=True))
         return known
 
     def judged(self, model_id: int) -> Judged:
         """The predictions of one model with what came of them."""
-        found = self._judged(model_id)
-        return found[0] if found else _judged(model_id, [], self._features)
+        found = self._read_judged(model_id)
+        return found[0] if found else _judged_rows(model_id, [], self._features)
 
     def quality_rows(self) -> list[Judged]:
         """The predictions of every model with what came of them, by model_id."""
-        return self._judged(None)
+        return self._read_judged(None)
 
-    def _judged(self, model_id: int | None) -> list[Judged]:
+    def _read_judged(self, model_id: int | None) -> list[Judged]:
         c = self._tables.messages.c
         query = sa.select(
             c.model_id,
@@ -493,7 +493,7 @@ class MessageStore:
         with self._transaction() as connection:
             for row in connection.execute(query):
                 by_model.setdefault(row[0], []).append(row)
-        return [_judged(model, rows, self._features) for model, rows in by_model.items()]
+        return [_judged_rows(model, rows, self._features) for model, rows in by_model.items()]
 
     def counts(self) -> Counts:
         """How many rows of each kind there are."""
@@ -563,36 +563,36 @@ class MessageStore:
         except (SQLAlchemyError, driver.Error, Damaged, _OtherLog) as error:
             # A connection that failed may stay unusable; the next call makes another.
             self._engine.dispose()
-            self._names.forget()
-            raise self._explained(error) from error
+            self._text_ids.forget()
+            raise self._translate_error(error) from error
         except BaseException:
-            self._names.forget()
+            self._text_ids.forget()
             raise
 
-    def _explained(self, error: Exception) -> StoreError:
+    def _translate_error(self, error: Exception) -> StoreError:
         """The error to raise; a store that is damaged or gone is replaced on the way."""
         if isinstance(error, _OtherLog):
-            return self._of_another_log(str(error))
+            return self._replace_other_log(str(error))
         cause = getattr(error, "orig", None) or error
         code = getattr(cause, "sqlite_errorname", "")
         lines = str(cause).strip().splitlines() or [type(cause).__name__]
         if isinstance(error, Damaged) or code.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
-            return self._damaged()
+            return self._replace_damaged()
         gone = lines[0].startswith("no such table") or type(cause).__name__ == "UndefinedTable"
         if gone and not self._read_only:
-            return self._replaced("its tables are gone")
+            return self._replace("its tables are gone")
         for prefix, reason in _REASONS.items():
             if code.startswith(prefix):
                 return StoreError(f"{self._shown}: {reason}")
         return StoreError(f"{self._shown}: {lines[0]}")
 
-    def _replaced(self, why: str) -> StoreError:
+    def _replace(self, why: str) -> StoreError:
         line = f"{self._shown}: {why}; it is made anew from the log"
         self._report(line)
         self._prepare()
         return StoreReplaced(line)
 
-    def _damaged(self) -> StoreError:
+    def _replace_damaged(self) -> StoreError:
         """Move a damaged file out of the way: the log has everything that was in it."""
         path = Path(self._url.database or "")
         ours = database.is_sqlite_file(self._url) and not self._read_only
@@ -602,18 +602,18 @@ class MessageStore:
                 f"{self._shown}: damaged; start the trainer again, which replaces a damaged "
                 "file, or move it away: it is made anew from the log"
             )
-        return self._replaced_file(path, "damaged", "the file was damaged")
+        return self._replace_file(path, "damaged", "the file was damaged")
 
-    def _of_another_log(self, topic: str) -> StoreError:
+    def _replace_other_log(self, topic: str) -> StoreError:
         """Begin anew: what the store says of a topic's offsets is of one that is gone."""
         why = f"{topic} was deleted and made again"
         if database.is_sqlite_file(self._url):
-            return self._replaced_file(Path(str(self._url.database)), "before", why)
+            return self._replace_file(Path(str(self._url.database)), "before", why)
         with self._transaction(write=True) as connection:
             self._tables.drop(connection)
-        return self._replaced(why)
+        return self._replace(why)
 
-    def _replaced_file(self, path: Path, what: str, why: str) -> StoreError:
+    def _replace_file(self, path: Path, what: str, why: str) -> StoreError:
         """Keep the file under another name, and begin another."""
         aside = database.free_name(path, what)
         try:
@@ -625,15 +625,15 @@ class MessageStore:
                 f"{self._shown}: {why}, and it cannot be moved away ({error.strerror}); "
                 "move it away, then it is made anew from the log"
             )
-        return self._replaced(f"{why}; what there was is now {aside.name}")
+        return self._replace(f"{why}; what there was is now {aside.name}")
 
 
-def _unread(records: Sequence[Any], topic: str, place: int, read: Offsets) -> list[Any]:
+def _drop_already_read(records: Sequence[Any], topic: str, place: int, read: Offsets) -> list[Any]:
     """Records the store has not read; their partition is at `place`, then the offset."""
     return [r for r in records if r[place + 1] >= read.get((topic, r[place]), 0)]
 
 
-def _newest(records: Sequence[Any], place: int) -> list[Any]:
+def _keep_newest(records: Sequence[Any], place: int) -> list[Any]:
     """The record at the highest (partition, offset) of each request_id."""
     in_order = sorted(records, key=itemgetter(place, place + 1))
     return list({record[0]: record for record in in_order}.values())
@@ -659,7 +659,7 @@ def _before(
     )
 
 
-def _judged(model_id: int, rows: Sequence[Any], features: FeatureTools) -> Judged:
+def _judged_rows(model_id: int, rows: Sequence[Any], features: FeatureTools) -> Judged:
     """Args: `rows`: (model_id, timestamp, probability, probabilities, outcome or None)."""
     wanted = 1 if len(features.classes) == 2 else len(features.classes)
     given: list[list[float]] = []

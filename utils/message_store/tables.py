@@ -225,14 +225,14 @@ class Upsert:
                 copy.write_row(row)
 
 
-class Names(dict[str | None, int]):
+class TextIds(dict[str | None, int]):
     """Text to its name in `packed`: 64 bits of its BLAKE2b, 0 for a missing text.
 
     A name that follows from the text alone needs no counter that two writers would have
     to share and a rollback would have to take back.
 
     Attributes:
-        fresh: Names that may not be in the database yet, with their texts.
+        fresh: Ids that may not be in the database yet, with their texts.
     """
 
     def __init__(self) -> None:
@@ -267,12 +267,12 @@ class Part(NamedTuple):
     outcomes: npt.NDArray[np.object_]
 
 
-class Decoding:
+class RowDecoder:
     """From what the database holds to what was put in."""
 
     def __init__(self, connection: Connection, tables: "Tables") -> None:
         rows = connection.execute(sa.select(tables.texts.c.name, tables.texts.c.text))
-        self._texts: dict[int, str | None] = {name: original(text) for name, text in rows}
+        self._texts: dict[int, str | None] = {name: unescape_text(text) for name, text in rows}
         self._texts[0] = None
         self._classes = np.array(tables.classes, dtype=object)
         self._width = 1 + len(tables.columns)
@@ -294,7 +294,7 @@ class Decoding:
         return Part(np.array(ids, dtype=object), words, self._classes[places])
 
     def texts(self, names: npt.NDArray[np.int64]) -> "pd.Categorical":
-        """Names to texts, (rows,)."""
+        """Ids to texts, (rows,)."""
         import pandas as pd
 
         places, different = pd.factorize(names)
@@ -307,29 +307,29 @@ class Decoding:
         return pd.Categorical.from_codes(codes, categories=pd.Index(known, dtype=object))
 
     def _request_id(self, key: str) -> str | None:
-        return self._texts[int(key[2:])] if key.startswith(HIDDEN + "#") else original(key)
+        return self._texts[int(key[2:])] if key.startswith(HIDDEN + "#") else unescape_text(key)
 
 
-def chunks(connection: Connection, tables: Tables, decoding: Decoding) -> Iterator[Part]:
+def chunks(connection: Connection, tables: Tables, row_decoder: RowDecoder) -> Iterator[Part]:
     """Every row of a snapshot, in any order, in parts.
 
     The database glues thousands of rows together: an aggregate, decoded here in C, takes
     a third of the time of as many Python objects fetched row by row.
     """
     if not _glues_blobs(connection):
-        yield rows_of(connection.execute(tables.known_rows()).all(), decoding)
+        yield rows_of(connection.execute(tables.known_rows()).all(), row_decoder)
         return
     decode = msgspec.json.Decoder(list[str]).decode
     for keys, packed, codes in _glued(connection, tables):
         if packed:
             plain = r"\u001a" not in keys  # as JSON writes HIDDEN
-            yield decoding.part(decode(keys), packed, codes, plain)
+            yield row_decoder.part(decode(keys), packed, codes, plain)
 
 
-def rows_of(rows: Sequence[Any], decoding: Decoding) -> Part:
+def rows_of(rows: Sequence[Any], row_decoder: RowDecoder) -> Part:
     """What `Tables.known_rows` gave, as one part."""
     keys, packed, codes = zip(*rows, strict=True) if rows else ((), (), ())
-    return decoding.part(keys, b"".join(packed), "".join(codes))
+    return row_decoder.part(keys, b"".join(packed), "".join(codes))
 
 
 def _glues_blobs(connection: Connection) -> bool:
@@ -362,10 +362,10 @@ def _glued(connection: Connection, tables: Tables) -> Iterator[Any]:
         yield connection.execute(query, {"first": begin, "last": begin + _CHUNK - 1}).one()
 
 
-def storable(text: str | None) -> Any:
+def escape_text(text: str | None) -> Any:
     r"""A text without NUL, which PostgreSQL does not take.
 
-    >>> storable("a\0b"), original(storable("a\0\x1ab")) == "a\0\x1ab"
+    >>> escape_text("a\0b"), unescape_text(escape_text("a\0\x1ab")) == "a\0\x1ab"
     ('a\x1a0b', True)
     """
     if text is None or ("\0" not in text and HIDDEN not in text):
@@ -373,8 +373,8 @@ def storable(text: str | None) -> Any:
     return text.replace(HIDDEN, HIDDEN + "1").replace("\0", HIDDEN + "0")
 
 
-def original(text: str) -> str:
-    """`storable` undone."""
+def unescape_text(text: str) -> str:
+    """`escape_text` undone."""
     if HIDDEN not in text:
         return text
     return text.replace(HIDDEN + "0", "\0").replace(HIDDEN + "1", HIDDEN)

@@ -9,7 +9,7 @@ from utils.model_store.bundle import (
     Draft,
     ModelStoreError,
 )
-from utils.model_store.store import ModelStore, serving
+from utils.model_store.store import ModelStore, serving_id
 
 __all__ = [
     "FEATURES",
@@ -20,5 +20,5 @@ __all__ = [
     "Draft",
     "ModelStore",
     "ModelStoreError",
-    "serving",
+    "serving_id",
 ]

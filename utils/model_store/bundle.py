@@ -20,10 +20,10 @@ import msgspec
 import numpy as np
 
 from utils.boosting import lgb
-from utils.durable_files import opened, read_plain
+from utils.durable_files import open_folder, read_plain
 from utils.feature_tools import FeatureTools, message_type
 from utils.messages import BadRecord, Decoder
-from utils.process import explained
+from utils.process import describe_error
 
 MODEL, FEATURES, MANIFEST = "model.txt", "features.json", "manifest.json"
 
@@ -143,12 +143,12 @@ def render(
     """
     files = {MODEL: draft.model_text.encode(), FEATURES: draft.features.to_json()}
     try:
-        golden = _with_probabilities(draft, files)
-        manifest = _plain(
+        golden = _score_golden_rows(draft, files)
+        manifest = _to_json_types(
             {
                 "model_id": model_id,
                 "parent_id": draft.parent_id,
-                "created": now(),
+                "created": utc_now(),
                 "accepted": accepted,
                 "batch_ids": list(draft.batch_ids),
                 "hyperparameters": draft.hyperparameters,
@@ -162,16 +162,16 @@ def render(
                 "history": history[-REMEMBERED:],
             }
         )
-        content = sealed(manifest)
+        content = seal(manifest)
         _read_manifest(content)  # what is published can be loaded
     except (ValueError, TypeError, BadRecord, lgb.basic.LightGBMError) as error:
-        raise BundleError(f"the draft of bundle {model_id}: {explained(error)}") from None
+        raise BundleError(f"the draft of bundle {model_id}: {describe_error(error)}") from None
     return manifest, files | {MANIFEST: content}
 
 
-def _with_probabilities(draft: Draft, files: Mapping[str, bytes]) -> list[dict[str, Any]]:
-    rows = [{"data": _plain(dict(row))} for row in draft.golden_rows]
-    bundle = _assembled(0, {}, files)  # from the bytes, as whoever loads it will
+def _score_golden_rows(draft: Draft, files: Mapping[str, bytes]) -> list[dict[str, Any]]:
+    rows = [{"data": _to_json_types(dict(row))} for row in draft.golden_rows]
+    bundle = _assemble(0, {}, files)  # from the bytes, as whoever loads it will
     probabilities = _score_rows(bundle, [row["data"] for row in rows])
     return [
         {**row, "probability": probability}
@@ -179,7 +179,7 @@ def _with_probabilities(draft: Draft, files: Mapping[str, bytes]) -> list[dict[s
     ]
 
 
-def _assembled(model_id: int, manifest: dict[str, Any], files: Mapping[str, bytes]) -> Bundle:
+def _assemble(model_id: int, manifest: dict[str, Any], files: Mapping[str, bytes]) -> Bundle:
     features = FeatureTools.from_json(files[FEATURES])
     booster = lgb.Booster(model_str=files[MODEL].decode())
     columns, classes = len(features.feature_names), len(features.classes)
@@ -210,12 +210,12 @@ def load_bundle(path: Path) -> Bundle:
             not score its golden rows as recorded.
     """
     try:
-        return _verified(int(path.name), _read_files(path))
+        return _verify(int(path.name), _read_files(path))
     except (OSError, ValueError, BadRecord, lgb.basic.LightGBMError) as error:
-        raise BundleError(f"bundle {path.name} in {path.parent}: {explained(error)}") from None
+        raise BundleError(f"bundle {path.name} in {path.parent}: {describe_error(error)}") from None
 
 
-def _verified(model_id: int, files: Mapping[str, bytes]) -> Bundle:
+def _verify(model_id: int, files: Mapping[str, bytes]) -> Bundle:
     """Check in the order of what may be trusted: hashes, then the parts, then golden rows."""
     manifest, checked = _read_manifest(files[MANIFEST])
     if checked.model_id != model_id:
@@ -226,7 +226,7 @@ def _verified(model_id: int, files: Mapping[str, bytes]) -> Bundle:
     for name, expected in checked.sha256.items():
         if sha256(files[name]) != expected:
             raise ValueError(f"{name} does not match its SHA-256")
-    bundle = _assembled(model_id, manifest, files)
+    bundle = _assemble(model_id, manifest, files)
     scored = _score_rows(bundle, [row.data for row in checked.golden])
     recorded = np.array([row.probability for row in checked.golden], dtype=np.float64)
     if scored.shape != recorded.shape or not (np.abs(scored - recorded) <= TOLERANCE).all():
@@ -239,28 +239,28 @@ def _read_manifest(content: bytes) -> tuple[dict[str, Any], _Manifest]:
         manifest = msgspec.json.decode(content)
         checked = msgspec.convert(manifest, _Manifest)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{MANIFEST}: {explained(error)}") from None
+        raise ValueError(f"{MANIFEST}: {describe_error(error)}") from None
     seal = checked.manifest_sha256.encode()
     if sha256(content.replace(b'"%b"' % seal, b'""', 1)) != checked.manifest_sha256:
         raise ValueError(f"{MANIFEST} does not match its SHA-256")
     return manifest, checked
 
 
-def sealed(manifest: Mapping[str, Any]) -> bytes:
+def seal(manifest: Mapping[str, Any]) -> bytes:
     """A manifest's bytes, beginning with the hash of all of them but the hash itself."""
-    content = pretty({"manifest_sha256": ""} | dict(manifest))
+    content = to_pretty_json({"manifest_sha256": ""} | dict(manifest))
     return content.replace(b'""', b'"%b"' % sha256(content).encode(), 1)
 
 
 def _read_files(path: Path) -> dict[str, bytes]:
-    with opened(path) as folder:
+    with open_folder(path) as folder:
         there = set(os.listdir(folder))  # noqa: PTH208 - a descriptor
         if there - set(LARGEST):
             raise ValueError(f"{min(there - set(LARGEST))!r} does not belong there")
         return {name: read_plain(folder, name, LARGEST[name]) for name in sorted(LARGEST)}
 
 
-def now() -> str:
+def utc_now() -> str:
     """The time as manifests and the history write it."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
@@ -278,7 +278,7 @@ def _versions() -> dict[str, str]:
     return versions
 
 
-def _plain(value: Any) -> Any:
+def _to_json_types(value: Any) -> Any:
     """What JSON keeps of a value: numpy's numbers as numbers, NaN as None."""
 
     def without_numpy(value: Any) -> Any:
@@ -291,15 +291,15 @@ def _plain(value: Any) -> Any:
     return msgspec.json.decode(msgspec.json.encode(value, enc_hook=without_numpy))
 
 
-def pretty(value: Any) -> bytes:
+def to_pretty_json(value: Any) -> bytes:
     """JSON for people to read."""
     return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
 
 
 @contextmanager
-def told(what: str) -> Iterator[None]:
+def disk_errors_as(what: str) -> Iterator[None]:
     """Turn trouble with the disk into one line."""
     try:
         yield
     except OSError as error:
-        raise ModelStoreError(f"{what}: {explained(error)}") from None
+        raise ModelStoreError(f"{what}: {describe_error(error)}") from None

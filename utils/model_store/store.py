@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 
 from utils.durable_files import (
-    opened,
+    open_folder,
     read_plain,
     remove,
     sync_folder,
@@ -33,13 +33,13 @@ from utils.model_store.bundle import (
     Draft,
     ModelId,
     ModelStoreError,
+    disk_errors_as,
     load_bundle,
-    now,
-    pretty,
     render,
-    told,
+    to_pretty_json,
+    utc_now,
 )
-from utils.process import explained
+from utils.process import describe_error
 
 CURRENT, HISTORY, LOCK, TEMPORARY = "current.json", "history.jsonl", ".lock", ".tmp-"
 #: The most bytes that are read of current.json.
@@ -123,7 +123,7 @@ class ModelStore:
         except FileNotFoundError:
             return []
         except OSError as error:
-            raise BundleError(f"cannot read {self.path}: {explained(error)}") from None
+            raise BundleError(f"cannot read {self.path}: {describe_error(error)}") from None
 
     def history(self) -> list[dict[str, Any]]:
         """Every bundle ever made and every rollback, oldest first.
@@ -137,7 +137,7 @@ class ModelStore:
         """
         return self._read_history()[0]
 
-    def answers_to(self, batch_ids: Iterable[str]) -> dict[str, dict[str, Any]]:
+    def trainings_for(self, batch_ids: Iterable[str]) -> dict[str, dict[str, Any]]:
         """For each retrain request that a bundle has answered, that one's line of the history."""
         asked = set(batch_ids)
         return {
@@ -165,7 +165,7 @@ class ModelStore:
             if self._depth:
                 yield
                 return
-            with told(f"cannot lock {self.path}"):
+            with disk_errors_as(f"cannot lock {self.path}"):
                 self.path.mkdir(parents=True, exist_ok=True)
                 lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
             try:
@@ -230,7 +230,7 @@ class ModelStore:
             except OSError as error:
                 self._take_back(model_id, history_size)
                 raise ModelStoreError(
-                    f"cannot write bundle {model_id} in {self.path}: {explained(error)}"
+                    f"cannot write bundle {model_id} in {self.path}: {describe_error(error)}"
                 ) from None
             return model_id
 
@@ -249,10 +249,10 @@ class ModelStore:
             BundleError: The bundle does not load.
             ModelStoreError: It could not be written; the old state is kept.
         """
-        with self.writing(), told(f"cannot roll back to bundle {model_id}"):
+        with self.writing(), disk_errors_as(f"cannot roll back to bundle {model_id}"):
             self.reconcile()
             self.load(model_id)
-            served = serving(self.history())
+            served = serving_id(self.history())
             if served != model_id:
                 size = self._history_size()
                 self._append(_rollback_line(model_id, served, reason))
@@ -276,9 +276,9 @@ class ModelStore:
             BundleError: It is not known which one serves.
             ModelStoreError: One could not be deleted.
         """
-        with self.writing(), told(f"cannot prune {self.path}"):
+        with self.writing(), disk_errors_as(f"cannot prune {self.path}"):
             lines = self.history()
-            safe = {self.current_id(), serving(lines)}
+            safe = {self.current_id(), serving_id(lines)}
             extras = [model_id for model_id in _best_first(lines) if model_id not in safe]
             there = self.on_disk()
             unknown = [model_id for model_id in there if model_id not in safe.union(extras)]
@@ -302,7 +302,7 @@ class ModelStore:
         Raises:
             ModelStoreError: The disk is in the way, or the history is damaged.
         """
-        with self.writing(), told(f"cannot mend {self.path}"):
+        with self.writing(), disk_errors_as(f"cannot mend {self.path}"):
             notes = self._remove_temporary()  # 1
             lines, whole = self._read_history()
             if whole < self._history_size():  # 2
@@ -315,13 +315,13 @@ class ModelStore:
         if not self.path.is_dir():
             raise BundleError(f"no models in {self.path}: run initialize.py first")
         try:
-            with opened(self.path) as folder:
+            with open_folder(self.path) as folder:
                 return msgspec.json.decode(
                     read_plain(folder, CURRENT, LARGEST_CURRENT), type=_Current
                 ).model_id
         except (OSError, ValueError, RecursionError) as error:
             raise BundleError(
-                f"{self.path / CURRENT}: {explained(error)} (initialize.py mends it)"
+                f"{self.path / CURRENT}: {describe_error(error)} (initialize.py mends it)"
             ) from None
 
     def _remove_temporary(self) -> list[str]:
@@ -355,12 +355,12 @@ class ModelStore:
     def _trust_current(self) -> None:
         """After the loss of the history, what serves is what current.json says."""
         with suppress(BundleError):
-            current, served = self.current_id(), serving(self.history())
+            current, served = self.current_id(), serving_id(self.history())
             if current != served:
                 self._append(_rollback_line(current, served, "the history was lost"))
 
     def _follow_history(self) -> list[str]:
-        served = serving(self.history())
+        served = serving_id(self.history())
         try:
             current, was = self.current_id(), "out of date"
         except BundleError as error:
@@ -373,7 +373,7 @@ class ModelStore:
     def _replace_current(self, model_id: int) -> None:
         temporary = self.path / f"{TEMPORARY}{CURRENT}"
         try:
-            write_file(temporary, pretty({"model_id": model_id, "since": now()}))
+            write_file(temporary, to_pretty_json({"model_id": model_id, "since": utc_now()}))
             temporary.replace(self.path / CURRENT)
         except OSError:
             temporary.unlink(missing_ok=True)
@@ -388,7 +388,7 @@ class ModelStore:
         except FileNotFoundError:
             return [], 0
         except OSError as error:
-            raise ModelStoreError(f"cannot read {path}: {explained(error)}") from None
+            raise ModelStoreError(f"cannot read {path}: {describe_error(error)}") from None
         # Only a line with its end was ever acted on, so one without can be dropped.
         whole = content.rfind(b"\n") + 1
         lines = []
@@ -396,7 +396,7 @@ class ModelStore:
             try:
                 lines.append(_checked_line(msgspec.json.decode(text)))
             except (ValueError, RecursionError) as error:
-                raise ModelStoreError(f"{path}, line {number}: {explained(error)}") from None
+                raise ModelStoreError(f"{path}, line {number}: {describe_error(error)}") from None
         return lines, whole
 
     def _history_size(self) -> int:
@@ -441,10 +441,10 @@ class ModelStore:
             remove(gone)
 
 
-def serving(history: Sequence[Mapping[str, Any]]) -> int | None:
+def serving_id(history: Sequence[Mapping[str, Any]]) -> int | None:
     """Which bundle serves, by the history; None before the first accepted one.
 
-    >>> serving([{"model_id": 1, "accepted": True}, {"model_id": 2, "accepted": False}])
+    >>> serving_id([{"model_id": 1, "accepted": True}, {"model_id": 2, "accepted": False}])
     1
     """
     served: int | None = None
@@ -490,7 +490,7 @@ def _history_line(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _rollback_line(to: int, served: int | None, reason: str) -> dict[str, Any]:
-    return {"rollback_to": to, "from": served, "reason": reason, "created": now()}
+    return {"rollback_to": to, "from": served, "reason": reason, "created": utc_now()}
 
 
 def _is_id(name: str) -> bool:

@@ -75,7 +75,7 @@ def test_a_champion_scores_the_rows_alone_that_came_since_it_was_challenger() ->
         before = 0 if champion is None else champion.rows
         bundle = None if champion is None else bundle_of(champion, features)
         booster: Any = challenger
-        found, ours, theirs = gate.compared(
+        found, ours, theirs = gate.compare(
             booster, challenger.text, features, bundle, kept_aside, 1
         )
         assert challenger.rows == rows == ours["rows"]

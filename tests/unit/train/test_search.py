@@ -17,7 +17,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from train import evaluate, fit, train_hyperopt
 from train import search as searching
-from train.retrain import by_topic, read_up_to
+from train.retrain import offsets_by_topic, training_offsets
 from train.search import RACING_RATE, Best
 from utils import settings
 from utils.feature_tools import FeatureTools, IntegerCodes, Matrix
@@ -104,7 +104,7 @@ def test_what_is_cross_validated_is_what_is_fitted(
     turn = np.empty(len(y), dtype=int)
     shuffled = np.random.default_rng(1).permutation(len(y))
     turn[shuffled[np.argsort(y[shuffled], kind="stable")]] = np.arange(len(y)) % 3
-    told = fit.settings(features, best.params, threads=1, seed=1)
+    told = fit.lightgbm_params(features, best.params, threads=1, seed=1)
     curves = lgb.cv(
         told,
         fit.dataset(X, y, features, threads=1),
@@ -162,7 +162,7 @@ def test_adult_is_learnt_clearly_better_than_the_original(adult_files: Path) -> 
     """The original: log loss 0.2865, accuracy 0.8688. The test rows decide nothing here."""
     data = settings.load({}).data
     frame = read_frame(adult_files / data.train, data)
-    kept = evaluate.in_validation([f"base-{line}" for line in range(len(frame))])
+    kept = evaluate.is_validation_row([f"base-{line}" for line in range(len(frame))])
     X, y, features = _rows(frame[~kept], data)
     best = search((X, y, features), evals=10)
     booster = fit.fit(X, y, features, best.params, best.rounds, threads=2)
@@ -213,28 +213,28 @@ def test_nothing_is_printed() -> None:
 
 def test_one_row_in_ten_is_for_validation_for_ever() -> None:
     names = [f"base-{line}" for line in range(20_000)]
-    chosen = evaluate.in_validation(names)
+    chosen = evaluate.is_validation_row(names)
     assert 0.095 < chosen.mean() < 0.105
-    assert (evaluate.in_validation(names[::-1])[::-1] == chosen).all()
+    assert (evaluate.is_validation_row(names[::-1])[::-1] == chosen).all()
     # What was validation in a published bundle must be so in every later version.
     assert np.flatnonzero(chosen)[:6].tolist() == [6, 11, 13, 18, 30, 31]
-    assert evaluate.in_validation([]).shape == (0,)
-    assert evaluate.in_validation(["é", "日本"]).dtype == np.bool_
+    assert evaluate.is_validation_row([]).shape == (0,)
+    assert evaluate.is_validation_row(["é", "日本"]).dtype == np.bool_
 
 
 def test_offsets_of_a_topic_made_again_say_nothing() -> None:
     offsets = {("app_messages", 0): 5, ("outcomes", 1): 7}
     manifest = {
         "training": {
-            "offsets": by_topic(offsets),
+            "offsets": offsets_by_topic(offsets),
             "topic_ids": {"app_messages": "a", "outcomes": "o"},
         }
     }
-    assert read_up_to(manifest) == offsets
-    assert read_up_to(manifest, {"app_messages": "a", "outcomes": "o"}) == offsets
-    assert read_up_to(manifest, {"app_messages": "b"}) == {("outcomes", 1): 7}
+    assert training_offsets(manifest) == offsets
+    assert training_offsets(manifest, {"app_messages": "a", "outcomes": "o"}) == offsets
+    assert training_offsets(manifest, {"app_messages": "b"}) == {("outcomes", 1): 7}
     del manifest["training"]["topic_ids"]  # of a model made before they were noted
-    assert read_up_to(manifest, {"app_messages": "b"}) == offsets
+    assert training_offsets(manifest, {"app_messages": "b"}) == offsets
 
 
 @pytest.mark.parametrize(
@@ -250,7 +250,7 @@ def test_offsets_of_a_topic_made_again_say_nothing() -> None:
     ],
 )
 def test_the_gate(champion: list[float], challenger: list[float], worse: bool) -> None:
-    found = evaluate.paired(np.array(champion), np.array(challenger))
+    found = evaluate.paired_comparison(np.array(champion), np.array(challenger))
     assert found.worse is worse
     assert found.rows == len(champion)
     assert json.loads(json.dumps(asdict(found)))["worse"] is worse

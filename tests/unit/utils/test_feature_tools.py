@@ -131,7 +131,7 @@ def test_whatever_decodes_can_be_encoded(data: dict[str, Any]) -> None:
     values = features.row_values(row)
     assert isinstance(values[0], float | None)
     assert all(isinstance(value, str | None) for value in values[1:])
-    assert features.knows_nothing_of(row) == (not {"age", "job", "code"} & set(data))
+    assert features.has_no_known_column(row) == (not {"age", "job", "code"} & set(data))
 
 
 def small() -> FeatureTools:
@@ -191,10 +191,10 @@ def test_wrong_types_do_not_decode(data: Any) -> None:
 
 def test_what_a_message_may_leave_out() -> None:
     features = small()
-    assert features.knows_nothing_of(decode(features, {}))
-    assert features.knows_nothing_of(decode(features, {"more": 1, TARGET: "yes"}))
-    assert not features.knows_nothing_of(decode(features, {"age": None}))
-    assert not features.knows_nothing_of(decode(features, {"job": None}))
+    assert features.has_no_known_column(decode(features, {}))
+    assert features.has_no_known_column(decode(features, {"more": 1, TARGET: "yes"}))
+    assert not features.has_no_known_column(decode(features, {"age": None}))
+    assert not features.has_no_known_column(decode(features, {"job": None}))
     assert features.row_values(decode(features, {"job": "cook"})) == (None, "cook", None)
     assert features.row_values(decode(features, {"age": 3, "code": 1.0})) == (3.0, None, "1")
     assert decode(features, {TARGET: "yes"}).outcome == "yes"

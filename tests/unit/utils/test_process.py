@@ -1,4 +1,4 @@
-"""Names of processes, one for each that lives and again for who comes after; niceness."""
+"""Instance ids of processes, one for each that lives and again for who comes after; niceness."""
 
 import os
 import signal
@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from utils import settings
-from utils.process import slot
+from utils.process import claim_instance_id
 from utils.settings import ROOT
 
 HOLDER = """
 import signal, sys
 from utils import process, settings
 stop = process.Stop().on_signals()
-with process.slot(settings.load(), "predictor") as name:
+with process.claim_instance_id(settings.load(), "predictor") as name:
     print(name, flush=True)
     stop.wait(60)
 """
@@ -43,9 +43,12 @@ def test_the_name_of_one_that_was_killed_is_taken_first(tmp_path: Path) -> None:
     killed.kill()
     assert (stopped.wait(10), killed.wait(10)) == (0, -signal.SIGKILL)
     config = settings.load({"PIPELINE_HOME": str(tmp_path)})
-    with slot(config, "predictor") as name, slot(config, "predictor") as another:
+    with (
+        claim_instance_id(config, "predictor") as name,
+        claim_instance_id(config, "predictor") as another,
+    ):
         assert (name, another) == (second, first)
-    with slot(config, "predictor") as name:
+    with claim_instance_id(config, "predictor") as name:
         assert name == first  # all of them ended by themselves
 
 

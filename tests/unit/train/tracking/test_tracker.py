@@ -95,7 +95,7 @@ class Home:
 
 def flipped_for_training(request_id: str, label: str) -> str:
     """Harm that the gate sees: rows kept aside keep their labels."""
-    if evaluate.in_validation([request_id])[0]:
+    if evaluate.is_validation_row([request_id])[0]:
         return label
     return "<=50K" if label == ">50K" else ">50K"
 
@@ -109,7 +109,7 @@ def test_mlflow_is_told_everything(small: Pipeline, adult: list[Row]) -> None:
 
     import mlflow
 
-    settings = tracking.switched_on(small.settings, wanted=True)
+    settings = tracking.with_tracking(small.settings, wanted=True)
     mlflow.set_tracking_uri(settings.mlflow.tracking_uri)
     client = mlflow.MlflowClient()
     (experiment,) = client.search_experiments(filter_string=f"name = '{NAME}'")
@@ -238,12 +238,12 @@ def test_a_silent_mlflow_delays_neither_training_nor_swap(
 
 def test_what_waits_is_bounded(home: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outbox, "OUTBOX_MOST", 2)
-    settings = tracking.switched_on(home.settings, wanted=True)
+    settings = tracking.with_tracking(home.settings, wanted=True)
     store = ModelStore(settings.models_dir)
     for number in (2, 3):
         shutil.copytree(store.path / "1", store.path / str(number))
     for number in (1, 2, 3, 3):
-        outbox.keep(settings, store, number)
+        outbox.enqueue(settings, store, number)
     assert Tracker(settings, print).waiting() == [2, 3]
     assert sorted(path.name for path in (home.home / "mlruns/outbox").iterdir()) == ["2", "3"]
 
@@ -251,12 +251,12 @@ def test_what_waits_is_bounded(home: Pipeline, monkeypatch: pytest.MonkeyPatch) 
 def test_it_is_off_unless_asked_for_and_says_what_is_missing(
     home: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert not tracking.switched_on(home.settings, wanted=False).mlflow.tracking_uri
-    outbox.keep(home.settings, ModelStore(home.settings.models_dir), 1)
+    assert not tracking.with_tracking(home.settings, wanted=False).mlflow.tracking_uri
+    outbox.enqueue(home.settings, ModelStore(home.settings.models_dir), 1)
     assert not (home.home / "mlruns").exists()
     monkeypatch.setattr(beside, "find_spec", lambda name: None)
     with pytest.raises(process.UserError, match=r"install -r requirements-mlflow\.txt"):
-        tracking.switched_on(home.settings, wanted=True)
+        tracking.with_tracking(home.settings, wanted=True)
 
 
 def test_secrets_of_the_uri_are_not_told() -> None:

@@ -23,11 +23,11 @@ from tests.harness import listening_addresses, until
 from utils.broker import (
     Broker,
     BrokerError,
-    answers,
-    damaged,
     ensure_jars,
+    find_damaged,
     free_port,
-    locked_jars,
+    is_answering,
+    load_lock,
 )
 from utils.settings import ROOT
 
@@ -67,17 +67,17 @@ def mapped(pid: int) -> str:
 
 
 def test_answers_and_listens_on_loopback_alone(broker: Broker) -> None:
-    assert answers(broker.bootstrap)
-    assert answers(f"127.0.0.1:{free_port()},{broker.bootstrap}")
+    assert is_answering(broker.bootstrap)
+    assert is_answering(f"127.0.0.1:{free_port()},{broker.bootstrap}")
     addresses = listening_addresses(broker.pid)
     assert len(addresses) == 2  # for clients and for the controller
     assert set(addresses) <= {"0100007F", "0000000000000000FFFF00000100007F"}
 
 
 def test_silence_is_no_answer() -> None:
-    assert not answers(f"127.0.0.1:{free_port()}", timeout=0.2)
+    assert not is_answering(f"127.0.0.1:{free_port()}", timeout=0.2)
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        assert not answers(f"127.0.0.1:{listener.getsockname()[1]}", timeout=0.2)
+        assert not is_answering(f"127.0.0.1:{listener.getsockname()[1]}", timeout=0.2)
 
 
 def test_keeps_its_topics_when_stopped_and_when_killed(tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_keeps_its_topics_when_stopped_and_when_killed(tmp_path: Path) -> None:
         create_topic(first.bootstrap, "kept")
         with pytest.raises(BrokerError, match="another broker is using"):
             Broker(home).start()
-    assert gone_within(0.1, first.pid) and not answers(first.bootstrap)
+    assert gone_within(0.1, first.pid) and not is_answering(first.bootstrap)
     with Broker(home) as second:
         assert topics(second.bootstrap) == ["kept"]
         assert re.search(r"/kafka-\w+\.aot$", mapped(second.pid), re.M)  # written by the first
@@ -107,7 +107,7 @@ def test_a_login_can_be_asked_for(tmp_path: Path) -> None:
         ),
     }
     with Broker(tmp_path, overrides=overrides, scram={"ann": "secret"}):
-        assert answers(f"localhost:{port}")
+        assert is_answering(f"localhost:{port}")
         client = KafkaAdminClient(
             bootstrap_servers=f"127.0.0.1:{port}",
             security_protocol="SASL_PLAINTEXT",
@@ -276,7 +276,7 @@ class Repository(SimpleHTTPRequestHandler):
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A repository at this machine, the only one that jgo knows; its folder."""
     folder = tmp_path / "repository"
-    for jar, file in zip(locked_jars(), ensure_jars(), strict=True):
+    for jar, file in zip(load_lock(), ensure_jars(), strict=True):
         (folder / jar.path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, folder / jar.path)
 
@@ -303,14 +303,14 @@ def flip_a_bit(file: Path) -> None:
 def test_damaged_and_missing_jars_are_fetched_again(tmp_path: Path, repository: Path) -> None:
     cache = tmp_path / "cache"
     shutil.copytree(repository, cache)
-    first, second, *_ = jars = locked_jars()
-    assert damaged(jars, cache) == []
+    first, second, *_ = jars = load_lock()
+    assert find_damaged(jars, cache) == []
     flip_a_bit(cache / first.path)
     (cache / second.path).unlink()
-    assert damaged(jars, cache) == [first, second]
+    assert find_damaged(jars, cache) == [first, second]
     Repository.cut_short.add(f"/{first.path}")  # and once more, as the connection drops
     ensure_jars(cache)
-    assert damaged(jars, cache) == []
+    assert find_damaged(jars, cache) == []
     assert not list(cache.glob(".*"))
 
 
@@ -318,13 +318,13 @@ def test_two_that_need_the_jars_at_once_fetch_them_once(tmp_path: Path, reposito
     cache = tmp_path / "cache"
     with ThreadPoolExecutor(2) as both:  # a lock of Linux's is an open file's, not a process's
         ways = list(both.map(lambda _: ensure_jars(cache), range(2)))
-    assert ways[0] == ways[1] and damaged(locked_jars(), cache) == []
+    assert ways[0] == ways[1] and find_damaged(load_lock(), cache) == []
     jars = [path for path in Repository.asked if path.endswith(".jar")]
-    assert sorted(jars) == sorted(f"/{jar.path}" for jar in locked_jars())
+    assert sorted(jars) == sorted(f"/{jar.path}" for jar in load_lock())
 
 
 def test_a_jar_that_is_not_the_pinned_one_is_refused(tmp_path: Path, repository: Path) -> None:
-    first, *_ = jars = locked_jars()
+    first, *_ = jars = load_lock()
     flip_a_bit(repository / first.path)
     with pytest.raises(BrokerError, match=r"is not what jars\.sha256 pins"):
         ensure_jars(tmp_path / "cache")
@@ -332,4 +332,4 @@ def test_a_jar_that_is_not_the_pinned_one_is_refused(tmp_path: Path, repository:
     (repository / first.path).unlink()
     with pytest.raises(BrokerError, match="cannot fetch"):
         ensure_jars(tmp_path / "cache")
-    assert len(damaged(jars, tmp_path / "cache")) == len(jars)
+    assert len(find_damaged(jars, tmp_path / "cache")) == len(jars)

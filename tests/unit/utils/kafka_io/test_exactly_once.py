@@ -7,7 +7,7 @@ from pathlib import Path
 from tests.harness import Pipeline, until
 from utils.broker import Broker
 from utils.kafka_io import ExactlyOnce, Outgoing, Polled, Sender, TopicPartition
-from utils.kafka_io.transactions import queue
+from utils.kafka_io.transactions import enqueue_batches
 from utils.messages import APP_MESSAGES, GROUPS, PREDICTIONS, PREDICTOR_GROUP
 
 
@@ -16,7 +16,7 @@ def joined(pipeline: Pipeline) -> ExactlyOnce:
         pipeline.settings.kafka,
         group=PREDICTOR_GROUP,
         topics=GROUPS[PREDICTOR_GROUP],
-        slot="slot",
+        instance_id="tester",
         max_records=10,
         report=print,
     )
@@ -65,11 +65,11 @@ def test_a_transaction_that_the_broker_forgot_is_not_committed_by_the_next_one(
             # The coordinator is told of nothing, so it will abort nothing.
             manager = producer._transaction_manager
             manager._partitions_in_transaction.add(tp)
-            queue(producer, {tp: [(b"half", b"done", None)]})
+            enqueue_batches(producer, {tp: [(b"half", b"done", None)]})
             producer.flush(10)
         with closing(joined(pipeline)) as exchange:
             exchange.commit(restored(exchange), {tp: [(b"whole", b"{}", None)]}, {})
-            exchange.settle()
+            exchange.wait_for_commit()
         assert [record.key for record in pipeline.records(PREDICTIONS)] == [b"whole"]
 
 

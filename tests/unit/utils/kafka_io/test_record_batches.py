@@ -40,7 +40,7 @@ def plain(record: Any) -> tuple[Any, ...]:
 @settings(deadline=None)
 def test_what_is_written_kafka_python_reads(records: list[Any], largest: int) -> None:
     found = []
-    for batch in record_batches.written(records, timestamp=1234, largest=largest):
+    for batch in record_batches.encode_batches(records, timestamp=1234, largest=largest):
         count = batch.next_offset()
         raw = closed(batch)
         assert count == 1 or len(raw) <= largest + DefaultRecordBatch.HEADER_STRUCT.size
@@ -61,24 +61,26 @@ def test_what_kafka_python_writes_is_read(records: list[Any], times: list[int]) 
         written.append(time, key, value, headers)
         written.skip(len(value or b"") % 3)  # as compaction leaves it
     raw = closed(written)
-    ours = record_batches.read(DefaultRecordBatch(raw), TP)
+    ours = record_batches.decode_batch(DefaultRecordBatch(raw), TP)
     assert [plain(record) for record in ours] == [plain(r) for r in DefaultRecordBatch(raw)]
     assert {(record.topic, record.partition) for record in ours} == {tuple(TP)}
 
 
 def test_a_damaged_batch_is_an_error_and_not_a_record() -> None:
-    (batch,) = record_batches.written([(b"k", b"v" * 100, None)] * 3, timestamp=1, largest=10**6)
+    (batch,) = record_batches.encode_batches(
+        [(b"k", b"v" * 100, None)] * 3, timestamp=1, largest=10**6
+    )
     raw = bytearray(closed(batch))
     raw[-20] ^= 1
     with pytest.raises(CorruptRecordError, match="checksum"):
         PartitionRecords(0, TP, MemoryRecords(bytes(raw))).take(10)
     for length in (1, 5, 120):  # what a wrong checksum would hide
         with pytest.raises(CorruptRecordError):
-            record_batches.read(DefaultRecordBatch(bytes(raw[:-length])), TP)
+            record_batches.decode_batch(DefaultRecordBatch(bytes(raw[:-length])), TP)
 
 
 def test_reading_begins_inside_a_batch_and_ends_after_it() -> None:
-    (batch,) = record_batches.written(
+    (batch,) = record_batches.encode_batches(
         [(None, b"%d" % n, None) for n in range(5)], timestamp=1, largest=10**6
     )
     part = PartitionRecords(3, TP, MemoryRecords(closed(batch)))

@@ -23,7 +23,7 @@ HASTY = """
 import runpy, sys
 from utils.kafka_io import clients, exactly_once, log_reader
 clients.METADATA_MAX_AGE_MS = log_reader.METADATA_MAX_AGE_MS = 500
-exactly_once.NO_OFFSET_PATIENCE_S = 0.5
+exactly_once.NO_OFFSET_TIMEOUT_S = 0.5
 sys.argv.pop(0)
 runpy.run_path(sys.argv[0], run_name="__main__")
 """

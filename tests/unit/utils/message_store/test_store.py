@@ -557,7 +557,7 @@ def holding_the_lock(url: str) -> Iterator[None]:
 
 
 def test_a_locked_store_says_so_and_works_again(url: str) -> None:
-    with MessageStore(url, FEATURES, patience=0.2) as store:
+    with MessageStore(url, FEATURES, timeout=0.2) as store:
         batch = Batch([message("a", 0, 0, "no", 1.0, "new")], offsets={(APP_MESSAGES, 0): 1})
         with holding_the_lock(url):
             for _ in range(2):
@@ -804,12 +804,12 @@ def test_live_quality_is_of_the_predictions_really_made(url: str) -> None:
     assert first.probabilities.tolist() == [batch.predictions[place][2] for place in mine]
     assert first.outcomes.tolist() == [batch.messages[place].outcome for place in mine]
     assert first.missing_since.tolist() == [1000 * place for place in range(0, rows, 10)]
-    found = quality.quality(first, FEATURES, last=50, now=rows * 1000.0)
+    found = quality.measure_quality(first, FEATURES, last=50, now=rows * 1000.0)
     codes = FEATURES.encode_target(first.outcomes)
     assert found.overall == evaluate.metrics(first.probabilities, codes)
     assert found.last == evaluate.metrics(first.probabilities[-50:], codes[-50:])
     assert (found.known, found.missing, found.oldest) == (160, 40, 400.0)
-    nothing_missing = quality.quality(second, FEATURES, last=50, now=0.0)
+    nothing_missing = quality.measure_quality(second, FEATURES, last=50, now=0.0)
     assert (nothing_missing.missing, nothing_missing.oldest, nothing_missing.median) == (
         0,
         None,

@@ -22,7 +22,7 @@ import pytest
 from ops import __main__ as ops_command
 from utils.feature_tools import FeatureTools
 from utils.model_store import BundleError, Draft, ModelStore, ModelStoreError
-from utils.model_store.bundle import sealed, sha256
+from utils.model_store.bundle import seal, sha256
 from utils.settings import ROOT
 
 FILES = ("model.txt", "features.json", "manifest.json")
@@ -132,7 +132,7 @@ def test_a_bundle_comes_back_as_it_was_published(store: ModelStore, draft: Draft
     assert manifest["gate"] == {"worse": False}
     assert [line["model_id"] for line in manifest["history"]] == [1]
     assert len(manifest["golden"]) == 5
-    assert store.answers_to(["a-0-25", "b-0-25"]) == {"a-0-25": store.history()[1]}
+    assert store.trainings_for(["a-0-25", "b-0-25"]) == {"a-0-25": store.history()[1]}
 
 
 @pytest.mark.parametrize("classes", [2, 4])
@@ -220,7 +220,7 @@ def test_a_writer_killed_after_any_step(
     born = done >= STEPS.index("renamed")
     assert store.load_current().model_id == (3 if born else 2)
     assert [line["model_id"] for line in store.history()] == ([1, 2, 3] if born else [1, 2])
-    assert ("b" in store.answers_to(["b"])) == born
+    assert ("b" in store.trainings_for(["b"])) == born
     assert not temporary_files(store)
     assert store.reconcile() == []
     assert store.publish(draft) == (4 if born else 3)
@@ -343,7 +343,7 @@ def forge(folder: Path, **changes: Any) -> None:
         if "sha256" not in changes:
             manifest["sha256"][name] = sha256((folder / name).read_bytes())
     manifest.pop("manifest_sha256")
-    (folder / "manifest.json").write_bytes(sealed(manifest))
+    (folder / "manifest.json").write_bytes(seal(manifest))
 
 
 def without_a_feature(folder: Path) -> None:
