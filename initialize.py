@@ -17,8 +17,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from train import optimisers, tracking
 from train.retrain import train
 from train.tracking import Tracking
-from utils import download, kafka_io, messages, preprocess_data, process
-from utils.model_store import BundleError, ModelStore, ModelStoreError
+from utils import download, kafka_io, messages, process
+from utils.errors import UserError
+from utils.model_store import BundleError, ModelStore
 from utils.process import Report
 from utils.settings import Settings
 
@@ -33,7 +34,7 @@ def create_folders(settings: Settings) -> None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise process.UserError(f"cannot make {folder}: {error.strerror}") from None
+            raise UserError(f"cannot make {folder}: {error.strerror}") from None
 
 
 def download_data(settings: Settings, report: Report) -> None:
@@ -42,7 +43,7 @@ def download_data(settings: Settings, report: Report) -> None:
         download.fetch(data_file, settings.data_dir, report)
     train_file = settings.data_dir / settings.data.train
     if not train_file.exists():
-        raise process.UserError(f"{train_file} is missing, and pipeline.toml does not say whence")
+        raise UserError(f"{train_file} is missing, and pipeline.toml does not say whence")
 
 
 def create_model(settings: Settings, arguments: argparse.Namespace, report: Report) -> None:
@@ -133,15 +134,4 @@ def arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(
-        process.run(
-            partial(main, arguments()),
-            errors=[
-                kafka_io.KafkaUnavailable,
-                ModelStoreError,
-                download.DownloadError,
-                optimisers.OptimiserError,
-                preprocess_data.DataError,
-            ],
-        )
-    )
+    sys.exit(process.run(partial(main, arguments())))

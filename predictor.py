@@ -20,8 +20,9 @@ import msgspec
 import numpy as np
 
 from utils import kafka_io, messages, process, scoring
+from utils.errors import one_line
 from utils.kafka_io import Content, ExactlyOnce, Polled, Position, TopicPartition
-from utils.model_store import Bundle, BundleError, ModelStore
+from utils.model_store import Bundle, ModelStore
 from utils.model_store.watcher import BundleWatcher
 from utils.outcome_count import OutcomeCount
 from utils.scoring import DecodedRecords
@@ -204,30 +205,25 @@ class Predictor:
 
 
 def loop(predictor: Predictor, stop: process.Stop, report: process.Report) -> None:
-    """Step until asked to stop; broker trouble is waited out, not died of."""
+    """Step until asked to stop; broker errors are retried."""
     # What is there by now stays until the end: the collector need not go through it. Nor
     # through a batch a dozen times while it is made; between two there is little to look at.
     gc.freeze()
     gc.disable()
-    trouble = ""
+    outage = process.Outage(report, "waiting for the broker: {}", "the broker answers again")
     while not stop():
         if gc.get_count()[0] > GC_THRESHOLD:
             gc.collect()
         try:
             predictor.step()
-            if trouble:
-                report("the broker answers again")
-                trouble = ""
+            outage.over()
         except kafka_io.TROUBLE as error:
-            text = process.one_line(error)
-            if text != trouble:
-                report(f"waiting for the broker: {text}")
-            trouble = text
+            outage.failed(one_line(error))
             stop.wait(0.2)
     try:
         predictor.close()
     except kafka_io.TROUBLE as error:
-        report(f"the last batch is left for the next start: {process.one_line(error)}")
+        report(f"the last batch is left for the next start: {one_line(error)}")
 
 
 def main(settings: Settings) -> None:
@@ -261,4 +257,4 @@ def main(settings: Settings) -> None:
 
 if __name__ == "__main__":
     process.parser(__doc__).parse_args()
-    sys.exit(process.run(main, errors=[kafka_io.KafkaUnavailable, kafka_io.Fenced, BundleError]))
+    sys.exit(process.run(main))

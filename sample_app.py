@@ -23,6 +23,7 @@ import msgspec
 from rich.console import Console
 
 from utils import kafka_io, messages, preprocess_data, process
+from utils.errors import UserError, one_line
 from utils.kafka_io import LogReader, Outgoing, Sender
 from utils.settings import Settings
 
@@ -150,7 +151,7 @@ class SampleApp:
             consumer.join()
         self._summary(time.monotonic() - begun)
         if self.error is not None:
-            raise kafka_io.KafkaUnavailable(process.one_line(self.error))
+            raise kafka_io.KafkaUnavailable(one_line(self.error))
         if self.ledger.twice:
             return 1
         return 1 if self.ledger.missing() and not self._stop() else 0
@@ -166,7 +167,7 @@ class SampleApp:
         data = self._settings.data
         rows = preprocess_data.sample_rows(self._settings.data_dir, data)
         if not rows:
-            raise process.UserError(f"no row to send in {data.test or data.train}")
+            raise UserError(f"no row to send in {data.test or data.train}")
         return islice(cycle(rows), self._arguments.messages)
 
     def _send(self, sender: Sender, topic: str, request_id: str, **fields: Any) -> None:
@@ -244,9 +245,4 @@ def arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(
-        process.run(
-            partial(main, arguments()),
-            errors=[kafka_io.KafkaUnavailable, preprocess_data.DataError],
-        )
-    )
+    sys.exit(process.run(partial(main, arguments())))

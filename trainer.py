@@ -11,7 +11,6 @@ import argparse
 import sys
 import time
 from concurrent.futures import Future
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -20,31 +19,23 @@ import msgspec
 
 from train import optimisers, tracking
 from train.results import Judgement, Result
+from train.schedule import JUDGE_EVERY, RETRY_SECONDS, Schedule
 from train.tracking import Tracking
 from train.worker import Job, Worker
 from utils import kafka_io, messages, process
+from utils.errors import one_line
 from utils.kafka_io import ExactlyOnce, Polled, Position, TopicPartition
 from utils.message_store import MessageStore, StoreError
 from utils.message_store.ingest import Ingest
 from utils.messages import RetrainRequest
-from utils.model_store import BundleError, ModelStore, ModelStoreError
+from utils.model_store import ModelStore, ModelStoreError
 from utils.settings import Settings
 
 POLL_MS = 50
 #: The same while a training runs, whose end nobody should wait for.
 BUSY_POLL_MS = 20
-#: Between two looks at the log meanwhile: each is a transaction of the store, and takes from
-#: the training and from whoever predicts.
-BUSY_READ_SECONDS = 0.5
-LARGE_READ = 1_000
 #: Requests taken at once, and so answered by one training: all that a long absence left.
 MOST_REQUESTS = 10_000
-#: How many more outcomes make it worth judging the serving model again.
-JUDGE_EVERY = 50
-#: Seconds for which a judgement is put off: the outcomes that make it worth while are often
-#: those that a request is about to follow, and a training should not find the worker taken.
-JUDGE_PAUSE = 0.5
-RETRY_SECONDS = 5.0
 #: How long the trainer's end may be put off by what MLflow is still to be told.
 TRACKING_TIMEOUT = 5.0
 #: Of the process that tells MLflow: predictors and trainings go first.
@@ -89,12 +80,7 @@ class Trainer:
         self._job: Future[Result] | None = None
         self._judging: Future[Judgement | None] | None = None
         self._announcements: list[Any] = []
-        self._not_before = 0.0
-        self._asked_at = 0.0
-        self._job_asked_at = 0.0
-        self._judged_at = 0
-        self._judge_from = 0.0
-        self._read_at = 0.0
+        self._schedule = Schedule()
 
     @property
     def busy(self) -> bool:
@@ -116,18 +102,12 @@ class Trainer:
         """
         polled = self.exchange.poll(timeout_ms)
         self._take(polled)  # 1
-        self._read()  # 2
+        if self._schedule.may_read(training=self._job is not None):
+            self._schedule.log_read(self.ingest.step())  # 2
         self._notice()  # 3
         self._announce(polled)  # 4
-        if begin and self._job is None and time.monotonic() >= self._not_before:
+        if begin and self._job is None:
             self._begin()  # 5
-
-    def _read(self) -> None:
-        """Read the log; now and then while a training runs, which waits for none of it."""
-        if self._job is not None and time.monotonic() < self._read_at:
-            return
-        if self.ingest.step() < LARGE_READ:  # else there is more, and it is behind
-            self._read_at = time.monotonic() + BUSY_READ_SECONDS
 
     def _take(self, polled: Polled) -> None:
         if polled.restored is not None:
@@ -148,30 +128,30 @@ class Trainer:
             if request.retrain:
                 self._waiting.append((record.offset, request))
                 self._answers_may_be_new = True
-                self._asked_at = self._asked_at or time.monotonic()
+                self._schedule.request_arrived()
 
     def _notice(self) -> None:
         if self._job is not None and self._job.done():
             job, self._job = self._job, None
             self._answers_may_be_new = True
-            self._finished(job)
+            try:
+                self._report_training(job.result())
+            except Exception as error:  # whatever it was, the requests are trained on again
+                self._schedule.training_failed()
+                self.report(
+                    f"the training failed, again in {RETRY_SECONDS:.0f} s: {one_line(error)}"
+                )
         if self._judging is not None and self._judging.done():
             judging, self._judging = self._judging, None
-            judgement = self._outcome_of(judging)
-            if judgement is not None and judgement.demoted:
+            try:
+                self._announce_judgement(judging.result())
+            except Exception as error:  # the serving model goes on serving
                 self.report(
-                    f"MODEL {judgement.model_id} TAKEN BACK: model {judgement.parent_id} serves "
-                    f"again, better on {judgement.rows} newer outcomes"
+                    "the serving model could not be judged, again after "
+                    f"{JUDGE_EVERY} more outcomes: {one_line(error)}"
                 )
-                rollback = self._rollback()
-                if rollback is not None:
-                    self._announcements.append(rollback)
 
-    def _finished(self, job: Future[Result]) -> None:
-        result = self._outcome_of(job)
-        if result is None:
-            self._asked_at = self._job_asked_at  # they wait on
-            return
+    def _report_training(self, result: Result) -> None:
         self.trainings += 1
         loss = result.challenger["log_loss"]
         against = f", champion {result.champion['log_loss']:.4f}" if result.champion else ""
@@ -182,16 +162,16 @@ class Trainer:
             f"{verdict} (seconds: {spent})"
         )
 
-    def _outcome_of(self, future: Future[Any]) -> Any:
-        """The worker's result; None, and a pause before the next try, when it failed."""
-        try:
-            return future.result()
-        except (Exception, BrokenProcessPool) as error:  # whatever it was, training goes on
-            self.report(
-                f"the training failed, again in {RETRY_SECONDS:.0f} s: {process.one_line(error)}"
-            )
-            self._not_before = time.monotonic() + RETRY_SECONDS
-            return None
+    def _announce_judgement(self, judgement: Judgement | None) -> None:
+        if judgement is None or not judgement.demoted:
+            return
+        self.report(
+            f"MODEL {judgement.model_id} TAKEN BACK: model {judgement.parent_id} serves "
+            f"again, better on {judgement.rows} newer outcomes"
+        )
+        rollback = self._rollback()
+        if rollback is not None:
+            self._announcements.append(rollback)
 
     def _announce(self, polled: Polled) -> None:
         """Answer the requests whose batch has its model; commit up to the first without."""
@@ -236,20 +216,18 @@ class Trainer:
     def _begin(self) -> None:
         if self._waiting:
             requests = [request for _, request in self._waiting]
-            if not self.ingest.has_read(requests):
-                return  # the store is about to catch up
-            batch_ids = [request.batch_id for request in requests]
-            folded = f", {len(batch_ids)} requests in one" if len(batch_ids) > 1 else ""
-            self.report(f"RETRAINING STARTED ({batch_ids[-1]}{folded})")
-            waited = time.monotonic() - self._asked_at
-            self._job_asked_at, self._asked_at = self._asked_at, 0.0
-            self._job = self.worker.train(Job(tuple(batch_ids), waited))
-        elif self._judging is None and self.ingest.outcomes - self._judged_at >= JUDGE_EVERY:
-            self._judge_from = self._judge_from or time.monotonic() + JUDGE_PAUSE
-            if time.monotonic() >= self._judge_from:
-                self._judge_from = 0.0
-                self._judged_at = self.ingest.outcomes
-                self._judging = self.worker.judge()
+            # What the requests speak of is about to be read, if it is not in the store yet.
+            if self._schedule.may_train() and self.ingest.has_read(requests):
+                self._train([request.batch_id for request in requests])
+        elif self._judging is None and self._schedule.judgement_due(self.ingest.outcomes):
+            self._schedule.judgement_started(self.ingest.outcomes)
+            self._judging = self.worker.judge()
+
+    def _train(self, batch_ids: list[str]) -> None:
+        folded = f", {len(batch_ids)} requests in one" if len(batch_ids) > 1 else ""
+        self.report(f"RETRAINING STARTED ({batch_ids[-1]}{folded})")
+        waited = self._schedule.training_started()
+        self._job = self.worker.train(Job(tuple(batch_ids), waited))
 
     def _rollback(self) -> messages.Rollback | None:
         """The record that announces a rollback, if that is what happened last."""
@@ -279,19 +257,14 @@ def _completed(entry: dict[str, Any], request: RetrainRequest) -> dict[str, Any]
 
 
 def loop(trainer: Trainer, stop: process.Stop, report: process.Report) -> None:
-    """Step until asked to stop and idle; trouble is waited out, not died of."""
-    trouble = ""
+    """Step until asked to stop and idle; errors of the broker and the stores are retried."""
+    outage = process.Outage(report, "waiting: {}", "recovered")
     while not stop() or trainer.busy:
         try:
             trainer.step(BUSY_POLL_MS if trainer.busy else POLL_MS, begin=not stop())
-            if trouble:
-                report("all is well again")
-                trouble = ""
+            outage.over()
         except (*kafka_io.TROUBLE, StoreError, ModelStoreError) as error:
-            text = process.one_line(error)
-            if text != trouble:
-                report(f"waiting: {text}")
-            trouble = text
+            outage.failed(one_line(error))
             time.sleep(0.2)
 
 
@@ -344,15 +317,4 @@ def arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(
-        process.run(
-            partial(main, arguments()),
-            errors=[
-                kafka_io.KafkaUnavailable,
-                kafka_io.Fenced,
-                BundleError,
-                optimisers.OptimiserError,
-                StoreError,
-            ],
-        )
-    )
+    sys.exit(process.run(partial(main, arguments())))

@@ -25,10 +25,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from utils import process
-from utils.kafka_io import KafkaError, KafkaUnavailable
-from utils.message_store import StoreError
-from utils.model_store import ModelStoreError
-from utils.process import UserError
+from utils.errors import UserError
+from utils.kafka_io import KafkaError
 from utils.settings import Settings
 
 if TYPE_CHECKING:
@@ -253,7 +251,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     return process.run(
         lambda settings: arguments.run(settings, arguments),
-        errors=[ModelStoreError, StoreError, KafkaUnavailable, KafkaError],
+        errors=[KafkaError],
     )
 
 

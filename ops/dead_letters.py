@@ -26,7 +26,8 @@ from typing import Any, NamedTuple
 import msgspec
 from rich.table import Table
 
-from utils import messages, process
+from utils import messages
+from utils.errors import UserError
 from utils.kafka_io import Outgoing, TransactionalSender
 from utils.kafka_io.log_scan import bounds, only, scan
 from utils.settings import Kafka
@@ -102,7 +103,7 @@ def original_record(kafka: Kafka, letter: Any) -> Any:
         for record in there:
             if record.offset == offset:
                 return record
-    raise process.UserError(f"offset {offset} of {topic}-{partition} is not there any more")
+    raise UserError(f"offset {offset} of {topic}-{partition} is not there any more")
 
 
 def table(kafka: Kafka) -> Table | None:
@@ -138,7 +139,7 @@ def content(kafka: Kafka, offset: int) -> bytes:
 def _find_letters(kafka: Kafka, offsets: set[int]) -> list[Any]:
     found = [letter for letter in read_letters(kafka) if letter.offset in offsets]
     if missing := offsets - {letter.offset for letter in found}:
-        raise process.UserError(f"{messages.DEAD_LETTERS} has no record {min(missing)}")
+        raise UserError(f"{messages.DEAD_LETTERS} has no record {min(missing)}")
     return found
 
 
@@ -162,9 +163,7 @@ def resend(kafka: Kafka, offsets: set[int], *, value: bytes | None = None, again
         done = read_resent_offsets(kafka)  # once nobody else can add to it
         chosen = iter(_find_letters(kafka, offsets)) if offsets else read_letters(kafka)
         if (twice := offsets & done) and not again:
-            raise process.UserError(
-                f"record {min(twice)} was sent again already; --again if need be"
-            )
+            raise UserError(f"record {min(twice)} was sent again already; --again if need be")
         left = (x for x in chosen if offsets or (x.offset not in done and origin(x)))
         count = 0
         for some in _split_into_transactions(left):
@@ -194,7 +193,7 @@ def _records_to_send(kafka: Kafka, some: list[Any], value: bytes | None) -> list
     for letter in some:
         place = origin(letter)
         if place is None:
-            raise process.UserError(f"record {letter.offset} does not say where it comes from")
+            raise UserError(f"record {letter.offset} does not say where it comes from")
         record = original_record(kafka, letter)
         sent = record.value if value is None else value
         found.append(Outgoing(place.topic, place.partition, record.key, sent))

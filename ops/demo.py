@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.text import Text
 
 from utils import broker, kafka_io, messages, process
+from utils.errors import UserError, one_line
 from utils.kafka_io import LogReader
 from utils.settings import ROOT, Settings
 
@@ -85,12 +86,12 @@ class Demo:
                 raise Stopped
         status = self.processes.pop(name).returncode
         if status:
-            raise process.UserError(f"{name} ended with status {status}")
+            raise UserError(f"{name} ended with status {status}")
 
     def _alive(self, but: str = "") -> None:
         for name, child in self.processes.items():
             if name != but and child.poll() is not None:
-                raise process.UserError(f"{name} ended with status {child.returncode}")
+                raise UserError(f"{name} ended with status {child.returncode}")
 
     def end(self) -> None:
         """Ask what runs to end, the last started first; kill what does not."""
@@ -198,8 +199,8 @@ def main(arguments: argparse.Namespace, settings: Settings) -> int:
         demo.console.print("stopping")
         demo.end()
         return 130
-    except (process.UserError, kafka_io.KafkaUnavailable, kafka_io.KafkaError) as error:
-        demo.failures.append(process.one_line(error))
+    except (UserError, kafka_io.KafkaUnavailable, kafka_io.KafkaError) as error:
+        demo.failures.append(one_line(error))
     finally:
         demo.end()
     for failure in demo.failures:

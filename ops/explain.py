@@ -13,11 +13,11 @@ from rich.table import Table
 
 from train.evaluate import is_validation_row
 from utils import messages
+from utils.errors import UserError
 from utils.kafka_io import KafkaUnavailable, TopicPartition, log_scan
 from utils.message_store import MessageStore, StoreError
 from utils.message_store.ingest import TOPICS, RecordDecoder
 from utils.model_store import Bundle, ModelStore
-from utils.process import UserError
 from utils.settings import Settings
 
 #: Contributions add up to the log-odds, and so to the probability, but for rounding.

@@ -17,6 +17,7 @@ import msgspec
 
 from train.retrain import fit_preprocessor, gather_rows, retrain_from_manifest, training_offsets
 from utils import messages, scoring
+from utils.errors import UserError
 from utils.kafka_io import KafkaUnavailable, TopicPartition, log_scan
 from utils.message_store import Batch, MessageStore, Offsets, Snapshot, StoreError
 from utils.message_store.ingest import RecordDecoder
@@ -29,7 +30,6 @@ from utils.model_store import (
     ModelStoreError,
 )
 from utils.model_store.bundle import disk_errors_as
-from utils.process import UserError
 from utils.settings import Kafka, Settings
 
 #: What a model is learnt from, besides the base data.

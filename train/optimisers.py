@@ -14,10 +14,11 @@ from pathlib import Path
 
 from train.search import Optimise
 from utils import process
+from utils.errors import UserError
 from utils.settings import ROOT
 
 
-class OptimiserError(Exception):
+class OptimiserError(UserError):
     """The optimiser cannot be used; its text is one line meant for the user."""
 
 

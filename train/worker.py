@@ -10,16 +10,22 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar
 
+from train.results import Judgement, Result
 from utils import process
 from utils.settings import Settings
 
+if TYPE_CHECKING:  # the trainer's loop imports nothing to train with
+    from utils.feature_tools import FeatureTools
+
 NICENESS = 10
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -55,21 +61,21 @@ class Worker:
         pool.submit(_warm_up, self._settings, self._hyper)
         return pool
 
-    def train(self, job: Job) -> Future[Any]:
-        """Begin a training; the future gives a `train.results.Result`."""
+    def train(self, job: Job) -> Future[Result]:
+        """Begin a training."""
         return self._submit(_train, self._settings, self._hyper, self._evals, job)
 
-    def judge(self) -> Future[Any]:
-        """Begin a judgement; the future gives a `train.results.Judgement` or None."""
+    def judge(self) -> "Future[Judgement | None]":
+        """Begin a judgement; None means that there was nothing to judge."""
         return self._submit(_judge, self._settings)
 
-    def _submit(self, *call: Any) -> Future[Any]:
+    def _submit(self, function: Callable[..., T], *arguments: object) -> Future[T]:
         try:
-            return self._pool.submit(*call)
+            return self._pool.submit(function, *arguments)
         except BrokenProcessPool:  # it was killed, for want of memory perhaps
             self._pool.shutdown(wait=False)
             self._pool = self._start()
-            return self._pool.submit(*call)
+            return self._pool.submit(function, *arguments)
 
     def __enter__(self) -> "Worker":
         return self
@@ -105,7 +111,7 @@ def _warm_up(settings: Settings, hyper: str) -> None:
     gc.enable()
 
 
-def _train(settings: Settings, hyper: str, evals: int, job: Job) -> Any:
+def _train(settings: Settings, hyper: str, evals: int, job: Job) -> Result:
     from train.retrain import train
     from utils.message_store import MessageStore
 
@@ -119,7 +125,7 @@ def _train(settings: Settings, hyper: str, evals: int, job: Job) -> Any:
     return replace(result, seconds=seconds)
 
 
-def _judge(settings: Settings) -> Any:
+def _judge(settings: Settings) -> Judgement | None:
     from train.retrain import judge
     from utils.message_store import MessageStore
 
@@ -127,7 +133,7 @@ def _judge(settings: Settings) -> Any:
         return judge(settings, messages)
 
 
-def _features(settings: Settings) -> Any:
+def _features(settings: Settings) -> "FeatureTools":
     from utils.model_store import ModelStore
 
     return ModelStore(settings.models_dir).load_current().features

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO
 from urllib.error import HTTPError, URLError
 
+from utils.errors import UserError
 from utils.settings import DataFile
 
 Report = Callable[[str], None]
@@ -31,7 +32,7 @@ PIP_LONGEST = 300.0
 BLOCK = 1 << 16
 
 
-class DownloadError(Exception):
+class DownloadError(UserError):
     """A file that cannot be had; its text is one line meant for the user."""
 
 

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from utils.errors import UserError
 from utils.feature_tools import FeatureTools, canonical_text
 from utils.messages import Label, label_text
 from utils.settings import Data
 
 
-class DataError(ValueError):
+class DataError(UserError, ValueError):
     """A data set that does not fit pipeline.toml; its text is one line for the user."""
 
 

@@ -22,27 +22,11 @@ from rich.markup import escape
 
 from utils import settings as settings_module
 from utils.durable_files import try_lock
-from utils.settings import Settings, SettingsError
+from utils.errors import UserError
+from utils.settings import Settings
 
 #: Shows one line to whoever watches the terminal.
 Report = Callable[[str], None]
-
-
-class UserError(Exception):
-    """Something the user can mend; its text is one line."""
-
-
-def one_line(error: BaseException) -> str:
-    """What an exception says, on one line; its type where it says nothing."""
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def describe_error(error: Exception) -> str:
-    """An error as one line, without paths that its caller names anyway."""
-    if isinstance(error, OSError) and error.strerror:
-        named = f"{Path(error.filename).name}: " if isinstance(error.filename, str) else ""
-        return named + error.strerror
-    return one_line(error)
 
 
 def reporter(name: str, colour: str) -> Report:
@@ -91,13 +75,12 @@ def run(main: Callable[[Settings], int | None], *, errors: Sequence[type[Excepti
 
     Args:
         main: Takes the settings; returns the exit status (None is 0).
-        errors: Types whose text is meant for the user, besides SettingsError and
-            UserError.
+        errors: Further types whose text is meant for the user.
 
     Returns:
         The exit status: 1 after such an error.
     """
-    expected: tuple[type[Exception], ...] = (SettingsError, UserError, *errors)
+    expected: tuple[type[Exception], ...] = (UserError, *errors)
     try:
         settings = settings_module.load()
         _log(settings)
@@ -184,6 +167,38 @@ class Stop:
         if self._event.is_set():
             os._exit(128 + number)
         self._event.set()
+
+
+class Outage:
+    """Reports an error that is retried: once when it begins, and once when it is over.
+
+    Args:
+        report: Called with one line of text for the user.
+        failing: What is said when it begins; `{}` stands for the error.
+        recovered: What is said when it is over; nothing if empty.
+    """
+
+    def __init__(self, report: Report, failing: str = "{}", recovered: str = "") -> None:
+        self._report = report
+        self._failing = failing
+        self._recovered = recovered
+        self._reason = ""
+
+    def __bool__(self) -> bool:
+        """Whether the last try failed."""
+        return bool(self._reason)
+
+    def failed(self, reason: str) -> None:
+        """Note a failed try; it is reported unless the last one failed for the same reason."""
+        if reason != self._reason:
+            self._report(self._failing.replace("{}", reason, 1))
+        self._reason = reason
+
+    def over(self) -> None:
+        """Note a try that succeeded."""
+        if self._reason and self._recovered:
+            self._report(self._recovered)
+        self._reason = ""
 
 
 def be_nice(niceness: int) -> None:

@@ -23,12 +23,14 @@ from pydantic import (
     model_validator,
 )
 
+from utils.errors import UserError
+
 ROOT = Path(__file__).resolve().parent.parent
 
 Count = Annotated[int, Field(ge=1)]
 
 
-class SettingsError(Exception):
+class SettingsError(UserError):
     """A setting that cannot be used; its text is one line meant for the user."""
 
 

@@ -13,7 +13,8 @@ from multiprocessing.connection import Connection
 from train.tracking import outbox
 from train.tracking.tracker import Tracker, follow
 from utils import process
-from utils.process import Report, Stop, UserError
+from utils.errors import UserError
+from utils.process import Report, Stop
 from utils.settings import Settings
 
 

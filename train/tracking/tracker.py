@@ -12,12 +12,13 @@ from urllib.parse import unquote, urlsplit
 
 from train import quality
 from train.tracking import outbox
-from utils import model_store, process
+from utils import model_store
 from utils.durable_files import remove
+from utils.errors import one_line
 from utils.message_store import MessageStore, Offsets, StoreError
 from utils.model_store import BundleError, ModelStore
 from utils.model_store.bundle import load_bundle
-from utils.process import Report, Stop
+from utils.process import Outage, Report, Stop
 from utils.settings import Settings
 
 if TYPE_CHECKING:
@@ -42,20 +43,24 @@ ENVIRONMENT = {
 
 
 def follow(tracker: "Tracker", stop: Stop, report: Report) -> None:
-    """Step until asked to stop, and once more then; trouble is waited out."""
-    trouble, pause = "", LOOK_EVERY
+    """Step until asked to stop, and once more then; errors are retried, ever more rarely."""
+    outage = Outage(
+        report,
+        tracker.shown + ": {}; goes on without it",
+        "MLflow answers again and knows what it had missed",
+    )
+    pause = LOOK_EVERY
     while True:
         ending = stop()
         try:
             tracker.step(thorough=ending)
-            if trouble:
-                report("MLflow answers again and knows what it had missed")
-            trouble, pause = "", LOOK_EVERY
-        except Exception as error:  # MLflow's are of many kinds, and none may end this
-            if not trouble:
-                report(f"{tracker.shown}: {tracker.explained(error)}; goes on without it")
-            trouble, pause = str(error) or "?", min(2 * pause + 1, LONGEST_PAUSE)
-        if ending or (stop.wait(pause) and trouble):
+            outage.over()
+            pause = LOOK_EVERY
+        except Exception as error:  # MLflow raises many kinds, and none may end this process
+            if not outage:  # its errors differ from try to try: only the first is reported
+                outage.failed(tracker.explained(error))
+            pause = min(2 * pause + 1, LONGEST_PAUSE)
+        if ending or (stop.wait(pause) and outage):
             break
     tracker.say_what_waits("away")
 
@@ -110,7 +115,7 @@ class Tracker:
 
     def explained(self, error: Exception) -> str:
         """An error of MLflow's on one line, without what is secret in the URI."""
-        text = process.one_line(error)
+        text = one_line(error)
         uri = self._settings.mlflow.tracking_uri
         for secret in sorted(_secrets(uri), key=len, reverse=True):
             text = text.replace(secret, "***")

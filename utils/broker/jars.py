@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from utils.durable_files import try_lock
+from utils.errors import UserError
 
 VERSION = "4.4.0"
 LOCK = Path(__file__).with_name("jars.sha256")
@@ -25,7 +26,7 @@ ENDPOINT = (
 )
 
 
-class BrokerError(Exception):
+class BrokerError(UserError):
     """The broker cannot be fetched or started; its text is one line for the user."""
 
 

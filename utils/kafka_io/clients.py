@@ -10,6 +10,7 @@ from kafka import errors as kafka_errors
 from kafka.errors import KafkaError
 from kafka.structs import OffsetAndMetadata
 
+from utils.errors import UserError
 from utils.kafka_io import connection, record_batches
 from utils.settings import Kafka
 
@@ -23,7 +24,7 @@ OPERATION_TIMEOUT_MS = 5_000
 METADATA_MAX_AGE_MS = 5_000
 
 
-class KafkaUnavailable(Exception):
+class KafkaUnavailable(UserError):
     """The cluster cannot be used now; its text is one line meant for the user."""
 
 

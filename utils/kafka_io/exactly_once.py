@@ -12,6 +12,7 @@ from kafka.consumer.subscription_state import ConsumerRebalanceListener
 from kafka.coordinator.assignors.range import RangePartitionAssignor
 from kafka.structs import MemberState
 
+from utils.errors import UserError
 from utils.kafka_io.clients import (
     OPERATION_TIMEOUT_MS,
     committed_offset,
@@ -36,7 +37,7 @@ HEARTBEAT_INTERVAL_MS = 500
 NO_OFFSET_TIMEOUT_S = 5.0
 
 
-class Fenced(Exception):
+class Fenced(UserError):
     """Another process has taken this one's place in the group; it has to end."""
 
 

@@ -7,9 +7,9 @@ from typing import Any
 from kafka import TopicPartition
 from kafka.errors import KafkaError
 
+from utils.errors import one_line
 from utils.kafka_io.clients import KafkaUnavailable
 from utils.kafka_io.log_reader import LogReader, partition_bounds
-from utils.process import one_line
 from utils.settings import Kafka
 
 #: How long the log may say nothing before its end is reached.

@@ -9,8 +9,10 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
+from utils.errors import UserError
 
-class StoreError(Exception):
+
+class StoreError(UserError):
     """The store cannot be used just now; its text is one line, without any password.
 
     Nothing of the failed call is in the store. Go on from `offsets()`, which are those

@@ -21,9 +21,9 @@ import numpy as np
 
 from utils.boosting import lgb
 from utils.durable_files import open_folder, read_plain
+from utils.errors import UserError, describe_error
 from utils.feature_tools import FeatureTools, message_type
 from utils.messages import BadRecord, Decoder
-from utils.process import describe_error
 
 MODEL, FEATURES, MANIFEST = "model.txt", "features.json", "manifest.json"
 
@@ -40,7 +40,7 @@ LIBRARIES = ("lightgbm", "numpy", "pandas", "scikit-learn", "scipy", "hyperopt",
 ModelId = Annotated[int, msgspec.Meta(ge=1)]
 
 
-class ModelStoreError(Exception):
+class ModelStoreError(UserError):
     """The store cannot do it; the text is one line meant for the user."""
 
 

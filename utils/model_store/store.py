@@ -27,6 +27,7 @@ from utils.durable_files import (
     write_file,
     write_folder,
 )
+from utils.errors import describe_error
 from utils.model_store.bundle import (
     Bundle,
     BundleError,
@@ -39,7 +40,6 @@ from utils.model_store.bundle import (
     to_pretty_json,
     utc_now,
 )
-from utils.process import describe_error
 
 CURRENT, HISTORY, LOCK, TEMPORARY = "current.json", "history.jsonl", ".lock", ".tmp-"
 #: The most bytes that are read of current.json.

@@ -3,10 +3,11 @@
 import threading
 
 from utils import messages
+from utils.errors import one_line
 from utils.kafka_io import TROUBLE, LogReader
 from utils.model_store.bundle import Bundle, BundleError
 from utils.model_store.store import ModelStore
-from utils.process import Report, one_line
+from utils.process import Outage, Report
 from utils.settings import Kafka
 
 
@@ -31,11 +32,10 @@ class BundleWatcher:
     def __init__(self, store: ModelStore, kafka: Kafka, report: Report) -> None:
         self._store = store
         self._kafka = kafka
-        self._report = report
         self._lock = threading.Lock()
         self._ready: Bundle | None = None
         self._loaded_id: int | None = None
-        self._complaint = ""
+        self._outage = Outage(report)  # its end is the new model's own line
         self._stop = threading.Event()
         self._reader = LogReader(kafka, [messages.RETRAIN_TOPIC], default="latest")
         self._thread = threading.Thread(target=self._watch, name="bundle-watcher", daemon=True)
@@ -94,10 +94,7 @@ class BundleWatcher:
                     self._ready = bundle
                 self._loaded_id = current
         except (BundleError, OSError) as error:
-            text = one_line(error)
-            if text != self._complaint:
-                self._report(f"model {self._loaded_id} keeps serving: {text}")
-            self._complaint = text
+            self._outage.failed(f"model {self._loaded_id} keeps serving: {one_line(error)}")
             return False
-        self._complaint = ""
+        self._outage.over()
         return True

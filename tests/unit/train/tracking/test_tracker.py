@@ -18,7 +18,7 @@ from train import evaluate, retrain, tracking
 from train.results import Result
 from train.tracking import beside, outbox
 from train.tracking.tracker import Tracker
-from utils import process
+from utils.errors import UserError
 from utils.message_store import Batch, MessageStore, StoredMessage
 from utils.messages import APP_MESSAGES, PREDICTIONS
 from utils.model_store import ModelStore
@@ -255,7 +255,7 @@ def test_it_is_off_unless_asked_for_and_says_what_is_missing(
     outbox.enqueue(home.settings, ModelStore(home.settings.models_dir), 1)
     assert not (home.home / "mlruns").exists()
     monkeypatch.setattr(beside, "find_spec", lambda name: None)
-    with pytest.raises(process.UserError, match=r"install -r requirements-mlflow\.txt"):
+    with pytest.raises(UserError, match=r"install -r requirements-mlflow\.txt"):
         tracking.with_tracking(home.settings, wanted=True)
 
 
