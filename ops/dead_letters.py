@@ -21,7 +21,7 @@ offset needs `--again`.
 """
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 from rich.table import Table
@@ -30,6 +30,7 @@ from utils import messages
 from utils.errors import UserError
 from utils.kafka_io import Outgoing, TransactionalSender
 from utils.kafka_io.log_scan import bounds, only, scan
+from utils.messages import Rejection
 from utils.settings import Kafka
 
 #: What the list shows for a record without a value.
@@ -40,19 +41,6 @@ SHOWN = 60
 AT_ONCE, BYTES_AT_ONCE = 500, 4 * 1024 * 1024
 #: Its transactions' name: two that send again at the same time would send twice.
 WRITER = "dead-letters"
-
-
-class Origin(NamedTuple):
-    """Where a record was rejected, and why; `size` only of one too large to be repeated."""
-
-    topic: str
-    partition: int
-    offset: int
-    reason: str
-    size: int | None
-
-    def __str__(self) -> str:
-        return f"{self.topic}-{self.partition} {self.offset}"
 
 
 def read_letters(kafka: Kafka) -> Iterator[Any]:
@@ -71,31 +59,16 @@ def read_resent_offsets(kafka: Kafka) -> set[int]:
     return found
 
 
-def origin(letter: Any) -> Origin | None:
-    """Where a record was rejected, and why; None if it has not the predictor's headers."""
-    headers = {name: (value or b"").decode("utf-8", "replace") for name, value in letter.headers}
-    try:
-        return Origin(
-            headers["topic"],
-            int(headers["partition"]),
-            int(headers["offset"]),
-            headers["reason"],
-            int(headers["bytes"]) if "bytes" in headers else None,
-        )
-    except (KeyError, ValueError):
-        return None
-
-
 def original_record(kafka: Kafka, letter: Any) -> Any:
     """The record as it was rejected: the letter, or what was too large to be repeated in it.
 
     Raises:
         UserError: It has expired where it was.
     """
-    place = origin(letter)
+    place = Rejection.from_headers(letter.headers)
     if place is None or place.size is None:
         return letter
-    topic, partition, offset, *_ = place
+    _, topic, partition, offset, _ = place
     within = only(partition, bounds(kafka, topic))
     first, end = within.get(partition, (0, 0))
     if first <= offset < end:
@@ -111,13 +84,17 @@ def table(kafka: Kafka) -> Table | None:
     again = read_resent_offsets(kafka)
     shown = Table("offset", "rejected at", "reason", "key", "value", "")
     for letter in read_letters(kafka):
-        place = origin(letter)
-        where = str(place) if place else "not by a predictor"
+        place = Rejection.from_headers(letter.headers)
+        where = _where(place) if place else "not by a predictor"
         reason = place.reason if place else ""
         value = _abbreviate(letter.value, f"({place.size} bytes)" if place and place.size else NULL)
         mark = "sent again" if letter.offset in again else ""
         shown.add_row(str(letter.offset), where, reason, _abbreviate(letter.key, ""), value, mark)
     return shown if shown.row_count else None
+
+
+def _where(place: Rejection) -> str:
+    return f"{place.topic}-{place.partition} {place.offset}"
 
 
 def _abbreviate(content: bytes | None, instead: str) -> str:
@@ -164,7 +141,11 @@ def resend(kafka: Kafka, offsets: set[int], *, value: bytes | None = None, again
         chosen = iter(_find_letters(kafka, offsets)) if offsets else read_letters(kafka)
         if (twice := offsets & done) and not again:
             raise UserError(f"record {min(twice)} was sent again already; --again if need be")
-        left = (x for x in chosen if offsets or (x.offset not in done and origin(x)))
+        left = (
+            x
+            for x in chosen
+            if offsets or (x.offset not in done and Rejection.from_headers(x.headers))
+        )
         count = 0
         for some in _split_into_transactions(left):
             writer.send(_records_to_send(kafka, some, value))
@@ -178,7 +159,7 @@ def _split_into_transactions(found: Iterator[Any]) -> Iterator[list[Any]]:
     size = 0
     for letter in found:
         some.append(letter)
-        place = origin(letter)
+        place = Rejection.from_headers(letter.headers)
         size += (place and place.size) or len(letter.value or b"")
         if len(some) >= AT_ONCE or size >= BYTES_AT_ONCE:
             yield some
@@ -191,7 +172,7 @@ def _records_to_send(kafka: Kafka, some: list[Any], value: bytes | None) -> list
     """The records to send, and the one that tells of them."""
     found = []
     for letter in some:
-        place = origin(letter)
+        place = Rejection.from_headers(letter.headers)
         if place is None:
             raise UserError(f"record {letter.offset} does not say where it comes from")
         record = original_record(kafka, letter)

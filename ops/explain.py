@@ -17,7 +17,7 @@ from utils.errors import UserError
 from utils.kafka_io import KafkaUnavailable, TopicPartition, log_scan
 from utils.message_store import MessageStore, StoreError
 from utils.message_store.ingest import TOPICS, RecordDecoder
-from utils.model_store import Bundle, ModelStore
+from utils.model_store import Bundle, ModelStore, predicted_codes
 from utils.settings import Settings
 
 #: Contributions add up to the log-odds, and so to the probability, but for rounding.
@@ -92,7 +92,7 @@ def why(settings: Settings, request_id: str, *, log: bool = False) -> dict[str, 
 
 def _decision(probability: float | list[float], classes: Sequence[str]) -> dict[str, Any]:
     """The class that a probability stands for, by the predictor's rule."""
-    code = int(np.argmax(probability) if isinstance(probability, list) else probability > 0.5)
+    code = int(predicted_codes(np.array([probability]))[0])
     return {"prediction": code, "label": classes[code] if code < len(classes) else None}
 
 
@@ -147,22 +147,14 @@ def _in_store(settings: Settings, serving: Bundle, request_id: str) -> Found | N
     return found
 
 
-class _Named(msgspec.Struct):
-    request_id: str
-
-
 def _in_log(settings: Settings, serving: Bundle, request_id: str) -> Found | None:
     """Read everything; what was decoded for the serving model's columns counts."""
-    decode = msgspec.json.Decoder(_Named).decode
     same: dict[str, list[Any]] = {}
     for topic in TOPICS:
         records = same.setdefault(topic, [])
         for record in log_scan.scan(settings.kafka, topic, log_scan.bounds(settings.kafka, topic)):
-            try:
-                if decode(record.value or b"").request_id == request_id:
-                    records.append(record)
-            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-                continue
+            if messages.request_id_of(record.value) == request_id:
+                records.append(record)
         records.sort(key=lambda record: (record.partition, record.offset))
     sent = same[messages.APP_MESSAGES]
     if not any(same.values()):
@@ -207,7 +199,7 @@ def _rejection_reason(record: Any, serving: Bundle) -> str:
         serving.decoder(record.value)
     except messages.BadRecord as reason:
         return str(reason)
-    return "none of the known columns in $.data"
+    raise AssertionError("a message that is not in the batch decodes")
 
 
 def _place(record: Any) -> TopicPartition:

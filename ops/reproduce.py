@@ -298,16 +298,15 @@ class _Partition:
         self, found: log_scan.Bounds, answers: log_scan.Bounds
     ) -> tuple[log_scan.Bounds, log_scan.Bounds]:
         """Begin both topics with one request, where records of either have expired."""
-        number, decode = self._tp.partition, msgspec.json.Decoder(_Named).decode
+        number = self._tp.partition
         if answers.get(number, (0, 0))[0] == 0 and found[number][0] == 0:
             return found, answers
 
         def named(topic: str, within: log_scan.Bounds) -> Iterator[tuple[str, int]]:
             for record in log_scan.scan(self._kafka, topic, log_scan.only(number, within)):
-                try:
-                    yield decode(record.value or b"").request_id, record.offset
-                except (msgspec.MsgspecError, UnicodeDecodeError):
-                    continue
+                request_id = messages.request_id_of(record.value)
+                if request_id is not None:
+                    yield request_id, record.offset
 
         answered: dict[str, int] = {}
         for request_id, offset in named(messages.PREDICTIONS, answers):
@@ -326,10 +325,6 @@ class _Partition:
             {**found, number: (begin, ends[0])},
             {**answers, number: (answered_from, ends[1])},
         )
-
-
-class _Named(msgspec.Struct):
-    request_id: str
 
 
 def _next_answer(predictions: Iterator[Any]) -> tuple[int, messages.Prediction] | None:
@@ -366,13 +361,9 @@ def _rejected_offsets(kafka: Kafka) -> dict[int, set[int]]:
     dead: dict[int, set[int]] = {}
     within = log_scan.bounds(kafka, messages.DEAD_LETTERS)
     for record in log_scan.scan(kafka, messages.DEAD_LETTERS, within):
-        where = {name: bytes(value or b"") for name, value in record.headers}
-        if where.get("topic") == messages.APP_MESSAGES.encode():
-            try:
-                number, offset = int(where["partition"]), int(where["offset"])
-            except (KeyError, ValueError):
-                continue  # not the predictor's
-            dead.setdefault(number, set()).add(offset)
+        rejection = messages.Rejection.from_headers(record.headers)
+        if rejection is not None and rejection.topic == messages.APP_MESSAGES:
+            dead.setdefault(rejection.partition, set()).add(rejection.offset)
     return dead
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from utils.feature_tools import IntegerCodes, Matrix
+from utils.model_store import predicted_codes
 
 
 @dataclass(frozen=True)
@@ -85,12 +86,6 @@ def paired_comparison(champion_losses: Matrix, challenger_losses: Matrix) -> Com
     mean = float(differences.mean()) if rows else 0.0
     error = float(differences.std(ddof=1)) / rows**0.5 if rows > 1 else 0.0
     return Comparison(mean, error, worse=rows > 1 and mean > error, rows=rows)
-
-
-def predicted_codes(probabilities: Matrix) -> IntegerCodes:
-    """The likeliest class of each row, (rows,); of two as likely, the one of lower code."""
-    codes: IntegerCodes = _by_class(probabilities).argmax(axis=1)
-    return codes
 
 
 def metrics(probabilities: Matrix, codes: IntegerCodes) -> dict[str, float | None]:

@@ -1,5 +1,6 @@
 """The gate: a challenger that is worse than the champion on the validation rows never serves."""
 
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -54,6 +55,31 @@ def are_comparable(champion: Bundle | None, features: FeatureTools) -> bool:
     )
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """What the gate decided.
+
+    Attributes:
+        challenger: The challenger's metrics on the validation rows.
+        champion: The champion's; None where there is none that can be compared.
+        comparison: Of both; None without a champion.
+    """
+
+    challenger: dict[str, Any]
+    champion: dict[str, Any] | None = None
+    comparison: Comparison | None = None
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the challenger may serve."""
+        return self.comparison is None or not self.comparison.worse
+
+    @property
+    def figures(self) -> dict[str, Any] | None:
+        """The comparison as the manifest keeps it."""
+        return None if self.comparison is None else asdict(self.comparison)
+
+
 def compare(
     booster: lgb.Booster,
     model_text: str,
@@ -61,7 +87,7 @@ def compare(
     champion: Bundle | None,
     rows: tuple[pd.DataFrame, np.ndarray],
     threads: int,
-) -> tuple[Comparison | None, dict[str, Any], dict[str, Any] | None]:
+) -> Verdict:
     """Compare a challenger with the champion.
 
     Args:
@@ -69,12 +95,9 @@ def compare(
         model_text: Its text, as a bundle holds it.
         features: Its preprocessor.
         champion: None where there is nothing to compare with.
-        rows: The validation rows' raw columns, and their classes by name; those of a class
-            that the challenger does not know are left out.
+        rows: The raw columns of the validation rows, and their classes by name; rows of a
+            class that the challenger does not know are left out.
         threads: LightGBM's threads at most.
-
-    Returns:
-        The comparison (None without a champion), and the metrics of both.
     """
     frame, labels = rows
     codes = features.encode_target(labels)
@@ -83,10 +106,10 @@ def compare(
     scores = _scores_of(sha256(model_text.encode()))
     ours = scores(booster, features.transform(frame), threads)
     if champion is None or not are_comparable(champion, features):
-        return None, evaluate.metrics(ours, codes), None
+        return Verdict(evaluate.metrics(ours, codes))
     scores = _scores_of(champion.manifest["sha256"][MODEL])
     theirs = scores(champion.booster, champion.features.transform(frame), threads)
     comparison = evaluate.paired_comparison(
         evaluate.row_losses(theirs, codes), evaluate.row_losses(ours, codes)
     )
-    return comparison, evaluate.metrics(ours, codes), evaluate.metrics(theirs, codes)
+    return Verdict(evaluate.metrics(ours, codes), evaluate.metrics(theirs, codes), comparison)

@@ -16,7 +16,7 @@ from pandas.api.types import union_categoricals
 
 from train import evaluate, fit, gate, optimisers
 from train.results import Judgement, Result
-from train.search import Progress, search
+from train.search import Best, Progress, search
 from train.tracking import outbox
 from utils import preprocess_data
 from utils.feature_tools import FeatureTools
@@ -68,6 +68,24 @@ class Rows:
     def kept_aside(self) -> tuple[pd.DataFrame, np.ndarray]:
         """The same of the rows to be judged by."""
         return self.frame[self.validation], self.labels[self.validation]
+
+
+class Timer:
+    """Measures the parts of a training.
+
+    Attributes:
+        seconds: How long each part took, by its name.
+    """
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, part: str) -> Iterator[None]:
+        """Measure what runs inside."""
+        begun = time.monotonic()
+        yield
+        self.seconds[part] = time.monotonic() - begun
 
 
 def gather_rows(settings: Settings, snapshot: Snapshot | None) -> Rows:
@@ -148,93 +166,100 @@ def train(
     """Search, fit, compare with the champion and publish.
 
     1. rows; 2. preprocessor; 3. search, warm from the champion's parameters; 4. fit;
-    5. gate: both score the validation rows, which neither was trained on; 6. publish, keep a
-    copy for MLflow, prune.
+    5. gate: both score the validation rows, which neither was trained on; 6. publish.
 
     Args:
+        settings: Say where the models and the base data are.
         snapshot: The messages with their outcomes; None to learn from the base data alone.
         hyper: The optimiser's name.
         evals: Evaluations of the search.
         batch_ids: The retrain requests that this training answers.
         first: Begin afresh: no warm start, and no gate that could keep the old model. An
             optimiser with a memory keeps that.
-        progress: Told (done, total, best loss) after each evaluation.
+        progress: Called with (done, total, best loss) after each evaluation.
     """
-    seconds: dict[str, float] = {}
+    timer = Timer()
     store = ModelStore(settings.models_dir)
     threads, seed = os.cpu_count() or 1, settings.training.seed
-    with _timed(seconds, "reading"):
+    with timer("reading"):
         champion = None if first else serving_bundle(store)
         rows = gather_rows(settings, snapshot)  # 1
         features = fit_preprocessor(rows, settings)  # 2
-        matrix, codes = training_matrix(rows, features)
-    with _timed(seconds, "searching"):
+        X, y = training_matrix(rows, features)
+    with timer("searching"):
         best = search(  # 3
             optimisers.get(hyper),
-            matrix,
-            codes,
+            X,
+            y,
             features,
             evals=evals,
             seed=seed,
             folds=settings.training.folds,
-            start_from=_parameters(champion),
+            start_from=champion.manifest["hyperparameters"] if champion else None,
             threads=threads,
             memory=settings.searches_dir,
             progress=progress,
         )
-    with _timed(seconds, "fitting"):
-        booster = fit.fit(
-            matrix, codes, features, best.params, best.rounds, threads=threads, seed=seed
-        )  # 4
-    with _timed(seconds, "gate"):
+    with timer("fitting"):
+        booster = fit.fit(X, y, features, best.params, best.rounds, threads=threads, seed=seed)  # 4
+    with timer("gate"):
         model_text = fit.model_text(booster)
-        comparison, challenger_metrics, champion_metrics = gate.compare(  # 5
+        verdict = gate.compare(  # 5
             booster, model_text, features, champion, rows.kept_aside, threads
         )
-    accepted = comparison is None or not comparison.worse
-    figures = None if comparison is None else asdict(comparison)
-    with _timed(seconds, "publishing"):
-        model_id = store.publish(  # 6
-            Draft(
-                parent_id=champion.model_id if champion else None,
-                model_text=model_text,
-                features=features,
-                hyperparameters={**best.params, "num_boost_round": best.rounds},
-                seed=seed,
-                training={
-                    "rows": len(codes),
-                    "base_data": settings.data.train,
-                    "base_data_sha256": rows.base_sha256,
-                    "offsets": offsets_by_topic(rows.offsets),
-                    "topic_ids": rows.topic_ids,
-                    "hyper": hyper,
-                    "evaluations": best.evaluations,
-                    "learnt_from": best.learnt_from,
-                    "cv_loss": best.loss,
-                    "trials": [asdict(trial) for trial in best.trials],
-                    "seconds": dict(seconds),
-                },
-                metrics={"challenger": challenger_metrics, "champion": champion_metrics},
-                gate=figures,
-                batch_ids=list(batch_ids),
-                golden_rows=_golden_rows(rows, features),
-            ),
-            accepted=accepted,
-        )
-        outbox.enqueue(settings, store, model_id)
-        with suppress(ModelStoreError):  # what cannot be cleared away now goes next time
-            store.prune(settings.training.extra_models_to_keep)
+    draft = Draft(
+        parent_id=champion.model_id if champion else None,
+        model_text=model_text,
+        features=features,
+        hyperparameters={**best.params, "num_boost_round": best.rounds},
+        seed=seed,
+        training={
+            "rows": len(y),
+            "base_data": settings.data.train,
+            "base_data_sha256": rows.base_sha256,
+            "offsets": offsets_by_topic(rows.offsets),
+            "topic_ids": rows.topic_ids,
+            **_search_record(hyper, best),
+            "seconds": dict(timer.seconds),
+        },
+        metrics={"challenger": verdict.challenger, "champion": verdict.champion},
+        gate=verdict.figures,
+        batch_ids=list(batch_ids),
+        golden_rows=_golden_rows(rows, features),
+    )
+    with timer("publishing"):
+        model_id = _publish(settings, store, draft, accepted=verdict.accepted)  # 6
     return Result(
         model_id,
-        accepted,
-        champion.model_id if champion else None,
-        len(codes),
-        challenger_metrics,
-        champion_metrics,
-        figures,
-        {name: round(value, 3) for name, value in seconds.items()},
+        verdict.accepted,
+        draft.parent_id,
+        len(y),
+        verdict.challenger,
+        verdict.champion,
+        verdict.figures,
+        {name: round(value, 3) for name, value in timer.seconds.items()},
         best.learnt_from,
     )
+
+
+def _search_record(hyper: str, best: Best) -> dict[str, Any]:
+    """What the manifest keeps of a search."""
+    return {
+        "hyper": hyper,
+        "evaluations": best.evaluations,
+        "learnt_from": best.learnt_from,
+        "cv_loss": best.loss,
+        "trials": [asdict(trial) for trial in best.trials],
+    }
+
+
+def _publish(settings: Settings, store: ModelStore, draft: Draft, *, accepted: bool) -> int:
+    """Publish a draft, keep a copy for MLflow, prune; the model's number."""
+    model_id = store.publish(draft, accepted=accepted)
+    outbox.enqueue(settings, store, model_id)
+    with suppress(ModelStoreError):  # what cannot be deleted now is deleted next time
+        store.prune(settings.training.extra_models_to_keep)
+    return model_id
 
 
 def serving_bundle(store: ModelStore) -> Bundle | None:
@@ -251,10 +276,6 @@ def training_matrix(rows: Rows, features: FeatureTools) -> tuple[np.ndarray, np.
     codes = features.encode_target(labels)
     usable = codes >= 0
     return features.transform(frame)[usable], codes[usable]
-
-
-def _parameters(champion: Bundle | None) -> dict[str, Any] | None:
-    return dict(champion.manifest["hyperparameters"]) if champion else None
 
 
 def _golden_rows(rows: Rows, features: FeatureTools) -> list[dict[str, Any]]:
@@ -284,12 +305,11 @@ def judge(settings: Settings, messages: MessageStore) -> Judgement | None:
     frame, codes = newer.frame[codes >= 0], codes[codes >= 0]
     if len(codes) < JUDGE_ROWS or not gate.are_comparable(parent, champion.features):
         return None
-    comparison = evaluate.paired_comparison(
-        *(
-            evaluate.row_losses(bundle.score(bundle.features.transform(frame)), codes)
-            for bundle in (parent, champion)
-        )
-    )
+    losses = [
+        evaluate.row_losses(bundle.score(bundle.features.transform(frame)), codes)
+        for bundle in (parent, champion)
+    ]
+    comparison = evaluate.paired_comparison(*losses)
     demoted = comparison.mean_difference > JUDGE_ERRORS * comparison.standard_error
     if demoted:
         reason = (
@@ -353,10 +373,3 @@ def retrain_from_manifest(
             seed=manifest["seed"],
         )
     )
-
-
-@contextmanager
-def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
-    begun = time.monotonic()
-    yield
-    seconds[name] = time.monotonic() - begun

@@ -14,7 +14,15 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import UNSET
 
-from utils.messages import Label, RequestId, label_text
+from utils.messages import (
+    DECODE_ERRORS,
+    TOMBSTONE,
+    BadRecord,
+    Label,
+    RequestId,
+    decode_error_text,
+    label_text,
+)
 
 if TYPE_CHECKING:  # a predictor meets no frame, and importing pandas is 0.3 s of its start
     import pandas as pd
@@ -291,6 +299,38 @@ class FeatureTools:
         for place, (first, second, pairs) in enumerate(self._crosses, len(self.columns)):
             matrix[:, place] = pairs(matrix[:, first], matrix[:, second])
         return matrix
+
+
+class MessageDecoder:
+    """Decodes the values of `app_messages`; says which messages can be used.
+
+    The one place that decides it, for whoever scores, stores or explains a message.
+    """
+
+    def __init__(self, features: FeatureTools) -> None:
+        # Any: the struct is made at run time.
+        self._decode: Callable[[bytes], Any]
+        self._decode = msgspec.json.Decoder(message_type(features)).decode
+        self._has_no_known_column = features.has_no_known_column
+
+    def __call__(self, value: bytes | None) -> Any:
+        """Decode one message.
+
+        Returns:
+            A struct with `request_id` and `data`, a `row_type` of the features.
+
+        Raises:
+            BadRecord: A tombstone, not JSON, not of the type, or none of its columns is known.
+        """
+        if value is None:
+            raise BadRecord(TOMBSTONE)
+        try:
+            message = self._decode(value)
+        except DECODE_ERRORS as error:
+            raise BadRecord(decode_error_text(error)) from None
+        if self._has_no_known_column(message.data):
+            raise BadRecord("none of the known columns in $.data")
+        return message
 
 
 def message_type(features: FeatureTools) -> type[msgspec.Struct]:

@@ -4,7 +4,8 @@ Values are JSON in UTF-8. Records are msgspec structs: decoding checks types in 
 record that does not fit says where and why.
 """
 
-from typing import Annotated, Any
+from collections.abc import Iterable
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 
@@ -31,6 +32,12 @@ RequestId = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_REQUEST_ID)
 
 #: A class as a client may write it: by name, or as the number that names it.
 Label = str | int | float | bool
+
+
+#: The reason of a record without a value.
+TOMBSTONE = "no value (a tombstone)"
+#: What msgspec raises for bytes that do not decode.
+DECODE_ERRORS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 class BadRecord(Exception):
@@ -82,6 +89,71 @@ class Resent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     offsets: list[int]
 
 
+def decode_error_text(error: Exception) -> str:
+    """One of `DECODE_ERRORS` on one line."""
+    return str(error).replace("\n", " ") or type(error).__name__
+
+
+class _Identified(msgspec.Struct, gc=False):
+    request_id: str
+
+
+_decode_identified = msgspec.json.Decoder(_Identified).decode
+
+
+def request_id_of(value: bytes | None) -> str | None:
+    """The request_id of a record, usable or not; None where none can be read."""
+    try:
+        return _decode_identified(value or b"").request_id
+    except DECODE_ERRORS:
+        return None
+
+
+class Rejection(NamedTuple):
+    """Why and where a record was rejected, as the headers of `dead_letters` say it.
+
+    Attributes:
+        reason: One line.
+        topic: Where the record is.
+        partition: Of that topic.
+        offset: In that partition.
+        size: Bytes of a record too large to be repeated in the dead letter; else None.
+    """
+
+    reason: str
+    topic: str
+    partition: int
+    offset: int
+    size: int | None = None
+
+    def to_headers(self) -> list[tuple[str, bytes | None]]:
+        """The headers of the dead letter."""
+        headers = {
+            "reason": self.reason,
+            "topic": self.topic,
+            "partition": str(self.partition),
+            "offset": str(self.offset),
+        }
+        if self.size is not None:
+            headers["bytes"] = str(self.size)
+        return [(name, text.encode()) for name, text in headers.items()]
+
+    @classmethod
+    def from_headers(cls, headers: Iterable[tuple[str, bytes | None]]) -> "Rejection | None":
+        """Read the headers of a dead letter; None if they are not those of a predictor."""
+        texts = {name: (value or b"").decode("utf-8", "replace") for name, value in headers}
+        try:
+            return cls(
+                texts["reason"],
+                texts["topic"],
+                int(texts["partition"]),
+                int(texts["offset"]),
+                int(texts["bytes"]) if "bytes" in texts else None,
+            )
+        except (KeyError, ValueError):
+            return None
+
+
 class Decoder:
     """Decodes the values of one topic into one type of struct."""
 
@@ -96,11 +168,11 @@ class Decoder:
                 the type.
         """
         if value is None:
-            raise BadRecord("no value (a tombstone)")
+            raise BadRecord(TOMBSTONE)
         try:
             return self._decode(value)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise BadRecord(str(error).replace("\n", " ") or type(error).__name__) from None
+        except DECODE_ERRORS as error:
+            raise BadRecord(decode_error_text(error)) from None
 
 
 def label_text(label: Label) -> str:

@@ -12,8 +12,8 @@ import numpy as np
 
 from utils import messages
 from utils.kafka_io import MAX_MESSAGE_BYTES, Content, Record
-from utils.messages import BadRecord, label_text
-from utils.model_store.bundle import Bundle
+from utils.messages import BadRecord, Rejection, label_text
+from utils.model_store import Bundle, predicted_codes
 
 #: The most records of one batch: small enough that a transaction is short, large enough for
 #: all that a fetch brings (4 MiB are some 12,000 rows of Adult). Of one that is split, the
@@ -43,13 +43,11 @@ class DecodedRecords:
 
 def decode_messages(records: Sequence[Record], bundle: Bundle) -> DecodedRecords:
     """Records of `app_messages`, as the bundle's model wants them."""
-    decode, has_no_known_column = bundle.decoder, bundle.features.has_no_known_column
+    decode = bundle.decoder
     usable, found, rejected = [], [], []
     for record in records:
         try:
             message = decode(record.value)
-            if has_no_known_column(message.data):
-                raise BadRecord("none of the known columns in $.data")
         except BadRecord as reason:
             rejected.append(dead_letter(record, str(reason)))
         else:
@@ -94,7 +92,6 @@ def prediction_records(
         scores: As `Bundle.score` returns them for the rows.
     """
     encode, labels, model_id = msgspec.json.encode, bundle.features.classes, bundle.model_id
-    codes = (scores > 0.5) if scores.ndim == 1 else scores.argmax(axis=1)
     return [
         (
             name.encode(),
@@ -102,7 +99,7 @@ def prediction_records(
             None,
         )
         for name, code, probability in zip(
-            request_ids, codes.astype(int).tolist(), scores.tolist(), strict=True
+            request_ids, predicted_codes(scores).tolist(), scores.tolist(), strict=True
         )
     ]
 
@@ -113,14 +110,10 @@ def dead_letter(record: Record, reason: str) -> Content:
     One that is too large to be repeated stays where it is; the header `bytes` says so.
     """
     key, value = record.key, record.value
-    headers = {
-        "reason": reason,
-        "topic": record.topic,
-        "partition": str(record.partition),
-        "offset": str(record.offset),
-    }
+    rejection = Rejection(reason, record.topic, record.partition, record.offset)
     size = len(key or b"") + len(value or b"")
     if size > MAX_REPEATED:
-        headers |= {"reason": f"{reason} (too large to be repeated here)", "bytes": str(size)}
+        reason = f"{reason} (too large to be repeated here)"
+        rejection = rejection._replace(reason=reason, size=size)
         key = value = None
-    return key, value, [(name, text.encode()) for name, text in headers.items()]
+    return key, value, rejection.to_headers()

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from utils import messages
-from utils.feature_tools import FeatureTools, message_type
+from utils.feature_tools import FeatureTools, MessageDecoder
 from utils.kafka_io import LogReader, TopicPartition
 from utils.message_store.store import Batch, MessageStore, Offsets, StoredMessage
 from utils.settings import Kafka
@@ -98,7 +98,7 @@ class RecordDecoder:
 
     def __init__(self, features: FeatureTools) -> None:
         self._features = features
-        self._message = messages.Decoder(message_type(features))
+        self._message = MessageDecoder(features)
         self._outcome = messages.Decoder(messages.Outcome)
         self._prediction = messages.Decoder(messages.Prediction)
 
@@ -121,16 +121,13 @@ class RecordDecoder:
 
     def _app_message(self, record: Any, batch: Batch) -> None:
         message = self._message(record.value)
-        features = self._features
-        if features.has_no_known_column(message.data):
-            return
         batch.messages.append(
             StoredMessage(
                 message.request_id,
                 record.partition,
                 record.offset,
                 record.timestamp,
-                features.row_values(message.data),
+                self._features.row_values(message.data),
                 _text(message.data.outcome),
             )
         )

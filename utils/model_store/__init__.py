@@ -8,6 +8,7 @@ from utils.model_store.bundle import (
     BundleError,
     Draft,
     ModelStoreError,
+    predicted_codes,
 )
 from utils.model_store.store import ModelStore, serving_id
 
@@ -20,5 +21,6 @@ __all__ = [
     "Draft",
     "ModelStore",
     "ModelStoreError",
+    "predicted_codes",
     "serving_id",
 ]

@@ -22,8 +22,8 @@ import numpy as np
 from utils.boosting import lgb
 from utils.durable_files import open_folder, read_plain
 from utils.errors import UserError, describe_error
-from utils.feature_tools import FeatureTools, message_type
-from utils.messages import BadRecord, Decoder
+from utils.feature_tools import FeatureTools, IntegerCodes, MessageDecoder
+from utils.messages import BadRecord
 
 MODEL, FEATURES, MANIFEST = "model.txt", "features.json", "manifest.json"
 
@@ -107,7 +107,7 @@ class Bundle:
     booster: lgb.Booster
     features: FeatureTools
     manifest: dict[str, Any]
-    decoder: Decoder
+    decoder: MessageDecoder
 
     @property
     def parent_id(self) -> int | None:
@@ -128,6 +128,19 @@ class Bundle:
         """
         # One thread: waking a second one costs 0.6 ms a call, more than most batches take.
         return np.asarray(self.booster.predict(matrix, num_threads=1))
+
+
+def predicted_codes(scores: np.ndarray) -> IntegerCodes:
+    """The class of each score: the one rule by which a score becomes a class.
+
+    Args:
+        scores: As `Bundle.score` returns them.
+
+    Returns:
+        int64, (rows,): the likeliest class, of two as likely the one of lower code.
+    """
+    codes = scores > 0.5 if scores.ndim == 1 else scores.argmax(axis=1)
+    return codes.astype(np.int64)
 
 
 # A bundle's bytes: made, read, verified.
@@ -189,7 +202,7 @@ def _assemble(model_id: int, manifest: dict[str, Any], files: Mapping[str, bytes
         )
     if booster.num_model_per_iteration() != (1 if classes == 2 else classes):
         raise ValueError(f"{MODEL} does not predict the {classes} classes of {FEATURES}")
-    return Bundle(model_id, booster, features, manifest, Decoder(message_type(features)))
+    return Bundle(model_id, booster, features, manifest, MessageDecoder(features))
 
 
 def _score_rows(bundle: Bundle, rows: Sequence[Mapping[str, Any]]) -> np.ndarray:

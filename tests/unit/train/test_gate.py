@@ -9,8 +9,7 @@ import pytest
 
 from train import fit, gate
 from train.gate import Scores
-from utils.feature_tools import FeatureTools
-from utils.messages import Decoder
+from utils.feature_tools import FeatureTools, MessageDecoder
 from utils.model_store.bundle import MODEL, Bundle, sha256
 
 
@@ -75,9 +74,8 @@ def test_a_champion_scores_the_rows_alone_that_came_since_it_was_challenger() ->
         before = 0 if champion is None else champion.rows
         bundle = None if champion is None else bundle_of(champion, features)
         booster: Any = challenger
-        found, ours, theirs = gate.compare(
-            booster, challenger.text, features, bundle, kept_aside, 1
-        )
+        verdict = gate.compare(booster, challenger.text, features, bundle, kept_aside, 1)
+        found, ours, theirs = verdict.comparison, verdict.challenger, verdict.champion
         assert challenger.rows == rows == ours["rows"]
         if champion is not None:
             assert champion.rows - before == 10
@@ -89,4 +87,4 @@ def test_a_champion_scores_the_rows_alone_that_came_since_it_was_challenger() ->
 def bundle_of(model: Counting, features: FeatureTools) -> Bundle:
     booster: Any = model
     manifest = {"sha256": {MODEL: sha256(model.text.encode())}}
-    return Bundle(1, booster, features, manifest, Decoder(dict))
+    return Bundle(1, booster, features, manifest, MessageDecoder(features))
