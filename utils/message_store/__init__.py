@@ -5,16 +5,9 @@ looks at the store needs no broker.
 """
 
 from utils.message_store.database import StoreError
-from utils.message_store.store import (
-    Batch,
-    Counts,
-    Judged,
-    MessageStore,
-    Offsets,
-    Snapshot,
-    StoredMessage,
-    StoreReplaced,
-)
+from utils.message_store.lifecycle import StoreReplaced
+from utils.message_store.records import Batch, Counts, Judged, Offsets, Snapshot, StoredMessage
+from utils.message_store.store import MessageStore
 
 __all__ = [
     "Batch",

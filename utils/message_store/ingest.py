@@ -6,7 +6,8 @@ from typing import Any
 from utils import messages
 from utils.feature_tools import FeatureTools, MessageDecoder
 from utils.kafka_io import LogReader, TopicPartition
-from utils.message_store.store import Batch, MessageStore, Offsets, StoredMessage
+from utils.message_store.records import Batch, Offsets, StoredMessage
+from utils.message_store.store import MessageStore
 from utils.settings import Kafka
 
 TOPICS = (messages.APP_MESSAGES, messages.PREDICTIONS, messages.OUTCOMES)

@@ -17,158 +17,36 @@ What it holds depends on nothing but how far each partition was read:
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
 from operator import itemgetter
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import SQLAlchemyError
 
 from utils.feature_tools import FeatureTools
-from utils.message_store import database
-from utils.message_store.database import StoreError
+from utils.message_store.lifecycle import OtherLog, StoreDatabase
+from utils.message_store.records import Batch, Counts, Judged, Offsets, Snapshot, StoredMessage
 from utils.message_store.tables import (
     HIDDEN,
     LONG_ID,
     PARTITION,
-    Damaged,
     Part,
-    Record,
     RowDecoder,
+    TableRow,
     Tables,
     TextIds,
     Upsert,
     chunks,
-    damage_told,
+    decode_errors_as_damage,
     escape_text,
     insert_into,
     rows_of,
     unescape_text,
 )
 from utils.messages import APP_MESSAGES, OUTCOMES, PREDICTIONS
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-#: The next offset to read, by (topic, partition).
-Offsets = dict[tuple[str, int], int]
-
-_LOCK = 0x6D657373  # PostgreSQL's advisory lock of whoever writes
-
-#: What SQLite's error codes mean, by how their names begin.
-_REASONS = {
-    "SQLITE_BUSY": "locked by another process",
-    "SQLITE_LOCKED": "locked by another process",
-    "SQLITE_FULL": "cannot be written: the disk is full",
-    "SQLITE_IOERR": "cannot be read or written: the disk is full or fails",
-    "SQLITE_READONLY": "cannot be written: it is read-only",
-    "SQLITE_CANTOPEN": "cannot be opened",
-}
-
-
-class StoreReplaced(StoreError):
-    """The store was damaged, gone or of another log; an empty one is in its place."""
-
-
-class _OtherLog(Exception):
-    """A topic, by name, is not the one that the store has read."""
-
-
-class StoredMessage(NamedTuple):
-    """A message as `ingest` takes it.
-
-    Attributes:
-        request_id: Its name.
-        partition: Of `app_messages`.
-        offset: In that partition.
-        timestamp: Milliseconds since 1970.
-        values: As `FeatureTools.row_values` gives them.
-        outcome: The class it carried, None without one.
-    """
-
-    request_id: str
-    partition: int
-    offset: int
-    timestamp: int
-    values: tuple[float | str | None, ...]
-    outcome: str | None
-
-
-@dataclass
-class Batch:
-    """Records of the three topics, and the offsets that follow them.
-
-    Attributes:
-        messages: Of `app_messages`.
-        outcomes: (request_id, outcome, partition, offset, timestamp).
-        predictions: (request_id, model_id, probability or list of them, partition,
-            offset, timestamp).
-        offsets: The next to read, of the partitions that were read.
-        topic_ids: What Kafka calls the topics; one that is made again has another id.
-    """
-
-    messages: list[StoredMessage] = field(default_factory=list)
-    outcomes: list[tuple[str, str, int, int, int]] = field(default_factory=list)
-    predictions: list[tuple[str, int, float | list[float], int, int, int]] = field(
-        default_factory=list
-    )
-    offsets: Offsets = field(default_factory=dict)
-    topic_ids: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """Messages whose outcome is known, by (partition, offset), as of one moment.
-
-    Attributes:
-        request_ids: (rows,), str.
-        frame: The raw feature columns: float64, or categories of str; NaN where missing.
-        outcomes: (rows,), str: the classes by name.
-        offsets: How far the log had been read.
-        topic_ids: Whose offsets those are.
-    """
-
-    request_ids: npt.NDArray[np.object_]
-    frame: "pd.DataFrame"
-    outcomes: npt.NDArray[np.object_]
-    offsets: Offsets
-    topic_ids: dict[str, str]
-
-
-@dataclass(frozen=True)
-class Judged:
-    """The predictions of one model, in the order they were made.
-
-    Attributes:
-        model_id: The model.
-        probabilities: (rows,) or (rows, classes), of those whose outcome is known.
-        outcomes: (rows,), str: their outcomes.
-        missing_since: (predictions without an outcome,), when each was made,
-            milliseconds since 1970, oldest first.
-    """
-
-    model_id: int
-    probabilities: npt.NDArray[np.float64]
-    outcomes: npt.NDArray[np.object_]
-    missing_since: npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Counts:
-    """How much there is: of each kind, then outcomes without a message, and refused ones."""
-
-    messages: int
-    known_outcomes: int
-    predictions: int
-    unmatched_outcomes: int
-    refused_outcomes: int
 
 
 class MessageStore:
@@ -195,23 +73,18 @@ class MessageStore:
         report: Callable[[str], None] | None = None,
     ) -> None:
         self._features = features
-        self._read_only = read_only
-        self._report = report or (lambda line: print(line, file=sys.stderr))
-        self._url = database.parse_url(url)
-        # Without parameters such as ?password=...
-        self._shown = self._url.set(query={}).render_as_string(hide_password=True)
         self._tables = Tables(features)
         self._text_ids = TextIds()
-        self._engine = database.engine(self._url, self._shown, timeout, read_only)
-        dialect = self._engine.dialect
+        self._database = StoreDatabase(
+            url,
+            self._tables,
+            read_only=read_only,
+            timeout=timeout,
+            report=report or (lambda line: print(line, file=sys.stderr)),
+        )
+        dialect = self._database.dialect
         written = () if read_only else (APP_MESSAGES, OUTCOMES, PREDICTIONS)
         self._upserts = {topic: Upsert(dialect, self._tables, topic) for topic in written}
-        try:
-            with suppress(StoreReplaced):  # it was reported, and nothing is lost with it
-                self._prepare()
-        except BaseException:
-            self.close()
-            raise
 
     @classmethod
     def open(cls, url: str, features: FeatureTools) -> "MessageStore":
@@ -220,7 +93,7 @@ class MessageStore:
 
     def close(self) -> None:
         """Release the connections."""
-        self._engine.dispose()
+        self._database.close()
 
     def __enter__(self) -> "MessageStore":
         return self
@@ -230,12 +103,12 @@ class MessageStore:
 
     def offsets(self) -> Offsets:
         """The next offset to read of every partition read so far."""
-        with self._transaction() as connection:
+        with self._database.transaction() as connection:
             return self._read_offsets(connection)
 
     def topic_ids(self) -> dict[str, str]:
         """What Kafka calls the topics read so far."""
-        with self._transaction() as connection:
+        with self._database.transaction() as connection:
             return self._read_topic_ids(connection)
 
     def ingest(self, batch: Batch) -> None:
@@ -248,15 +121,19 @@ class MessageStore:
         Raises:
             StoreError: Nothing of it was stored; begin again at `offsets()`.
         """
-        with self._transaction(write=True) as connection:
-            self._write(connection, batch)
+        try:
+            with self._database.transaction(write=True) as connection:
+                self._write(connection, batch)
+        except BaseException:
+            self._text_ids.forget()
+            raise
         self._text_ids.stored()
 
     def _write(self, connection: Connection, batch: Batch) -> None:
         read = self._read_offsets(connection)
         for topic, topic_id in self._read_topic_ids(connection).items():
             if batch.topic_ids.get(topic, topic_id) != topic_id:
-                raise _OtherLog(topic)
+                raise OtherLog(topic)
         classes = frozenset(self._features.classes)
         messages = _drop_already_read(batch.messages, APP_MESSAGES, 1, read)
         outcomes = _drop_already_read(batch.outcomes, OUTCOMES, 2, read)
@@ -281,7 +158,7 @@ class MessageStore:
 
     def _message_rows(
         self, messages: Sequence[StoredMessage], classes: frozenset[str]
-    ) -> list[Record]:
+    ) -> list[TableRow]:
         """Rows in the order of the table's columns."""
         if not messages:
             return []
@@ -309,7 +186,7 @@ class MessageStore:
             )
         )
 
-    def _with_ids(self, records: Iterable[Record]) -> list[Record]:
+    def _with_ids(self, records: Iterable[TableRow]) -> list[TableRow]:
         return [(self._stored_id(record[0]), *record[1:]) for record in records]
 
     def _stored_id(self, request_id: str) -> str:
@@ -378,7 +255,7 @@ class MessageStore:
         Raises:
             StoreError: The store cannot be read.
         """
-        with self._transaction() as connection, damage_told():
+        with self._database.transaction() as connection, decode_errors_as_damage():
             row_decoder = RowDecoder(connection, self._tables)
             parts = list(chunks(connection, self._tables, row_decoder))
             return self._assemble(parts, row_decoder, connection)
@@ -408,7 +285,7 @@ class MessageStore:
             .order_by(known_since.desc(), c.partition.desc(), c.offset.desc())
             .limit(limit)
         )
-        with self._transaction() as connection, damage_told():
+        with self._database.transaction() as connection, decode_errors_as_damage():
             row_decoder = RowDecoder(connection, self._tables)
             parts = [rows_of(connection.execute(query).all(), row_decoder)]
             return self._assemble(parts, row_decoder, connection)
@@ -450,7 +327,7 @@ class MessageStore:
         """
         table = self._tables.messages
         key = self._stored_id(request_id)
-        with self._transaction() as connection:
+        with self._database.transaction() as connection:
             row = connection.execute(sa.select(table).where(table.c.request_id == key)).first()
         if row is None:
             return None
@@ -490,7 +367,7 @@ class MessageStore:
             c.model_id, c.prediction_timestamp, c.prediction_partition, c.prediction_offset
         )
         by_model: dict[int, list[Any]] = {}
-        with self._transaction() as connection:
+        with self._database.transaction() as connection:
             for row in connection.execute(query):
                 by_model.setdefault(row[0], []).append(row)
         return [_judged_rows(model, rows, self._features) for model, rows in by_model.items()]
@@ -504,128 +381,10 @@ class MessageStore:
             sa.func.count(c.model_id),
             sa.func.count().filter(c.offset.is_(None), c.outcome.is_not(None)),
         )
-        with self._transaction() as connection:
+        with self._database.transaction() as connection:
             found = connection.execute(query).one()
             refused = connection.execute(sa.select(sa.func.sum(self._tables.offsets.c.refused)))
             return Counts(*found, refused_outcomes=int(refused.scalar_one() or 0))
-
-    def _prepare(self) -> None:
-        """Make the tables, or make them anew for other columns."""
-        if self._read_only:
-            self._check_layout()
-            return
-        with self._transaction(write=True) as connection:
-            if connection.dialect.name == "sqlite" and not database.is_sound(connection):
-                raise Damaged
-            there = sa.inspect(connection).get_table_names()
-            if "messages_layout" in there:
-                if self._layout_of(connection) != self._tables.layout:
-                    self._report(
-                        f"{self._shown} was made for other columns; it is made anew from the log"
-                    )
-                elif self._tables.names <= set(there):
-                    return
-                self._tables.drop(connection)
-            elif "messages" in there:
-                raise StoreError(
-                    f"{self._shown}: its table `messages` is not the pipeline's; "
-                    "use another database"
-                )
-            self._tables.create(connection)
-
-    def _check_layout(self) -> None:
-        if database.is_sqlite_file(self._url) and not Path(str(self._url.database)).exists():
-            raise StoreError(f"{self._shown}: the trainer has not made it yet")
-        with self._transaction() as connection:
-            if not sa.inspect(connection).has_table("messages_layout"):
-                raise StoreError(f"{self._shown}: the trainer has not made it yet")
-            if self._layout_of(connection) != self._tables.layout:
-                raise StoreError(
-                    f"{self._shown} was made for other columns; "
-                    "the trainer reads it again from the log when it starts"
-                )
-
-    def _layout_of(self, connection: Connection) -> str | None:
-        return connection.execute(sa.select(self._tables.layouts.c.layout)).scalar()
-
-    @contextmanager
-    def _transaction(self, *, write: bool = False) -> Iterator[Connection]:
-        """One transaction, which sees one state of the database from start to end."""
-        driver: Any = self._engine.dialect.dbapi
-        try:
-            with self._engine.connect() as plain:
-                connection = plain.execution_options(write=write)
-                with connection.begin():
-                    if write and connection.dialect.name == "postgresql":
-                        # One writer at a time, as SQLite has it: no deadlocks.
-                        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
-                    yield connection
-        except (SQLAlchemyError, driver.Error, Damaged, _OtherLog) as error:
-            # A connection that failed may stay unusable; the next call makes another.
-            self._engine.dispose()
-            self._text_ids.forget()
-            raise self._translate_error(error) from error
-        except BaseException:
-            self._text_ids.forget()
-            raise
-
-    def _translate_error(self, error: Exception) -> StoreError:
-        """The error to raise; a store that is damaged or gone is replaced on the way."""
-        if isinstance(error, _OtherLog):
-            return self._replace_other_log(str(error))
-        cause = getattr(error, "orig", None) or error
-        code = getattr(cause, "sqlite_errorname", "")
-        lines = str(cause).strip().splitlines() or [type(cause).__name__]
-        if isinstance(error, Damaged) or code.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
-            return self._replace_damaged()
-        gone = lines[0].startswith("no such table") or type(cause).__name__ == "UndefinedTable"
-        if gone and not self._read_only:
-            return self._replace("its tables are gone")
-        for prefix, reason in _REASONS.items():
-            if code.startswith(prefix):
-                return StoreError(f"{self._shown}: {reason}")
-        return StoreError(f"{self._shown}: {lines[0]}")
-
-    def _replace(self, why: str) -> StoreError:
-        line = f"{self._shown}: {why}; it is made anew from the log"
-        self._report(line)
-        self._prepare()
-        return StoreReplaced(line)
-
-    def _replace_damaged(self) -> StoreError:
-        """Move a damaged file out of the way: the log has everything that was in it."""
-        path = Path(self._url.database or "")
-        ours = database.is_sqlite_file(self._url) and not self._read_only
-        # Looked at once more: another process may have put a sound file there meanwhile.
-        if not (ours and database.is_damaged(path)):
-            return StoreError(
-                f"{self._shown}: damaged; start the trainer again, which replaces a damaged "
-                "file, or move it away: it is made anew from the log"
-            )
-        return self._replace_file(path, "damaged", "the file was damaged")
-
-    def _replace_other_log(self, topic: str) -> StoreError:
-        """Begin anew: what the store says of a topic's offsets is of one that is gone."""
-        why = f"{topic} was deleted and made again"
-        if database.is_sqlite_file(self._url):
-            return self._replace_file(Path(str(self._url.database)), "before", why)
-        with self._transaction(write=True) as connection:
-            self._tables.drop(connection)
-        return self._replace(why)
-
-    def _replace_file(self, path: Path, what: str, why: str) -> StoreError:
-        """Keep the file under another name, and begin another."""
-        aside = database.free_name(path, what)
-        try:
-            for suffix in ("-wal", "-shm", ""):
-                with suppress(FileNotFoundError):
-                    Path(f"{path}{suffix}").rename(f"{aside}{suffix}")
-        except OSError as error:
-            return StoreError(
-                f"{self._shown}: {why}, and it cannot be moved away ({error.strerror}); "
-                "move it away, then it is made anew from the log"
-            )
-        return self._replace(f"{why}; what there was is now {aside.name}")
 
 
 def _drop_already_read(records: Sequence[Any], topic: str, place: int, read: Offsets) -> list[Any]:
@@ -639,7 +398,7 @@ def _keep_newest(records: Sequence[Any], place: int) -> list[Any]:
     return list({record[0]: record for record in in_order}.values())
 
 
-def _prediction_row(record: Record) -> Record:
+def _prediction_row(record: TableRow) -> TableRow:
     request_id, model_id, probability, *place = record
     if isinstance(probability, list):
         return request_id, model_id, None, msgspec.json.encode(probability).decode(), *place

@@ -39,7 +39,7 @@ _MEMO = 100_000  # texts whose names are remembered
 HIDDEN = "\x1a"  # begins what stands for a character or text the database cannot take
 
 
-Record = tuple[Any, ...]
+TableRow = tuple[Any, ...]
 
 
 class Damaged(Exception):
@@ -47,7 +47,7 @@ class Damaged(Exception):
 
 
 @contextmanager
-def damage_told() -> Iterator[None]:
+def decode_errors_as_damage() -> Iterator[None]:
     """What cannot be decoded was damaged on the disk: SQLite has no checksums."""
     try:
         yield
@@ -202,7 +202,7 @@ class Upsert:
         )
         self._sql = str(self._statement.compile(dialect=dialect))
 
-    def __call__(self, connection: Connection, rows: Sequence[Record]) -> None:
+    def __call__(self, connection: Connection, rows: Sequence[TableRow]) -> None:
         """Args: `rows`, of different request_ids, with values in the order of the columns."""
         if not rows:
             return
@@ -214,7 +214,7 @@ class Upsert:
             # Tuples to the driver: a dictionary a row would halve the rows a second.
             connection.exec_driver_sql(self._sql, list(rows))
 
-    def _copy(self, connection: Connection, rows: Sequence[Record]) -> None:
+    def _copy(self, connection: Connection, rows: Sequence[TableRow]) -> None:
         connection.execute(CreateTable(self._incoming, if_not_exists=True))
         quote = connection.dialect.identifier_preparer.quote
         columns = ", ".join(quote(column.name) for column in self._incoming.columns)
