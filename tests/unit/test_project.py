@@ -1,11 +1,22 @@
-"""What the project says of itself."""
+"""What the project says of itself: packages and versions."""
 
+import subprocess
+import sys
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
+import initialize
+import sample_app
+import trainer
+from ops import __main__ as ops_command
+from utils.broker import __main__ as broker_command
 from utils.settings import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+NAME_AND_VERSION = f"{PROJECT['name']} {PROJECT['version']}\n"
 
 #: Of the makers of the project, or of an environment of its own; nobody installs them as extras.
 TOOLS = {"bench", "dev", "fuzz", "quix"}
@@ -27,3 +38,44 @@ def test_each_extra_is_its_requirements_file() -> None:
     expected = {name: pins(path) for name, path in files.items() if name not in TOOLS}
     extras = PROJECT["optional-dependencies"]
     assert {name: sorted(packages) for name, packages in extras.items()} == expected
+
+
+def test_predictor_prints_version() -> None:
+    done = subprocess.run(
+        [sys.executable, "predictor.py", "--version"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, NAME_AND_VERSION, "")
+
+
+@pytest.mark.parametrize(
+    "parse",
+    [
+        initialize.arguments,
+        trainer.arguments,
+        sample_app.arguments,
+        ops_command.main,
+        broker_command.main,
+    ],
+    ids=["initialize", "trainer", "sample_app", "ops", "broker"],
+)
+def test_command_prints_version(
+    parse: Callable[[], object],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["command", "--version"])
+    with pytest.raises(SystemExit) as ended:
+        parse()
+    assert ended.value.code == 0
+    assert capsys.readouterr() == (NAME_AND_VERSION, "")
+
+
+def test_broker_needs_no_settings_for_its_version() -> None:
+    """They take longer to import than all the rest of its command."""
+    code = (
+        "import sys; from utils.broker.__main__ import main\n"
+        "try: main(['--version'])\n"
+        "finally: assert not {'pydantic', 'utils.process'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, NAME_AND_VERSION, "")
