@@ -1,5 +1,6 @@
 """What the project says of itself: packages and versions."""
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -38,6 +39,15 @@ def test_each_extra_is_its_requirements_file() -> None:
     expected = {name: pins(path) for name, path in files.items() if name not in TOOLS}
     extras = PROJECT["optional-dependencies"]
     assert {name: sorted(packages) for name, packages in extras.items()} == expected
+
+
+def test_every_declared_python_runs_in_ci() -> None:
+    prefix = "Programming Language :: Python :: "
+    declared = [c.removeprefix(prefix) for c in PROJECT["classifiers"] if c.startswith(prefix)]
+    workflow = (ROOT / ".github/workflows/ci.yml").read_text("utf-8")
+    (matrix,) = re.findall(r"python: \[(.*)\]", workflow)
+    assert re.findall(r'"(.+?)"', matrix) == declared
+    assert PROJECT["requires-python"] == f">={declared[0]}"
 
 
 def test_predictor_prints_version() -> None:
