@@ -1,6 +1,7 @@
-"""What the project says of itself: packages and versions."""
+"""What the project says of itself: packages, versions, and the folders it keeps its files in."""
 
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -14,6 +15,7 @@ import sample_app
 import trainer
 from ops import __main__ as ops_command
 from utils.broker import __main__ as broker_command
+from utils.model_store import BundleError, ModelStore
 from utils.settings import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
@@ -89,3 +91,24 @@ def test_broker_needs_no_settings_for_its_version() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, NAME_AND_VERSION, "")
+
+
+@pytest.mark.parametrize("folder", ["data", "models", "messages"])
+def test_git_keeps_the_readme_of_a_folder_and_ignores_the_rest(folder: str) -> None:
+    assert (ROOT / folder / "README.md").exists()
+    rules = (ROOT / ".gitignore").read_text("utf-8").splitlines()
+    at = rules.index(f"/{folder}/*")
+    assert rules[at + 1] == f"!/{folder}/README.md"
+
+
+def test_readme_is_no_model(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    shutil.copy(ROOT / "models" / "README.md", readme)
+    store = ModelStore(tmp_path)
+    with pytest.raises(BundleError, match=r"no models in .*: run initialize\.py first"):
+        store.current_id()
+    assert store.reconcile() == []
+    assert store.on_disk() == []
+    assert store.history() == []
+    assert store.next_id() == 1
+    assert readme.read_bytes() == (ROOT / "models" / "README.md").read_bytes()
