@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from utils import settings as settings_module
+from utils import version
 from utils.durable_files import try_lock
 from utils.errors import UserError
 from utils.settings import Settings
@@ -41,12 +42,14 @@ def reporter(name: str, colour: str) -> Report:
 
 
 def parser(description: str) -> argparse.ArgumentParser:
-    """An argument parser whose `--help` also explains the environment variables."""
-    return argparse.ArgumentParser(
+    """An argument parser with `--version`, whose `--help` explains the environment variables."""
+    made = argparse.ArgumentParser(
         description=description,
         epilog=settings_module.environment_help(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    version.add_argument(made)
+    return made
 
 
 def at_least(lowest: int) -> Callable[[str], int]:

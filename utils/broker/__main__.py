@@ -9,6 +9,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from utils import version
 from utils.broker.jars import LOCK, VERSION, BrokerError, write_lock
 from utils.broker.ports import LOOPBACK, is_answering
 from utils.broker.server import Broker, prepare
@@ -39,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    version.add_argument(parser)
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument(
         "--prepare",

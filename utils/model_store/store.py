@@ -312,14 +312,19 @@ class ModelStore:
             return notes + self._follow_history()  # 4
 
     def _named_current(self) -> int:
+        no_models = BundleError(f"no models in {self.path}: run initialize.py first")
         if not self.path.is_dir():
-            raise BundleError(f"no models in {self.path}: run initialize.py first")
+            raise no_models
         try:
             with open_folder(self.path) as folder:
                 return msgspec.json.decode(
                     read_plain(folder, CURRENT, LARGEST_CURRENT), type=_Current
                 ).model_id
         except (OSError, ValueError, RecursionError) as error:
+            missing = isinstance(error, FileNotFoundError)
+            # A fresh clone has the folder, with nothing but a README.md.
+            if missing and not self.on_disk() and not self._history_size():
+                raise no_models from None
             raise BundleError(
                 f"{self.path / CURRENT}: {describe_error(error)} (initialize.py mends it)"
             ) from None
