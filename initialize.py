@@ -19,6 +19,7 @@ from train.retrain import train
 from train.tracking import Tracking
 from utils import download, kafka_io, messages, process
 from utils.errors import UserError
+from utils.messages import TrainingCompleted
 from utils.model_store import BundleError, ModelStore
 from utils.process import Report
 from utils.settings import Settings
@@ -76,12 +77,12 @@ def create_model(settings: Settings, arguments: argparse.Namespace, report: Repo
     if result.learnt_from:
         report(f"the search learnt from {result.learnt_from} earlier candidates")
     report(
-        f"model {result.model_id} serves: log loss {result.challenger['log_loss']:.4f}, accuracy "
-        f"{result.challenger['accuracy']:.4f} on {result.challenger['rows']} rows kept aside"
+        f"model {result.model_id} serves: log loss {result.challenger.log_loss:.4f}, accuracy "
+        f"{result.challenger.accuracy:.4f} on {result.challenger.rows} rows kept aside"
     )
     if arguments.force:
-        record = {"training_completed": True, "model_id": result.model_id, "accepted": True}
-        kafka_io.announce(settings, {**record, "batch_id": None})
+        done = TrainingCompleted(model_id=result.model_id, accepted=True, batch_id=None)
+        kafka_io.announce(settings, done)
 
 
 def create_topics(settings: Settings, report: Report) -> None:

@@ -14,14 +14,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
 
 import msgspec
 import numpy as np
 
 from utils import kafka_io, messages, process, scoring
 from utils.errors import one_line
+from utils.feature_tools import Row
 from utils.kafka_io import Content, ExactlyOnce, Polled, Position, TopicPartition
+from utils.messages import ModelLoaded, RetrainRequest
 from utils.model_store import Bundle, ModelStore
 from utils.model_store.watcher import BundleWatcher
 from utils.outcome_count import OutcomeCount
@@ -86,7 +87,7 @@ class Predictor:
         self._every = every
         self._report = report
         self._counts: dict[TopicPartition, OutcomeCount] = {}
-        self._announcements: list[dict[str, Any]] = []
+        self._announcements: list[ModelLoaded] = []
         self._scorer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="scorer")
         self._previous: PendingBatch | None = None
 
@@ -137,7 +138,7 @@ class Predictor:
         if bundle is None:
             return
         self.bundle = bundle
-        self._announcements.append({"model_loaded": True, "model_id": bundle.model_id})
+        self._announcements.append(ModelLoaded(model_id=bundle.model_id))
         self._report(f"NEW MODEL RELOADED {bundle.model_id}")
 
     def _begin(self, polled: Polled) -> PendingBatch:
@@ -148,7 +149,7 @@ class Predictor:
         rows = list(chain.from_iterable(part.rows for part in decoded.values()))
         return PendingBatch(polled, bundle, decoded, self._score(bundle, rows))
 
-    def _score(self, bundle: Bundle, rows: list[Any]) -> Callable[[], np.ndarray]:
+    def _score(self, bundle: Bundle, rows: list[Row]) -> Callable[[], np.ndarray]:
         if not rows:
             return lambda: np.empty(0)
         matrix = bundle.features.transform_rows(rows)
@@ -170,7 +171,7 @@ class Predictor:
         rejected = sum(len(part.rejected) for part in batch.decoded.values())
         self.exchange.wait_for_commit()
         announced, positions = list(self._announcements), {}
-        requests: list[messages.RetrainRequest] = []
+        requests: list[RetrainRequest] = []
         for tp, part in batch.decoded.items():
             count = self._counts[tp]  # after a failed commit it is restored
             requests += filter(None, map(count.observe, part.known))
@@ -186,7 +187,7 @@ class Predictor:
 
         self.exchange.commit(batch.polled, records, positions, committed)
 
-    def _tell(self, requests: list[messages.RetrainRequest], rejected: int) -> None:
+    def _tell(self, requests: list[RetrainRequest], rejected: int) -> None:
         for request in requests:
             self._report(
                 f"RETRAIN REQUESTED: {request.count} outcomes of {request.topic}-"

@@ -12,12 +12,12 @@ import threading
 import time
 import uuid
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import cycle, islice
-from typing import Any
+from typing import TypeVar
 
 import msgspec
 from rich.console import Console
@@ -25,12 +25,16 @@ from rich.console import Console
 from utils import kafka_io, messages, preprocess_data, process
 from utils.errors import UserError, one_line
 from utils.kafka_io import LogReader, Outgoing, Sender
+from utils.messages import Label, label_text
 from utils.settings import Settings
 
 #: Below this interval (s) not each message is shown.
 SHOW_EACH_ABOVE = 0.05
 #: How long (s) the last predictions are waited for when the user has said stop.
 STOPPED_TIMEOUT = 3.0
+
+
+Client = TypeVar("Client", Sender, LogReader)
 
 
 @dataclass
@@ -99,9 +103,10 @@ class SampleApp:
                 break
             request_id = str(uuid.uuid4())
             outcome = data[target]
+            assert outcome is not None  # rows without one are left out
             if delay is not None:
                 data = {name: value for name, value in data.items() if name != target}
-            self.ledger.outcomes[request_id] = outcome
+            self.ledger.outcomes[request_id] = label_text(outcome)
             self.ledger.sent[request_id] = time.monotonic()
             self._send(sender, messages.APP_MESSAGES, request_id, data=data)
             if delay is not None:
@@ -115,13 +120,16 @@ class SampleApp:
 
     def consume(self, reader: LogReader) -> None:
         """Read predictions until every message has one, or for too long none came."""
-        decode = msgspec.json.Decoder(messages.Prediction).decode
+        decode = messages.Decoder(messages.Prediction)
         last = time.monotonic()
         while True:
             for records in reader.poll(timeout_ms=100).values():
                 now = time.monotonic()
                 for record in records:
-                    prediction = decode(record.value)
+                    try:
+                        prediction = decode(record.value)
+                    except messages.BadRecord:
+                        continue  # of somebody else
                     if self.ledger.answer(prediction, now):
                         last = now
                         self._show_prediction(prediction)
@@ -156,21 +164,21 @@ class SampleApp:
             return 1
         return 1 if self.ledger.missing() and not self._stop() else 0
 
-    def _guarded(self, work: Any, client: Any) -> None:
+    def _guarded(self, work: Callable[[Client], None], client: Client) -> None:
         try:
             work(client)
         except kafka_io.TROUBLE as error:
             self.error = error
             self._stop.set()
 
-    def _rows(self) -> Iterator[dict[str, Any]]:
+    def _rows(self) -> Iterator[dict[str, Label | None]]:
         data = self._settings.data
         rows = preprocess_data.sample_rows(self._settings.data_dir, data)
         if not rows:
             raise UserError(f"no row to send in {data.test or data.train}")
         return islice(cycle(rows), self._arguments.messages)
 
-    def _send(self, sender: Sender, topic: str, request_id: str, **fields: Any) -> None:
+    def _send(self, sender: Sender, topic: str, request_id: str, **fields: object) -> None:
         value = msgspec.json.encode({"request_id": request_id, **fields})
         sender.send(Outgoing(topic, None, request_id.encode(), value))
 

@@ -13,7 +13,6 @@ import time
 from concurrent.futures import Future
 from contextlib import ExitStack
 from functools import partial
-from typing import Any
 
 import msgspec
 
@@ -27,8 +26,9 @@ from utils.errors import one_line
 from utils.kafka_io import ExactlyOnce, Polled, Position, TopicPartition
 from utils.message_store import MessageStore, StoreError
 from utils.message_store.ingest import Ingest
-from utils.messages import RetrainRequest
+from utils.messages import RetrainRequest, TrainingCompleted
 from utils.model_store import ModelStore, ModelStoreError
+from utils.model_store.manifest import PublishedModel, RolledBack
 from utils.settings import Settings
 
 POLL_MS = 50
@@ -76,10 +76,9 @@ class Trainer:
         self._answers_may_be_new = True
         self._position: Position | None = None
         self._partition = TopicPartition(messages.RETRAIN_TOPIC, 0)
-        self._decode_request = messages.Decoder(RetrainRequest)
         self._job: Future[Result] | None = None
         self._judging: Future[Judgement | None] | None = None
-        self._announcements: list[Any] = []
+        self._announcements: list[messages.Event] = []
         self._schedule = Schedule()
 
     @property
@@ -122,11 +121,11 @@ class Trainer:
         for record in polled.records.get(self._partition, ()):
             self._position = Position(record.offset + 1)
             try:
-                request = self._decode_request(record.value)
+                event = messages.decode_event(record.value)
             except messages.BadRecord:
-                continue  # the others' announcements travel here too
-            if request.retrain:
-                self._waiting.append((record.offset, request))
+                continue
+            if isinstance(event, RetrainRequest):
+                self._waiting.append((record.offset, event))
                 self._answers_may_be_new = True
                 self._schedule.request_arrived()
 
@@ -153,8 +152,8 @@ class Trainer:
 
     def _report_training(self, result: Result) -> None:
         self.trainings += 1
-        loss = result.challenger["log_loss"]
-        against = f", champion {result.champion['log_loss']:.4f}" if result.champion else ""
+        loss = result.challenger.log_loss
+        against = f", champion {result.champion.log_loss:.4f}" if result.champion else ""
         verdict = "serves now" if result.accepted else "REFUSED, the champion stays"
         spent = ", ".join(f"{name} {value:.2f}" for name, value in result.seconds.items())
         self.report(
@@ -200,7 +199,7 @@ class Trainer:
         self._waiting = left
         self._announcements.clear()
 
-    def _answers(self) -> dict[str, dict[str, Any]]:
+    def _answers(self) -> dict[str, PublishedModel]:
         """The history's line of the model that answers a request, of those that have one.
 
         A topic that was deleted and made again has the same offsets once more, and so
@@ -210,7 +209,7 @@ class Trainer:
         return {
             batch_id: entry
             for batch_id, entry in self.store.trainings_for(topics).items()
-            if self.ingest.is_same_log(topics[batch_id], entry.get("topic_ids") or {})
+            if self.ingest.is_same_log(topics[batch_id], entry.topic_ids or {})
         }
 
     def _begin(self) -> None:
@@ -232,28 +231,26 @@ class Trainer:
     def _rollback(self) -> messages.Rollback | None:
         """The record that announces a rollback, if that is what happened last."""
         history = self.store.history()
-        if not history or "rollback_to" not in history[-1]:
+        if not history or not isinstance(last := history[-1], RolledBack):
             return None
-        last = history[-1]
         return messages.Rollback(
-            model_id=last["rollback_to"], from_model_id=last["from"], reason=last["reason"]
+            model_id=last.rollback_to, from_model_id=last.from_id, reason=last.reason
         )
 
 
-def _completed(entry: dict[str, Any], request: RetrainRequest) -> dict[str, Any]:
+def _completed(model: PublishedModel, request: RetrainRequest) -> TrainingCompleted:
     """The announcement that answers one request, from its model's line in the history."""
-    return {
-        "training_completed": True,
-        "model_id": entry["model_id"],
-        "accepted": entry["accepted"],
-        "batch_id": request.batch_id,
-        "requests": len(entry["batch_ids"]),
-        "parent_id": entry["parent_id"],
-        "rows": entry["rows"],
-        "challenger": entry["metrics"]["challenger"],
-        "champion": entry["metrics"]["champion"],
-        "gate": entry["gate"],
-    }
+    return TrainingCompleted(
+        model_id=model.model_id,
+        accepted=model.accepted,
+        batch_id=request.batch_id,
+        requests=len(model.batch_ids),
+        parent_id=model.parent_id,
+        rows=model.rows,
+        challenger=model.metrics.challenger,
+        champion=model.metrics.champion,
+        gate=model.gate,
+    )
 
 
 def loop(trainer: Trainer, stop: process.Stop, report: process.Report) -> None:

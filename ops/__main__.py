@@ -15,7 +15,6 @@ Each command has a --help of its own.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,6 +26,7 @@ from rich.progress import Progress
 from utils import process
 from utils.errors import UserError
 from utils.kafka_io import KafkaError
+from utils.model_store.bundle import to_pretty_json
 from utils.settings import Settings
 
 if TYPE_CHECKING:
@@ -61,13 +61,13 @@ def _rollback(settings: Settings, arguments: Arguments) -> None:
 
 def _why(settings: Settings, arguments: Arguments) -> None:
     """Explain a prediction: message, model, and what each feature contributed."""
-    from ops import explain
+    from ops import explain, explanation_text
 
     found = explain.why(settings, arguments.request_id, log=arguments.log)
     if arguments.json:
         _print_json(found)
     else:
-        explain.show(found, _console())
+        explanation_text.show(found, _console())
 
 
 def _replay(settings: Settings, arguments: Arguments) -> None:
@@ -155,7 +155,7 @@ def _demo(settings: Settings, arguments: Arguments) -> int:
 
 
 def _print_json(value: object) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    print(to_pretty_json(value).decode(), end="")
 
 
 def _console(width: int = 120) -> Console:

@@ -21,14 +21,13 @@ offset needs `--again`.
 """
 
 from collections.abc import Iterator
-from typing import Any
 
 import msgspec
 from rich.table import Table
 
 from utils import messages
 from utils.errors import UserError
-from utils.kafka_io import Outgoing, TransactionalSender
+from utils.kafka_io import Outgoing, Record, TransactionalSender
 from utils.kafka_io.log_scan import bounds, only, scan
 from utils.messages import Rejection
 from utils.settings import Kafka
@@ -43,23 +42,25 @@ AT_ONCE, BYTES_AT_ONCE = 500, 4 * 1024 * 1024
 WRITER = "dead-letters"
 
 
-def read_letters(kafka: Kafka) -> Iterator[Any]:
+def read_letters(kafka: Kafka) -> Iterator[Record]:
     """Every record of `dead_letters`, oldest first."""
     return scan(kafka, messages.DEAD_LETTERS, bounds(kafka, messages.DEAD_LETTERS))
 
 
 def read_resent_offsets(kafka: Kafka) -> set[int]:
     """The offsets on `dead_letters` of what was sent again, as `retrain_topic` tells."""
-    decode, found = messages.Decoder(messages.Resent), set[int]()
+    found: set[int] = set()
     for record in scan(kafka, messages.RETRAIN_TOPIC, bounds(kafka, messages.RETRAIN_TOPIC)):
         try:
-            found.update(decode(record.value).offsets)
+            event = messages.decode_event(record.value)
         except messages.BadRecord:
-            continue  # the others' announcements travel here too
+            continue
+        if isinstance(event, messages.Resent):
+            found.update(event.offsets)
     return found
 
 
-def original_record(kafka: Kafka, letter: Any) -> Any:
+def original_record(kafka: Kafka, letter: Record) -> Record:
     """The record as it was rejected: the letter, or what was too large to be repeated in it.
 
     Raises:
@@ -113,7 +114,7 @@ def content(kafka: Kafka, offset: int) -> bytes:
     return original_record(kafka, letter).value or b""
 
 
-def _find_letters(kafka: Kafka, offsets: set[int]) -> list[Any]:
+def _find_letters(kafka: Kafka, offsets: set[int]) -> list[Record]:
     found = [letter for letter in read_letters(kafka) if letter.offset in offsets]
     if missing := offsets - {letter.offset for letter in found}:
         raise UserError(f"{messages.DEAD_LETTERS} has no record {min(missing)}")
@@ -153,9 +154,9 @@ def resend(kafka: Kafka, offsets: set[int], *, value: bytes | None = None, again
     return count
 
 
-def _split_into_transactions(found: Iterator[Any]) -> Iterator[list[Any]]:
+def _split_into_transactions(found: Iterator[Record]) -> Iterator[list[Record]]:
     """As many as go into one transaction."""
-    some: list[Any] = []
+    some: list[Record] = []
     size = 0
     for letter in found:
         some.append(letter)
@@ -168,7 +169,7 @@ def _split_into_transactions(found: Iterator[Any]) -> Iterator[list[Any]]:
         yield some
 
 
-def _records_to_send(kafka: Kafka, some: list[Any], value: bytes | None) -> list[Outgoing]:
+def _records_to_send(kafka: Kafka, some: list[Record], value: bytes | None) -> list[Outgoing]:
     """The records to send, and the one that tells of them."""
     found = []
     for letter in some:

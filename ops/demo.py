@@ -21,13 +21,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import IO
 
-import msgspec
 from rich.console import Console
 from rich.text import Text
 
 from utils import broker, kafka_io, messages, process
 from utils.errors import UserError, one_line
 from utils.kafka_io import LogReader
+from utils.messages import ModelLoaded, RetrainRequest, TrainingCompleted
 from utils.settings import ROOT, Settings
 
 COLOURS = {"broker": "blue", "initialize": "yellow", "predictor": "cyan", "trainer": "magenta"}
@@ -122,13 +122,13 @@ class Events:
         """Take in what has been announced since."""
         for records in self.reader.poll(timeout_ms).values():
             for record in records:
-                event = msgspec.json.decode(record.value or b"{}")
-                if event.get("retrain"):
-                    self.requests.add(event["batch_id"])
-                elif event.get("training_completed"):
-                    self.completed[event["batch_id"]] = event["accepted"]
-                elif event.get("model_loaded"):
-                    self.loaded.append(event["model_id"])
+                match messages.decode_event(record.value):
+                    case RetrainRequest(batch_id=batch_id):
+                        self.requests.add(batch_id)
+                    case TrainingCompleted(batch_id=str(batch_id), accepted=accepted):
+                        self.completed[batch_id] = accepted
+                    case ModelLoaded(model_id=model_id):
+                        self.loaded.append(model_id)
 
     def all_done(self) -> bool:
         """Whether every request is answered."""

@@ -1,15 +1,16 @@
 """The models: which there are, what is in one, go back to one."""
 
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from rich.table import Table
 
 from utils import kafka_io
+from utils.figures import Metrics
 from utils.kafka_io import KafkaUnavailable
 from utils.messages import Rollback
 from utils.model_store import BundleError, ModelStore, ModelStoreError
+from utils.model_store.manifest import Manifest, PublishedModel, published
 from utils.settings import Settings
 
 
@@ -48,33 +49,30 @@ def table(settings: Settings) -> Table:
         shown.add_column(heading, justify="right" if heading in ("model", "parent") else "left")
     for heading in ("log loss", "parent's", "rows", "on disk"):
         shown.add_column(heading, justify="left" if heading == "on disk" else "right")
-    for line in store.history():
-        if "model_id" in line:
-            shown.add_row(*_cells(line, current, there))
+    for line in published(store.history()):
+        shown.add_row(*_cells(line, current, there))
     return shown
 
 
-def _cells(line: Mapping[str, Any], current: int | None, there: Sequence[int]) -> list[str]:
-    model_id, metrics = line["model_id"], line.get("metrics") or {}
-
-    def log_loss(side: str) -> str:
-        value = (metrics.get(side) or {}).get("log_loss")
-        return "" if value is None else f"{value:.4f}"
+def _cells(line: PublishedModel, current: int | None, there: Sequence[int]) -> list[str]:
+    def log_loss(metrics: Metrics | None) -> str:
+        known = metrics is not None and metrics.log_loss is not None
+        return f"{metrics.log_loss:.4f}" if metrics and known else ""
 
     return [
-        str(model_id),
-        str(line.get("parent_id") or ""),
-        str(line.get("created", ""))[:16].replace("T", " "),
-        "yes" if line["accepted"] else "refused",
-        "serving" if model_id == current else "",
-        log_loss("challenger"),
-        log_loss("champion"),
-        str(line.get("rows") or ""),
-        "yes" if model_id in there else "pruned",
+        str(line.model_id),
+        str(line.parent_id or ""),
+        line.created[:16].replace("T", " "),
+        "yes" if line.accepted else "refused",
+        "serving" if line.model_id == current else "",
+        log_loss(line.metrics.challenger),
+        log_loss(line.metrics.champion),
+        str(line.rows or ""),
+        "yes" if line.model_id in there else "pruned",
     ]
 
 
-def manifest(settings: Settings, model_id: int) -> dict[str, Any]:
+def manifest(settings: Settings, model_id: int) -> Manifest | PublishedModel:
     """A bundle's manifest, once the bundle is verified; its line of the history if it was pruned.
 
     Raises:
@@ -83,11 +81,11 @@ def manifest(settings: Settings, model_id: int) -> dict[str, Any]:
     store = ModelStore(settings.models_dir)
     if model_id in store.on_disk():
         return store.load(model_id).manifest
-    lines = [line for line in store.history() if line.get("model_id") == model_id]
-    if not lines:
+    line = store.published(model_id)
+    if line is None:
         raise ModelStoreError(f"there never was a bundle {model_id} in {store.path}")
     print(f"bundle {model_id} was pruned; the history remembers:", file=sys.stderr)
-    return lines[0]
+    return line
 
 
 def rollback(settings: Settings, model_id: int, reason: str) -> str:

@@ -1,12 +1,12 @@
 """How good the predictions that were really made turned out to be."""
 
 import time
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from train.quality import Quality, measure_quality
+from utils.figures import Metrics
 from utils.message_store import Counts, MessageStore
 from utils.model_store import ModelStore
 from utils.settings import Settings
@@ -51,7 +51,7 @@ def table(figures: list[Quality], last: int) -> Table:
             age(one.median),
             *_cells(one.overall),
         )
-        rows = str(one.last["rows"])
+        rows = str(one.last.rows)
         shown.add_row("", f"last {last}", "", rows, "", "", "", *_cells(one.last), end_section=True)
     return shown
 
@@ -80,6 +80,6 @@ def age(seconds: float | None) -> str:
     return f"{seconds / 3600:.1f} h" if seconds < 86400 else f"{seconds / 86400:.1f} d"
 
 
-def _cells(figures: dict[str, Any]) -> list[str]:
-    names = ("log_loss", "auc", "accuracy", "calibration")
-    return ["" if figures[name] is None else f"{figures[name]:.4f}" for name in names]
+def _cells(metrics: Metrics) -> list[str]:
+    figures = (metrics.log_loss, metrics.auc, metrics.accuracy, metrics.calibration)
+    return ["" if figure is None else f"{figure:.4f}" for figure in figures]

@@ -11,14 +11,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from train.retrain import fit_preprocessor, gather_rows, retrain_from_manifest, training_offsets
 from utils import messages, scoring
 from utils.errors import UserError
-from utils.kafka_io import KafkaUnavailable, TopicPartition, log_scan
+from utils.feature_tools import Row
+from utils.kafka_io import KafkaUnavailable, Record, TopicPartition, log_scan
 from utils.message_store import Batch, MessageStore, Offsets, Snapshot, StoreError
 from utils.message_store.ingest import RecordDecoder
 from utils.model_store import (
@@ -145,7 +145,7 @@ class _Models:
             except BundleError:
                 if model_id in self._store.on_disk():
                     raise
-                if not any(line.get("model_id") == model_id for line in self._store.history()):
+                if self._store.published(model_id) is None:
                     raise LookupError from None
                 return None
         return self._loaded[model_id]
@@ -157,7 +157,7 @@ class _Run:
     def __init__(self, tp: TopicPartition, bundle: Bundle) -> None:
         self.bundle = bundle
         self.tp = tp
-        self.rows: list[Any] = []
+        self.rows: list[Row] = []
         self.request_ids: list[str] = []
         self.answers: list[tuple[int, int, messages.Prediction]] = []
 
@@ -173,7 +173,7 @@ class _Run:
             # As JSON: the shortest text of a float tells all of its bits.
             if value != msgspec.json.encode(recorded):
                 raise Difference(
-                    _describe_difference(self.tp, offset, answered_at, recorded, value)
+                    _describe_difference(self.tp, offset, answered_at, recorded, value or b"")
                 )
         return len(self.rows)
 
@@ -230,7 +230,7 @@ class _Partition:
                 f"{answer[1].request_id!r} that no message is left for: one is doubled"
             )
 
-    def _take(self, record: Any, answer: tuple[int, messages.Prediction] | None) -> bool:
+    def _take(self, record: Record, answer: tuple[int, messages.Prediction] | None) -> bool:
         """Pair a message; whether `answer` was its prediction."""
         asked = record.offset >= self._first
         bundle = self._bundle_of(answer)
@@ -327,7 +327,7 @@ class _Partition:
         )
 
 
-def _next_answer(predictions: Iterator[Any]) -> tuple[int, messages.Prediction] | None:
+def _next_answer(predictions: Iterator[Record]) -> tuple[int, messages.Prediction] | None:
     record = next(predictions, None)
     if record is None:
         return None
@@ -341,7 +341,7 @@ def _next_answer(predictions: Iterator[Any]) -> tuple[int, messages.Prediction] 
 
 
 def _describe_difference(
-    tp: TopicPartition, offset: int, answered_at: int, recorded: messages.Prediction, value: Any
+    tp: TopicPartition, offset: int, answered_at: int, recorded: messages.Prediction, value: bytes
 ) -> str:
     again = msgspec.json.decode(value, type=messages.Prediction)
     both = [
@@ -378,8 +378,8 @@ def rebuild(settings: Settings, model_id: int) -> list[str]:
     """
     store = ModelStore(settings.models_dir)
     if model_id not in store.on_disk():
-        known = any(line.get("model_id") == model_id for line in store.history())
-        why = "was pruned: its parameters went with it" if known else "never existed"
+        pruned = store.published(model_id) is not None
+        why = "was pruned: its parameters went with it" if pruned else "never existed"
         raise ModelStoreError(f"model {model_id} {why}")
     bundle = store.load(model_id)
     _check_base(settings, bundle)
@@ -409,7 +409,7 @@ def _check_base(settings: Settings, bundle: Bundle) -> None:
         raise UserError(
             f"model {bundle.model_id} cannot be rebuilt: {path}: {error.strerror}"
         ) from None
-    wanted = bundle.manifest["training"].get("base_data_sha256")
+    wanted = bundle.manifest.training.base_data_sha256
     if found != wanted:
         raise UserError(
             f"model {bundle.model_id} cannot be rebuilt: {path} has changed since (its SHA-256 is "
@@ -420,7 +420,9 @@ def _check_base(settings: Settings, bundle: Bundle) -> None:
 def _training_snapshot(settings: Settings, bundle: Bundle) -> Snapshot | None:
     """The messages that a model was trained on; None where it was the base data alone."""
     read = {
-        place: end for place, end in training_offsets(bundle.manifest).items() if place[0] in LEARNT
+        place: end
+        for place, end in training_offsets(bundle.manifest.training).items()
+        if place[0] in LEARNT
     }
     if not any(read.values()):
         return None
@@ -458,9 +460,9 @@ def _from_log(kafka: Kafka, bundle: Bundle, read: Offsets) -> Snapshot:
             return store.snapshot()
 
 
-def _in_chunks(records: Iterator[Any], size: int = 5_000) -> Iterator[list[Any]]:
+def _in_chunks(records: Iterator[Record], size: int = 5_000) -> Iterator[list[Record]]:
     """Records in lists of `size`."""
-    hand: list[Any] = []
+    hand: list[Record] = []
     for record in records:
         hand.append(record)
         if len(hand) == size:
@@ -470,8 +472,8 @@ def _in_chunks(records: Iterator[Any], size: int = 5_000) -> Iterator[list[Any]]
         yield hand
 
 
-def _batch(decoder: RecordDecoder, records: list[Any]) -> Batch:
-    by_partition: dict[TopicPartition, list[Any]] = {}
+def _batch(decoder: RecordDecoder, records: list[Record]) -> Batch:
+    by_partition: dict[TopicPartition, list[Record]] = {}
     for record in records:
         by_partition.setdefault(TopicPartition(record.topic, record.partition), []).append(record)
     return decoder.batch(by_partition)
@@ -510,7 +512,7 @@ def _first_difference(old: bytes, new: bytes) -> str:
 
 def _other_versions(bundle: Bundle) -> list[str]:
     notes = []
-    for library, version in bundle.manifest.get("versions", {}).items():
+    for library, version in bundle.manifest.versions.items():
         try:
             now = metadata.version(library)
         except metadata.PackageNotFoundError:

@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from train import fit
 from utils.boosting import lgb
 from utils.feature_tools import FeatureTools, IntegerCodes, Matrix
+from utils.model_store.manifest import Parameters
 
 MOST_ROUNDS = 3000
 
@@ -33,7 +33,7 @@ class Trial:
 
     loss: float
     rounds: int
-    params: dict[str, Any]
+    params: Parameters
     given_up: bool  # clearly behind the best so far, so not trained to its end
     seconds: float = field(compare=False)
 
@@ -81,9 +81,7 @@ class Folds:
         with ThreadPoolExecutor(threads, initializer=_quieten) as pool:
             yield cls(features, seed, pairs, pool)
 
-    def validate(
-        self, params: dict[str, Any], *, folds: int, give_up: GiveUp | None = None
-    ) -> Trial:
+    def validate(self, params: Parameters, *, folds: int, give_up: GiveUp | None = None) -> Trial:
         """Train and validate on the first `folds` folds, until the loss stops falling.
 
         Args:

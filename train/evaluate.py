@@ -2,30 +2,13 @@
 
 import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from utils.feature_tools import IntegerCodes, Matrix
+from utils.figures import Comparison, Metrics
 from utils.model_store import predicted_codes
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What `paired_comparison` found.
-
-    Attributes:
-        mean_difference: Challenger's mean log loss minus the champion's.
-        standard_error: Of that mean; 0 with fewer than two rows.
-        worse: Whether the challenger is worse by more than one standard error.
-        rows: How many rows both have scored.
-    """
-
-    mean_difference: float
-    standard_error: float
-    worse: bool
-    rows: int
 
 
 def is_validation_row(request_ids: Iterable[str]) -> npt.NDArray[np.bool_]:
@@ -88,27 +71,22 @@ def paired_comparison(champion_losses: Matrix, challenger_losses: Matrix) -> Com
     return Comparison(mean, error, worse=rows > 1 and mean > error, rows=rows)
 
 
-def metrics(probabilities: Matrix, codes: IntegerCodes) -> dict[str, float | None]:
-    """The figures a model is judged by.
+def metrics(probabilities: Matrix, codes: IntegerCodes) -> Metrics:
+    """The figures a model is judged by; all but `rows` are None without rows.
 
     Args:
         probabilities: (rows,) of class 1, or (rows, classes).
         codes: (rows,), the true classes.
-
-    Returns:
-        log_loss in nats; auc, of several classes the mean over each against the rest
-        (None where only one class occurs); accuracy; calibration, the expected error of
-        it; rows. All but `rows` are None without rows.
     """
     if len(codes) == 0:
-        return {"log_loss": None, "auc": None, "accuracy": None, "calibration": None, "rows": 0}
-    return {
-        "log_loss": float(row_losses(probabilities, codes).mean()),
-        "auc": _auc(probabilities, codes),
-        "accuracy": float((predicted_codes(probabilities) == codes).mean()),
-        "calibration": _calibration(probabilities, codes),
-        "rows": len(codes),
-    }
+        return Metrics()
+    return Metrics(
+        log_loss=float(row_losses(probabilities, codes).mean()),
+        auc=_auc(probabilities, codes),
+        accuracy=float((predicted_codes(probabilities) == codes).mean()),
+        calibration=_calibration(probabilities, codes),
+        rows=len(codes),
+    )
 
 
 def _by_class(probabilities: Matrix) -> Matrix:

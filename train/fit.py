@@ -6,14 +6,13 @@ and with any number of threads (`model_text` says what it leaves out).
 
 import re
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from utils.boosting import lgb
 from utils.feature_tools import FeatureTools, IntegerCodes, Matrix
 
-Params = Mapping[str, Any]
+Params = Mapping[str, object]
 
 #: Fewer are fitted by one thread: LightGBM's threads wait for each other at every split,
 #: which gains little on few rows, and costs many times the work itself as soon as another
@@ -26,7 +25,7 @@ DATASET_PARAMS: Params = {"max_bin": 255, "feature_pre_filter": False, "verbosit
 
 def lightgbm_params(
     features: FeatureTools, params: Params, *, threads: int, seed: int
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """All of LightGBM's parameters: those of a search, and those no search may vary.
 
     Args:

@@ -1,16 +1,15 @@
 """The gate: a challenger that is worse than the champion on the validation rows never serves."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from train import evaluate, fit
-from train.evaluate import Comparison
 from utils.boosting import lgb
 from utils.feature_tools import FeatureTools, Matrix
+from utils.figures import Comparison, Metrics
 from utils.model_store.bundle import MODEL, Bundle, sha256
 
 
@@ -22,7 +21,7 @@ class Scores:
     """
 
     def __init__(self) -> None:
-        self._known: dict[bytes, Any] = {}
+        self._known: dict[bytes, Matrix] = {}
 
     def __call__(self, booster: lgb.Booster, X: Matrix, threads: int) -> Matrix:
         """What `fit.predict` gives.
@@ -65,19 +64,14 @@ class Verdict:
         comparison: Of both; None without a champion.
     """
 
-    challenger: dict[str, Any]
-    champion: dict[str, Any] | None = None
+    challenger: Metrics
+    champion: Metrics | None = None
     comparison: Comparison | None = None
 
     @property
     def accepted(self) -> bool:
         """Whether the challenger may serve."""
         return self.comparison is None or not self.comparison.worse
-
-    @property
-    def figures(self) -> dict[str, Any] | None:
-        """The comparison as the manifest keeps it."""
-        return None if self.comparison is None else asdict(self.comparison)
 
 
 def compare(
@@ -107,7 +101,7 @@ def compare(
     ours = scores(booster, features.transform(frame), threads)
     if champion is None or not are_comparable(champion, features):
         return Verdict(evaluate.metrics(ours, codes))
-    scores = _scores_of(champion.manifest["sha256"][MODEL])
+    scores = _scores_of(champion.manifest.sha256[MODEL])
     theirs = scores(champion.booster, champion.features.transform(frame), threads)
     comparison = evaluate.paired_comparison(
         evaluate.row_losses(theirs, codes), evaluate.row_losses(ours, codes)

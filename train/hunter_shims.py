@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import joblib
 import numpy as np
@@ -25,6 +25,10 @@ import scipy
 import sklearn.utils.fixes
 import threadpoolctl
 from skopt.space import transformers
+
+if TYPE_CHECKING:  # the package is imported with the shims in place only
+    from hyperparameter_hunter.experiments import BaseExperiment
+    from hyperparameter_hunter.leaderboards import Leaderboard
 
 
 @contextmanager
@@ -44,7 +48,7 @@ def apply_shims() -> Iterator[types.ModuleType]:
         yield hyperparameter_hunter
 
 
-def _missing() -> list[tuple[Any, str, Any]]:
+def _missing() -> list[tuple[object, str, object]]:
     """Where the package looks for something, its name, and what to find there."""
     return [
         # Python 3.10 left the abstract classes to collections.abc
@@ -99,17 +103,20 @@ def _mend_package() -> None:
 
 
 def _zeros(
-    experiment: Any, like: pd.DataFrame, index: Any = None, target_column: Any = None
+    experiment: "BaseExperiment",
+    like: pd.DataFrame,
+    index: pd.Index | None = None,
+    target_column: str | None = None,
 ) -> pd.DataFrame:
     index = like.index if index is None else index
     return pd.DataFrame(0.0, index, target_column or experiment.target_column)
 
 
-def _save_leaderboard(leaderboard: Any, path: str) -> None:
+def _save_leaderboard(leaderboard: "Leaderboard", path: str) -> None:
     _replace(path, leaderboard.data.to_csv(index=False))
 
 
-def _write_json(path: str, data: Any, do_clear: bool = False) -> None:
+def _write_json(path: str, data: object, do_clear: bool = False) -> None:
     from hyperparameter_hunter.utils.file_utils import default_json_write
 
     _replace(path, json.dumps(data, default=default_json_write))
@@ -142,7 +149,7 @@ def _process_as_it_was() -> Iterator[None]:
         pd.set_option("display.expand_frame_repr", wide)
 
 
-def _restore(owner: Any, name: str, value: Any) -> None:
+def _restore(owner: object, name: str, value: object) -> None:
     if value is None:
         delattr(owner, name)
     else:

@@ -6,6 +6,7 @@ import numpy as np
 
 from train.evaluate import metrics
 from utils.feature_tools import FeatureTools
+from utils.figures import Metrics
 from utils.message_store import Judged
 
 
@@ -31,8 +32,8 @@ class Quality:
     missing: int
     oldest: float | None
     median: float | None
-    overall: dict[str, float | None]
-    last: dict[str, float | None]
+    overall: Metrics
+    last: Metrics
 
 
 def measure_quality(judged: Judged, features: FeatureTools, *, last: int, now: float) -> Quality:

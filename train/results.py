@@ -4,7 +4,8 @@ Apart from `retrain`, so that whoever only receives it imports nothing to train 
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+
+from utils.figures import Comparison, Metrics
 
 
 @dataclass(frozen=True)
@@ -15,9 +16,9 @@ class Result:
     accepted: bool
     parent_id: int | None
     rows: int
-    challenger: dict[str, Any]
-    champion: dict[str, Any] | None
-    comparison: dict[str, Any] | None
+    challenger: Metrics
+    champion: Metrics | None
+    comparison: Comparison | None
     seconds: dict[str, float] = field(default_factory=dict)
     learnt_from: int = 0
 
@@ -30,4 +31,4 @@ class Judgement:
     parent_id: int
     rows: int
     demoted: bool
-    comparison: dict[str, Any]
+    comparison: Comparison

@@ -8,7 +8,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,12 +15,15 @@ from pandas.api.types import union_categoricals
 
 from train import evaluate, fit, gate, optimisers
 from train.results import Judgement, Result
-from train.search import Best, Progress, search
+from train.search import Progress, search
 from train.tracking import outbox
 from utils import preprocess_data
 from utils.feature_tools import FeatureTools
+from utils.figures import BothMetrics
 from utils.message_store import MessageStore, Offsets, Snapshot
+from utils.messages import Label
 from utils.model_store import Bundle, BundleError, Draft, ModelStore, ModelStoreError
+from utils.model_store.manifest import Manifest, TrainingRecord, TrialRecord
 from utils.settings import Data, Settings
 
 GOLDEN_ROWS = 5
@@ -107,14 +109,14 @@ def gather_rows(settings: Settings, snapshot: Snapshot | None) -> Rows:
     )
 
 
-def _concatenate(first: "pd.Series[Any]", second: "pd.Series[Any]") -> Any:
+def _concatenate(first: "pd.Series", second: "pd.Series") -> "pd.Series | pd.Categorical":
     """One column after the other; categories of both stay categories."""
     if isinstance(first.dtype, pd.CategoricalDtype):
         return union_categoricals([_as_text_categories(first), _as_text_categories(second)])
     return pd.concat([first, second], ignore_index=True)
 
 
-def _as_text_categories(column: "pd.Series[Any]") -> pd.Categorical:
+def _as_text_categories(column: "pd.Series") -> pd.Categorical:
     """Text by text, whatever pandas made of the categories' type."""
     names = pd.Categorical(column)
     return pd.Categorical.from_codes(names.codes, categories=names.categories.astype(object))
@@ -195,7 +197,7 @@ def train(
             evals=evals,
             seed=seed,
             folds=settings.training.folds,
-            start_from=champion.manifest["hyperparameters"] if champion else None,
+            start_from=champion.manifest.hyperparameters if champion else None,
             threads=threads,
             memory=settings.searches_dir,
             progress=progress,
@@ -213,17 +215,21 @@ def train(
         features=features,
         hyperparameters={**best.params, "num_boost_round": best.rounds},
         seed=seed,
-        training={
-            "rows": len(y),
-            "base_data": settings.data.train,
-            "base_data_sha256": rows.base_sha256,
-            "offsets": offsets_by_topic(rows.offsets),
-            "topic_ids": rows.topic_ids,
-            **_search_record(hyper, best),
-            "seconds": dict(timer.seconds),
-        },
-        metrics={"challenger": verdict.challenger, "champion": verdict.champion},
-        gate=verdict.figures,
+        training=TrainingRecord(
+            rows=len(y),
+            base_data=settings.data.train,
+            base_data_sha256=rows.base_sha256,
+            offsets=offsets_by_topic(rows.offsets),
+            topic_ids=rows.topic_ids,
+            hyper=hyper,
+            evaluations=best.evaluations,
+            learnt_from=best.learnt_from,
+            cv_loss=best.loss,
+            trials=[TrialRecord(**asdict(trial)) for trial in best.trials],
+            seconds=dict(timer.seconds),
+        ),
+        metrics=BothMetrics(verdict.challenger, verdict.champion),
+        gate=verdict.comparison,
         batch_ids=list(batch_ids),
         golden_rows=_golden_rows(rows, features),
     )
@@ -236,21 +242,10 @@ def train(
         len(y),
         verdict.challenger,
         verdict.champion,
-        verdict.figures,
+        verdict.comparison,
         {name: round(value, 3) for name, value in timer.seconds.items()},
         best.learnt_from,
     )
-
-
-def _search_record(hyper: str, best: Best) -> dict[str, Any]:
-    """What the manifest keeps of a search."""
-    return {
-        "hyper": hyper,
-        "evaluations": best.evaluations,
-        "learnt_from": best.learnt_from,
-        "cv_loss": best.loss,
-        "trials": [asdict(trial) for trial in best.trials],
-    }
 
 
 def _publish(settings: Settings, store: ModelStore, draft: Draft, *, accepted: bool) -> int:
@@ -278,7 +273,7 @@ def training_matrix(rows: Rows, features: FeatureTools) -> tuple[np.ndarray, np.
     return features.transform(frame)[usable], codes[usable]
 
 
-def _golden_rows(rows: Rows, features: FeatureTools) -> list[dict[str, Any]]:
+def _golden_rows(rows: Rows, features: FeatureTools) -> list[dict[str, Label | None]]:
     frame, _ = rows.kept_aside
     return list(
         preprocess_data.records(frame[list(features.columns)].head(GOLDEN_ROWS), features.numerical)
@@ -299,7 +294,7 @@ def judge(settings: Settings, messages: MessageStore) -> Judgement | None:
         parent = store.load(champion.parent_id)
     except BundleError:
         return None
-    read = training_offsets(champion.manifest, messages.topic_ids())
+    read = training_offsets(champion.manifest.training, messages.topic_ids())
     newer = messages.newer_than(read, JUDGE_LATEST)
     codes = champion.features.encode_target(newer.outcomes)
     frame, codes = newer.frame[codes >= 0], codes[codes >= 0]
@@ -317,7 +312,7 @@ def judge(settings: Settings, messages: MessageStore) -> Judgement | None:
             f"(standard error {comparison.standard_error:.4f}) worse than its parent's"
         )
         store.rollback(parent.model_id, reason=reason)
-    return Judgement(champion.model_id, parent.model_id, len(codes), demoted, asdict(comparison))
+    return Judgement(champion.model_id, parent.model_id, len(codes), demoted, comparison)
 
 
 def offsets_by_topic(offsets: Offsets) -> dict[str, dict[str, int]]:
@@ -328,25 +323,23 @@ def offsets_by_topic(offsets: Offsets) -> dict[str, dict[str, int]]:
     return nested
 
 
-def training_offsets(manifest: dict[str, Any], now: Mapping[str, str] | None = None) -> Offsets:
+def training_offsets(training: TrainingRecord, now: Mapping[str, str] | None = None) -> Offsets:
     """The offsets up to which a model's training read the log; `offsets_by_topic` undone.
 
     Args:
         now: The topics' ids; without those that were made again since.
     """
-    then = manifest["training"].get("topic_ids") or {}
+    then = training.topic_ids
     others = {t for t, topic_id in (now or {}).items() if then.get(t, topic_id) != topic_id}
     return {
         (topic, int(partition)): offset
-        for topic, partitions in manifest["training"]["offsets"].items()
+        for topic, partitions in training.offsets.items()
         for partition, offset in partitions.items()
         if topic not in others
     }
 
 
-def retrain_from_manifest(
-    settings: Settings, manifest: dict[str, Any], snapshot: Snapshot | None
-) -> str:
+def retrain_from_manifest(settings: Settings, manifest: Manifest, snapshot: Snapshot | None) -> str:
     """Train a model again from its manifest; the text of model.txt.
 
     Args:
@@ -356,12 +349,12 @@ def retrain_from_manifest(
         ValueError: The base data is not what the model was trained on.
     """
     rows = gather_rows(settings, snapshot)
-    if rows.base_sha256 != manifest["training"]["base_data_sha256"]:
+    if rows.base_sha256 != manifest.training.base_data_sha256:
         raise ValueError(f"{settings.data.train} is not the file the model was trained on")
     features = fit_preprocessor(rows, settings)
     matrix, codes = training_matrix(rows, features)
-    parameters = dict(manifest["hyperparameters"])
-    rounds = parameters.pop("num_boost_round")
+    parameters = dict(manifest.hyperparameters)
+    rounds = int(parameters.pop("num_boost_round"))
     return fit.model_text(
         fit.fit(
             matrix,
@@ -370,6 +363,6 @@ def retrain_from_manifest(
             parameters,
             rounds,
             threads=os.cpu_count() or 1,
-            seed=manifest["seed"],
+            seed=manifest.seed,
         )
     )

@@ -14,12 +14,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from train import cross_validation, search_space
 from train.cross_validation import Folds, GiveUp, Trial
 from train.search_space import Range
 from utils.feature_tools import FeatureTools, IntegerCodes, Matrix
+from utils.model_store.manifest import Parameters
 
 RACING_RATE = 0.2
 FINAL_RATE = 0.1
@@ -43,7 +44,7 @@ class Best:
         learnt_from: Candidates of earlier searches that the optimiser remembered.
     """
 
-    params: dict[str, Any]
+    params: Parameters
     rounds: int
     loss: float
     evaluations: int
@@ -136,7 +137,7 @@ def search(
     evals: int,
     seed: int,
     folds: int,
-    start_from: Mapping[str, Any] | None,
+    start_from: Parameters | None,
     threads: int,
     memory: Path | None = None,
     progress: Progress | None = None,
@@ -173,7 +174,7 @@ def search(
     start = search_space.cut(
         {name: known.get(name, spec.centre) for name, spec in space.items()}, space
     )
-    finalists: list[dict[str, Any]] = [start]
+    finalists: list[Parameters] = [start]
     with Folds.of(X, y, features, folds=folds, seed=seed, threads=threads) as rows:
         race = Race(X, y, features, space, start, evals, seed, memory, rows, progress)
         if evals > 1:

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
 import numpy as np
 
@@ -14,12 +13,13 @@ from utils.lean_import import stub_modules
 with stub_modules(instead=("hyperopt.atpe",)):  # another algorithm, for which it loads scipy.stats
     from hyperopt import STATUS_OK, Trials, fmin, hp, tpe
     from hyperopt.fmin import generate_trials_to_calculate
+    from hyperopt.pyll.base import Apply
 
 
 def optimise(race: Race) -> None:
     """Try `race.evals` candidates, `race.start` first."""
 
-    def loss_of(drawn: Mapping[str, float]) -> dict[str, Any]:
+    def loss_of(drawn: Mapping[str, float]) -> dict[str, object]:
         return {"loss": race.validate(drawn).loss, "status": STATUS_OK}
 
     # fmin's points_to_evaluate would be ignored: it wants them as trials.
@@ -37,7 +37,7 @@ def optimise(race: Race) -> None:
     )
 
 
-def _prior(name: str, spec: Range) -> Any:
+def _prior(name: str, spec: Range) -> Apply:
     if spec.log:
         return hp.lognormal(name, math.log(spec.centre), spec.spread)
     return hp.normal(name, spec.centre, spec.spread)

@@ -13,7 +13,8 @@ import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -22,6 +23,9 @@ from train import hunter_shims, search_space
 from train.search import Race
 from train.search_space import Range
 from utils.feature_tools import IntegerCodes, Matrix
+
+if TYPE_CHECKING:  # the package is imported with the shims in place only
+    from hyperparameter_hunter import BayesianOptPro, Real
 
 ASSETS = "HyperparameterHunterAssets"
 DESCRIPTIONS = "Experiments/Descriptions"
@@ -67,7 +71,7 @@ def _hunt(race: Race, folder: Path) -> None:
         model = _model(race)
         for params in known[: race.evals]:
             hunter.CVExperiment(model, model_init_params=params)
-        protocol = _protocol(hunter, race)
+        protocol = _protocol(race)
         ranges = {
             name: _dimension(hunter, spec, [params[name] for params in known])
             for name, spec in race.space.items()
@@ -78,16 +82,17 @@ def _hunt(race: Race, folder: Path) -> None:
         race.learnt_from = len(matching & set(earlier["experiment_id"]))
 
 
-def _protocol(hunter: Any, race: Race) -> Any:
+def _protocol(race: Race) -> "BayesianOptPro":
     """Its Bayesian optimisation, which learns from earlier experiments at once.
 
     The original fits a Gaussian process again after each of them, and throws all but the
     last away.
     """
+    from hyperparameter_hunter import BayesianOptPro
     from hyperparameter_hunter.optimization.protocol_core import SKOptPro
     from hyperparameter_hunter.utils.optimization_utils import dimension_subset
 
-    class Protocol(hunter.BayesianOptPro):  # type: ignore[misc]
+    class Protocol(BayesianOptPro):  # type: ignore[misc]
         def _find_similar_experiments(self) -> None:
             super(SKOptPro, self)._find_similar_experiments()
             names = self.space.names()
@@ -139,7 +144,7 @@ def mean(target: Matrix, prediction: Matrix) -> float:
     return float(np.mean(prediction))
 
 
-def _dimension(hunter: Any, spec: Range, known: list[float]) -> Any:
+def _dimension(hunter: ModuleType, spec: Range, known: list[float]) -> "Real":
     """Its own whole numbers cannot be even in the logarithm; `race` rounds these."""
     low, high = spec.interval(*known)
     return hunter.Real(low, high, prior="log-uniform" if spec.log else "uniform")

@@ -71,24 +71,24 @@ class _Cross(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pairs: list[tuple[int, int]]  # the pair of codes of code 1, 2, ..., ascending
 
 
-class _Codes(dict[Any, float]):
+class _Codes(dict[Label | msgspec.UnsetType | None, float]):
     """Category to code; 0 for whatever is missing or was not in training."""
 
     def __init__(self, categories: Sequence[str]) -> None:
         super().__init__(zip(categories, map(float, range(1, len(categories) + 1)), strict=True))
         self[None] = self[UNSET] = 0.0  # hits, so that the misses below stay rare
 
-    def __missing__(self, value: Any) -> float:
+    def __missing__(self, value: Label) -> float:
         return 0.0 if isinstance(value, str) else self.get(label_text(value), 0.0)
 
 
-class _ClassCodes(dict[Any, int]):
+class _ClassCodes(dict[object, int]):
     """Class to code; -1 for an unknown one, None, or the NaN of a frame."""
 
     def __init__(self, classes: Sequence[str]) -> None:
         super().__init__(zip(classes, range(len(classes)), strict=True))
 
-    def __missing__(self, label: Any) -> int:
+    def __missing__(self, label: object) -> int:
         return self.get(canonical_text(label), -1) if isinstance(label, str) else -1
 
 
@@ -109,6 +109,11 @@ class _Pairs:
         return codes
 
 
+#: A decoded message's `data`; Any, because its type (`FeatureTools.row_type`) has a field for
+#: each column and is made at run time.
+Row = Any
+
+
 class FeatureTools:
     """Scales numbers, encodes categories and crosses columns, as learnt by `fit`.
 
@@ -121,6 +126,7 @@ class FeatureTools:
         feature_names: The columns of the matrix: `columns`, then the crosses.
         categorical_features: Those of `feature_names` that hold codes.
         classes: The target's classes; the place of one is its code.
+        crosses: The pairs of columns that are crossed.
         target: The target column.
         row_type: The struct that a message's `data` decodes into: a field per raw
             column and the target's value as `outcome` (None where it is not given).
@@ -133,6 +139,7 @@ class FeatureTools:
     feature_names: tuple[str, ...]
     categorical_features: tuple[str, ...]
     classes: tuple[str, ...]
+    crosses: tuple[tuple[str, str], ...]
     target: str
     row_type: type[msgspec.Struct]
 
@@ -200,7 +207,7 @@ class FeatureTools:
             matrix[:, place] = _codes_of(frame[name], self._codes[name]) if name in frame else 0.0
         return self._finish(matrix)
 
-    def transform_rows(self, rows: Sequence[Any]) -> Matrix:
+    def transform_rows(self, rows: Sequence[Row]) -> Matrix:
         """Decoded messages to features: the same floats as `transform` gives, bit for bit.
 
         Args:
@@ -211,13 +218,13 @@ class FeatureTools:
         """
         matrix = self._empty(len(rows))
         for place, get in enumerate(self._getters):
-            values: Iterable[Any] = map(get, rows)
+            values: Iterable[Any] = map(get, rows)  # any JSON value
             if place >= len(self.numerical):
                 values = map(self._codes[self.columns[place]].__getitem__, values)
             matrix[:, place] = np.fromiter(values, np.float64, len(rows))  # None becomes NaN
         return self._finish(matrix)
 
-    def row_values(self, row: Any) -> tuple[float | str | None, ...]:
+    def row_values(self, row: Row) -> tuple[float | str | None, ...]:
         """A row's raw values in the order of `columns`, None where missing."""
         values = [get(row) for get in self._getters]
         split = len(self.numerical)
@@ -229,7 +236,7 @@ class FeatureTools:
         ]
         return (*numbers, *names)
 
-    def has_no_known_column(self, row: Any) -> bool:
+    def has_no_known_column(self, row: Row) -> bool:
         """Whether none of the feature columns was in the message (a null was)."""
         for get, absent in self._absent:  # noqa: SIM110  all() takes twice as long
             if get(row) is not absent:
@@ -264,7 +271,8 @@ class FeatureTools:
         self.numerical = tuple(state.numerical)
         self.categorical = tuple(state.categorical)
         self.columns = self.numerical + self.categorical
-        crossed = _cross_names(self.columns, [cross.columns for cross in state.crosses])
+        self.crosses = tuple(cross.columns for cross in state.crosses)
+        crossed = _cross_names(self.columns, self.crosses)
         self.feature_names = (*self.columns, *crossed)
         self.categorical_features = self.feature_names[len(self.numerical) :]
         self._low = np.array([low for low, _ in state.numerical.values()], dtype=np.float64)
@@ -275,7 +283,7 @@ class FeatureTools:
         self._span = np.where((span > 0) & np.isfinite(span), span, 1.0)
         self._codes = {name: _Codes(values) for name, values in state.categorical.items()}
         self._crosses = [self._crosser(cross) for cross in state.crosses]
-        self._getters: list[Callable[[Any], Any]]
+        self._getters: list[Callable[[Row], Any]]  # any JSON value
         self._getters = [attrgetter(f"f{place}") for place in range(len(self.columns))]
         absent = [_ABSENT] * len(self.numerical) + [UNSET] * len(self.categorical)
         self._absent = list(zip(self._getters, absent, strict=True))
@@ -308,12 +316,11 @@ class MessageDecoder:
     """
 
     def __init__(self, features: FeatureTools) -> None:
-        # Any: the struct is made at run time.
-        self._decode: Callable[[bytes], Any]
+        self._decode: Callable[[bytes], Any]  # the struct is made at run time
         self._decode = msgspec.json.Decoder(message_type(features)).decode
         self._has_no_known_column = features.has_no_known_column
 
-    def __call__(self, value: bytes | None) -> Any:
+    def __call__(self, value: bytes | None) -> Any:  # the same
         """Decode one message.
 
         Returns:
@@ -340,7 +347,7 @@ def message_type(features: FeatureTools) -> type[msgspec.Struct]:
 
 
 def _row_type(state: _State) -> type[msgspec.Struct]:
-    fields: list[tuple[str, Any, Any]] = []
+    fields: list[tuple[str, object, object]] = []
     names = {"outcome": state.target}
     # A column may be called anything, a field may not.
     fields_of = {column: f"f{n}" for n, column in enumerate((*state.numerical, *state.categorical))}
@@ -424,11 +431,11 @@ def _range(values: Matrix) -> tuple[float, float]:
     return (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
 
 
-def _categories(column: "pd.Series[Any]") -> list[str]:
+def _categories(column: "pd.Series") -> list[str]:
     return sorted({label_text(value) for value in column.dropna().unique().tolist()})
 
 
-def _codes_of(column: "pd.Series[Any]", codes: _Codes) -> Matrix:
+def _codes_of(column: "pd.Series", codes: _Codes) -> Matrix:
     places, values = column.factorize()  # place -1 where missing: the last of the table
     table = [codes[value] for value in values.tolist()]
     encoded: Matrix = np.array([*table, 0.0], dtype=np.float64)[places]

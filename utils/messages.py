@@ -4,10 +4,13 @@ Values are JSON in UTF-8. Records are msgspec structs: decoding checks types in 
 record that does not fit says where and why.
 """
 
-from collections.abc import Iterable
-from typing import Annotated, Any, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Generic, NamedTuple, TypeVar
 
 import msgspec
+from msgspec import UNSET, UnsetType
+
+from utils.figures import Comparison, Metrics
 
 APP_MESSAGES = "app_messages"
 PREDICTIONS = "predictions"
@@ -73,6 +76,38 @@ class RetrainRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     count: int
 
 
+class TrainingCompleted(msgspec.Struct, frozen=True, kw_only=True):
+    """A record on `retrain_topic`: a training is done, whether its model serves or not.
+
+    Attributes:
+        batch_id: The request that it answers; None for a first model.
+        requests: How many requests the training answers.
+        parent_id: The model that it was to replace.
+        rows: Rows that the model was fitted on.
+        challenger: The model's figures on the validation rows.
+        champion: The serving model's on the same rows.
+        gate: Both compared.
+    """
+
+    training_completed: bool = True
+    model_id: int
+    accepted: bool
+    batch_id: str | None
+    requests: int | UnsetType = UNSET
+    parent_id: int | UnsetType | None = UNSET
+    rows: int | UnsetType | None = UNSET
+    challenger: Metrics | UnsetType | None = UNSET
+    champion: Metrics | UnsetType | None = UNSET
+    gate: Comparison | UnsetType | None = UNSET
+
+
+class ModelLoaded(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A record on `retrain_topic`: a predictor serves another model."""
+
+    model_loaded: bool = True
+    model_id: int
+
+
 class Rollback(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A record on `retrain_topic`: an older model serves again."""
 
@@ -87,6 +122,45 @@ class Resent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     resent: bool = True
     offsets: list[int]
+
+
+#: Every record of `retrain_topic`.
+Event = RetrainRequest | TrainingCompleted | ModelLoaded | Rollback | Resent
+
+T = TypeVar("T")
+
+
+class KeyedUnion(Generic[T]):
+    """Decodes JSON objects of one of several struct types, each known by a key of its own.
+
+    msgspec's tagged unions want one key with a different value for each type; here the key
+    itself is the tag, and an object without any true one is no member of the union.
+
+    Args:
+        types: The struct type for each key.
+    """
+
+    def __init__(self, types: Mapping[str, type[T]]) -> None:
+        fields = [(key, msgspec.Raw, msgspec.Raw(b"null")) for key in types]
+        self._decode_tags = msgspec.json.Decoder(msgspec.defstruct("Tags", fields)).decode
+        self._decoders = {key: msgspec.json.Decoder(one).decode for key, one in types.items()}
+
+    def __call__(self, value: bytes | None) -> T:
+        """Decode one object.
+
+        Raises:
+            BadRecord: A tombstone, not JSON, or none of the types.
+        """
+        if value is None:
+            raise BadRecord(TOMBSTONE)
+        try:
+            tags = self._decode_tags(value)
+            for key, decode in self._decoders.items():
+                if bytes(getattr(tags, key)) not in (b"null", b"false"):
+                    return decode(value)
+        except DECODE_ERRORS as error:
+            raise BadRecord(decode_error_text(error)) from None
+        raise BadRecord(f"has none of {', '.join(self._decoders)}")
 
 
 def decode_error_text(error: Exception) -> str:
@@ -154,13 +228,13 @@ class Rejection(NamedTuple):
             return None
 
 
-class Decoder:
+class Decoder(Generic[T]):
     """Decodes the values of one topic into one type of struct."""
 
-    def __init__(self, record_type: Any) -> None:
+    def __init__(self, record_type: type[T]) -> None:
         self._decode = msgspec.json.Decoder(record_type).decode
 
-    def __call__(self, value: bytes | None) -> Any:
+    def __call__(self, value: bytes | None) -> T:
         """Decode one record's value.
 
         Raises:
@@ -186,3 +260,14 @@ def label_text(label: Label) -> str:
     if isinstance(label, float) and label.is_integer():
         return str(int(label))
     return str(label)
+
+
+decode_event: KeyedUnion[Event] = KeyedUnion(
+    {
+        "retrain": RetrainRequest,
+        "training_completed": TrainingCompleted,
+        "model_loaded": ModelLoaded,
+        "rollback": Rollback,
+        "resent": Resent,
+    }
+)

@@ -4,7 +4,6 @@ import io
 import warnings
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -126,7 +125,7 @@ def sample_rows(folder: Path, data: Data) -> list[dict[str, Label | None]]:
     return list(records(frame, numerical))
 
 
-def _json_values(column: "pd.Series[Any]", numbers: bool) -> list[Label | None]:
+def _json_values(column: "pd.Series", numbers: bool) -> list[Label | None]:
     # As text: a column of names may look like numbers in this file, though not in training.
     return [
         None if missing else value if numbers else label_text(value)
@@ -143,7 +142,7 @@ def _without_comments(path: Path, comment: str) -> io.StringIO:
     return io.StringIO(text)
 
 
-def _clean(column: "pd.Series[Any]", data: Data) -> "pd.Series[Any]":
+def _clean(column: "pd.Series", data: Data) -> "pd.Series":
     """A column as `read_frame` promises it."""
     if pd.api.types.is_bool_dtype(column):
         return column.map({True: "true", False: "false"}).astype(object)
@@ -182,7 +181,7 @@ def _is_mixed(name: str, frame: pd.DataFrame, data: Data) -> bool:
     return name in data.categorical or bool(frame[name].isin(["true", "false"]).any())
 
 
-def _classes(target: "pd.Series[Any]", data: Data) -> list[str]:
+def _classes(target: "pd.Series", data: Data) -> list[str]:
     classes = [str(name) for name in pd.unique(target.dropna()).tolist()]
     try:
         classes.sort(key=float)

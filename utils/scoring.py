@@ -5,12 +5,12 @@ The predictor and the replay of what it did both use this, and so agree.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import msgspec
 import numpy as np
 
 from utils import messages
+from utils.feature_tools import Row
 from utils.kafka_io import MAX_MESSAGE_BYTES, Content, Record
 from utils.messages import BadRecord, Rejection, label_text
 from utils.model_store import Bundle, predicted_codes
@@ -35,7 +35,7 @@ class DecodedRecords:
         rejected: What goes to `dead_letters`.
     """
 
-    rows: list[Any] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
     request_ids: list[str] = field(default_factory=list)
     known: list[int] = field(default_factory=list)
     rejected: list[Content] = field(default_factory=list)

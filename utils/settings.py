@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -169,7 +169,7 @@ class Settings(_Section):
 
     @field_validator("log", mode="before")
     @classmethod
-    def _in_any_case(cls, value: Any) -> Any:
+    def _in_any_case(cls, value: object) -> object:
         return value.lower() if isinstance(value, str) else value
 
     @property
@@ -195,7 +195,7 @@ class Settings(_Section):
     @property
     def secrets(self) -> tuple[str, ...]:
         """What no log may show."""
-        found: list[Any] = []
+        found: list[object] = []
         if self.kafka.sasl_password is not None:
             found.append(self.kafka.sasl_password.get_secret_value())
         if self.messages.url:
@@ -275,7 +275,7 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
     """
     config = Path(environ.get("PIPELINE_CONFIG") or ROOT / "pipeline.toml")
     try:
-        values: dict[str, Any] = tomllib.loads(config.read_text(encoding="utf-8"))
+        values: dict[str, object] = tomllib.loads(config.read_text(encoding="utf-8"))
     except OSError as error:
         raise SettingsError(f"cannot read {config}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -312,7 +312,7 @@ def _default(variable: Variable) -> str:
     return "" if value in (None, "") else f" (default: {value})"
 
 
-def _put(values: dict[str, Any], path: tuple[str, ...], text: str) -> None:
+def _put(values: dict[str, object], path: tuple[str, ...], text: str) -> None:
     for key in path[:-1]:
         section = values.setdefault(key, {})
         if not isinstance(section, dict):

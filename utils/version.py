@@ -7,7 +7,6 @@ The broker's command imports this module, so it imports nothing slow.
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 PYPROJECT = Path(__file__).resolve().parent.parent / "pyproject.toml"
 
@@ -27,7 +26,7 @@ class _PrintVersion(argparse.Action):
         self,
         parser: argparse.ArgumentParser,
         namespace: argparse.Namespace,
-        values: str | Sequence[Any] | None,
+        values: str | Sequence[str] | None,
         option_string: str | None = None,
     ) -> None:
         print(name_and_version())

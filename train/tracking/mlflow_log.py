@@ -12,17 +12,18 @@ import time
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import mlflow
+import numpy as np
 import pandas as pd
-from mlflow.entities import Metric, Param, ViewType
+from mlflow.entities import Metric, Param, Run, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 
 from train.quality import Quality
 from utils.model_store import Bundle
 from utils.model_store.bundle import load_bundle
+from utils.model_store.manifest import Manifest
 
 HOME, MODEL_ID, PARENT = "home", "model_id", "mlflow.parentRunId"
 ARTIFACT = "bundle"
@@ -32,6 +33,9 @@ DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 #: The figures of `train.evaluate.metrics` that are worth a chart.
 FIGURES = ("log_loss", "auc", "accuracy", "calibration")
+
+
+Figures = Mapping[str, float | None]
 
 
 class MlflowLog:
@@ -80,8 +84,8 @@ class MlflowLog:
             folder: The bundle's files.
         """
         manifest = bundle.manifest
-        ended = round(datetime.fromisoformat(manifest["created"]).timestamp() * 1000)
-        seconds = manifest["training"].get("seconds", {})
+        ended = round(datetime.fromisoformat(manifest.created).timestamp() * 1000)
+        seconds = manifest.training.seconds
         begun = ended - round(1000 * sum(seconds.values()))
         run = self._client.create_run(  # 1
             self._experiment,
@@ -92,7 +96,7 @@ class MlflowLog:
                 MODEL_ID: str(bundle.model_id),
                 "parent_model_id": str(bundle.parent_id or ""),
                 "gate": _verdict(manifest),
-                "batch_ids": " ".join(manifest["batch_ids"])[:5000],
+                "batch_ids": " ".join(manifest.batch_ids)[:5000],
             },
         )
         run_id = run.info.run_id
@@ -105,7 +109,9 @@ class MlflowLog:
             tags={HOME: self._home, MODEL_ID: str(bundle.model_id), "gate": _verdict(manifest)},
         )
         self._client.log_batch(  # 5
-            run_id, metrics=_metrics(_figures_of(manifest), ended), params=_params(_told(manifest))
+            run_id,
+            metrics=_metrics(_figures_of(manifest), ended),
+            params=_params(_params_of(manifest)),
         )
         self._client.set_terminated(run_id, end_time=ended)
         self._runs[bundle.model_id] = run_id
@@ -124,10 +130,13 @@ class MlflowLog:
 
     def log_quality(self, quality: Quality, last: int) -> None:
         """Log a model's live quality; the step is the number of outcomes known so far."""
-        figures: dict[str, Any] = {"live/outcomes": quality.known, "live/missing": quality.missing}
+        figures: dict[str, float | None] = {
+            "live/outcomes": quality.known,
+            "live/missing": quality.missing,
+        }
         for name in FIGURES:
-            figures[f"live/{name}"] = quality.overall[name]
-            figures[f"live/{name}_last_{last}"] = quality.last[name]
+            figures[f"live/{name}"] = getattr(quality.overall, name)
+            figures[f"live/{name}_last_{last}"] = getattr(quality.last, name)
         self._client.log_batch(
             self._runs[quality.model_id],
             metrics=_metrics(figures, round(time.time() * 1000), quality.known),
@@ -172,7 +181,7 @@ class MlflowLog:
             self._client.delete_model_version(self._name, version.version)
         self._client.delete_run(run_id)
 
-    def _search_runs(self, wanted: str, view: int) -> Iterable[Any]:
+    def _search_runs(self, wanted: str, view: int) -> Iterable[Run]:
         token: str | None = None
         while True:
             page = self._client.search_runs(
@@ -194,22 +203,22 @@ class MlflowLog:
             if not token:
                 return found
 
-    def _log_children(self, parent_id: str, manifest: Mapping[str, Any], begun: int) -> None:
+    def _log_children(self, parent_id: str, manifest: Manifest, begun: int) -> None:
         best = math.inf
-        for number, trial in enumerate(manifest["training"].get("trials", ()), 1):
-            ended = begun + round(1000 * trial["seconds"])
+        for number, trial in enumerate(manifest.training.trials, 1):
+            ended = begun + round(1000 * trial.seconds)
             child = self._client.create_run(
                 self._experiment,
                 start_time=begun,
                 run_name=f"evaluation {number}",
-                tags={PARENT: parent_id, "given_up": str(trial["given_up"])},
+                tags={PARENT: parent_id, "given_up": str(trial.given_up)},
             )
-            loss = trial["loss"]
-            figures = {"loss": loss, "rounds": trial["rounds"], "seconds": trial["seconds"]}
+            loss = trial.loss
+            figures = {"loss": loss, "rounds": trial.rounds, "seconds": trial.seconds}
             self._client.log_batch(
                 child.info.run_id,
                 metrics=_metrics(figures, ended),
-                params=_params(trial["params"]),
+                params=_params(trial.params),
             )
             self._client.set_terminated(child.info.run_id, end_time=ended)
             best = best if loss is None else min(best, loss)
@@ -234,7 +243,9 @@ class _Predictor:
     def __init__(self, bundle: Bundle) -> None:
         self._bundle = bundle
 
-    def predict(self, frame: pd.DataFrame, params: Mapping[str, Any] | None = None) -> Any:
+    def predict(
+        self, frame: pd.DataFrame, params: Mapping[str, object] | None = None
+    ) -> np.ndarray:
         """Probabilities for raw rows, as `Bundle.score` gives them."""
         return self._bundle.score(self._bundle.features.transform(frame))
 
@@ -244,28 +255,33 @@ def _load_pyfunc(path: str) -> _Predictor:
     return _Predictor(load_bundle(Path(path)))
 
 
-def _verdict(manifest: Mapping[str, Any]) -> str:
-    return "accepted" if manifest["accepted"] else "refused"
+def _verdict(manifest: Manifest) -> str:
+    return "accepted" if manifest.accepted else "refused"
 
 
-def _told(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    training = manifest["training"]
-    about = {name: training.get(name) for name in ("hyper", "evaluations", "rows")}
-    return {**manifest["hyperparameters"], **about, "seed": manifest["seed"]}
+def _params_of(manifest: Manifest) -> dict[str, object]:
+    training = manifest.training
+    return {
+        **manifest.hyperparameters,
+        "hyper": training.hyper,
+        "evaluations": training.evaluations,
+        "rows": training.rows,
+        "seed": manifest.seed,
+    }
 
 
-def _figures_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    training = manifest["training"]
-    figures = {"search/cv_loss": training.get("cv_loss")}
-    for side, named in (("challenger", "validation"), ("champion", "champion")):
-        metrics = manifest["metrics"].get(side) or {}
-        figures |= {f"{named}/{name}": metrics.get(name) for name in (*FIGURES, "rows")}
+def _figures_of(manifest: Manifest) -> Figures:
+    training, metrics, gate = manifest.training, manifest.metrics, manifest.gate
+    figures: dict[str, float | None] = {"search/cv_loss": training.cv_loss}
+    for side, named in ((metrics.challenger, "validation"), (metrics.champion, "champion")):
+        for name in (*FIGURES, "rows"):
+            figures[f"{named}/{name}"] = getattr(side, name, None)
     for name in ("mean_difference", "standard_error"):
-        figures[f"gate/{name}"] = (manifest["gate"] or {}).get(name)
-    return figures | {f"seconds/{name}": s for name, s in training.get("seconds", {}).items()}
+        figures[f"gate/{name}"] = getattr(gate, name, None)
+    return figures | {f"seconds/{name}": value for name, value in training.seconds.items()}
 
 
-def _metrics(figures: Mapping[str, Any], timestamp: int, step: int = 0) -> list[Metric]:
+def _metrics(figures: Figures, timestamp: int, step: int = 0) -> list[Metric]:
     """Those that are numbers; `timestamp` in milliseconds since 1970."""
     return [
         Metric(name, float(value), timestamp, step)
@@ -274,7 +290,7 @@ def _metrics(figures: Mapping[str, Any], timestamp: int, step: int = 0) -> list[
     ]
 
 
-def _params(values: Mapping[str, Any]) -> list[Param]:
+def _params(values: Mapping[str, object]) -> list[Param]:
     return [Param(name, str(value)) for name, value in values.items()]
 
 

@@ -5,9 +5,9 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from train import quality
@@ -18,6 +18,7 @@ from utils.errors import one_line
 from utils.message_store import MessageStore, Offsets, StoreError
 from utils.model_store import BundleError, ModelStore
 from utils.model_store.bundle import load_bundle
+from utils.model_store.manifest import HistoryLine, published
 from utils.process import Outage, Report, Stop
 from utils.settings import Settings
 
@@ -155,7 +156,7 @@ class Tracker:
             return
         log.point(aliases)
         self._aliases = aliases
-        made = {line["model_id"] for line in history if "model_id" in line}
+        made = {line.model_id for line in published(history)}
         since = min(log.models, default=0)
         missed = {one for one in made - log.models - set(self.waiting()) if one > since}
         if missed - self._missed:
@@ -180,15 +181,16 @@ class Tracker:
         self._quality_after = time.monotonic() + max(QUALITY_EVERY, REST * spent)
 
 
-def aliases_of(history: Sequence[Mapping[str, Any]]) -> dict[str, int | None]:
+def aliases_of(history: Sequence[HistoryLine]) -> dict[str, int | None]:
     """Which model each alias means: the one that serves, and the newest if that does not.
 
-    >>> one, refused = {"model_id": 1, "accepted": True}, {"model_id": 2, "accepted": False}
+    >>> one = PublishedModel(model_id=1, accepted=True)
+    >>> refused = PublishedModel(model_id=2, accepted=False)
     >>> aliases_of([one]), aliases_of([one, refused])
     ({'champion': 1, 'challenger': None}, {'champion': 1, 'challenger': 2})
     """
     champion = model_store.serving_id(history)
-    newest = max((line["model_id"] for line in history if "model_id" in line), default=None)
+    newest = max((line.model_id for line in published(history)), default=None)
     return {"champion": champion, "challenger": None if newest == champion else newest}
 
 

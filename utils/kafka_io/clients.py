@@ -3,10 +3,10 @@
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka import errors as kafka_errors
+from kafka.consumer.fetcher import Fetcher
 from kafka.errors import KafkaError
 from kafka.structs import OffsetAndMetadata
 
@@ -36,9 +36,9 @@ class Refused(KafkaUnavailable):
     """There is a broker, but it is not trusted or does not let us in: waiting is no use."""
 
 
-def client_settings(kafka: Kafka) -> dict[str, Any]:
+def client_settings(kafka: Kafka) -> dict[str, object]:
     """What every client needs to reach the cluster."""
-    settings: dict[str, Any] = {
+    settings: dict[str, object] = {
         "bootstrap_servers": [server.strip() for server in kafka.bootstrap_servers.split(",")],
         "security_protocol": kafka.security_protocol,
         "kafka_client": connection.Client,
@@ -57,7 +57,7 @@ def client_settings(kafka: Kafka) -> dict[str, Any]:
     return settings
 
 
-def open_consumer(kafka: Kafka, **more: Any) -> KafkaConsumer:
+def open_consumer(kafka: Kafka, **more: object) -> KafkaConsumer:
     """A consumer of committed records, which come as `record_batches.Record`."""
     # No deserialiser anywhere: one that raises makes the next poll() hang.
     consumer = KafkaConsumer(
@@ -77,7 +77,7 @@ def open_consumer(kafka: Kafka, **more: Any) -> KafkaConsumer:
     return consumer
 
 
-def _fetch_when_all_is_read(fetcher: Any) -> None:
+def _fetch_when_all_is_read(fetcher: Fetcher) -> None:
     """Ask for more of all partitions together, or not yet.
 
     The client asks again while a part of what it got of one partition is still to be
@@ -87,7 +87,7 @@ def _fetch_when_all_is_read(fetcher: Any) -> None:
     """
     send_fetches = fetcher.send_fetches
 
-    def later_or_now() -> Any:
+    def later_or_now() -> list[object]:
         return [] if fetcher._next_partition_records else send_fetches()
 
     fetcher.send_fetches = later_or_now

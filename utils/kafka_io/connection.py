@@ -8,11 +8,14 @@ whatever the reason, until it says only that its time is up.
 import re
 import time
 from functools import partial
-from typing import Any
+from typing import Protocol
 
 from kafka import errors as kafka_errors
+from kafka.cluster import ClusterMetadata
 from kafka.errors import KafkaError
 from kafka.net import KafkaConnectionManager, KafkaNetClient, NetworkSelector
+from kafka.net.connection import KafkaConnection
+from kafka.net.transport import KafkaTCPTransport
 
 from utils.settings import Kafka
 
@@ -31,30 +34,43 @@ _LOGIN_ERRORS = (
 )
 
 
+class NodeInfo(Protocol):
+    """What is used of a broker as the client knows it."""
+
+    node_id: object
+
+
 class Client(KafkaNetClient):  # type: ignore[misc]
     """For the `kafka_client` option of consumers, producers and admin clients."""
 
-    def __init__(self, net: Any = None, manager: Any = None, **configs: Any) -> None:
+    def __init__(
+        self,
+        net: NetworkSelector | None = None,
+        manager: KafkaConnectionManager | None = None,
+        **configs: object,
+    ) -> None:
         net = NetworkSelector(**configs) if net is None else net
         super().__init__(net, manager or _Connections(net, **configs), **configs)
 
 
 class _Connections(KafkaConnectionManager):  # type: ignore[misc]
-    def __init__(self, net: Any, **configs: Any) -> None:
+    def __init__(self, net: NetworkSelector, **configs: object) -> None:
         super().__init__(net, **configs)
-        self._refusals: dict[Any, Exception] = {}  # by node
+        self._refusals: dict[object, Exception] = {}  # by node id
         # No option reaches it: it is 100 ms whatever the client's retry_backoff_ms.
         usual = self.cluster.config["retry_backoff_ms"]
         self.cluster.config["retry_backoff_ms"] = FIRST_METADATA_BACKOFF_MS
         quick_until = time.monotonic() + FIRST_SECONDS
 
-        def after_each_answer(cluster: Any) -> None:
+        def after_each_answer(cluster: ClusterMetadata) -> None:
             if time.monotonic() > quick_until:
                 cluster.config["retry_backoff_ms"] = usual
 
         self.cluster.add_listener(after_each_answer)
 
-    async def _connect(self, node: Any, conn: Any, *args: Any, **kwargs: Any) -> None:
+    async def _connect(
+        self, node: NodeInfo, conn: KafkaConnection, *args: object, **kwargs: object
+    ) -> None:
         def note(error: Exception) -> None:
             if is_refusal(error):
                 self._refusals[node.node_id] = error
@@ -63,7 +79,7 @@ class _Connections(KafkaConnectionManager):  # type: ignore[misc]
         conn.init_future.add_errback(note)
         await super()._connect(node, conn, *args, **kwargs)
 
-    def maybe_raise_auth_failure(self, node_id: Any) -> None:
+    def maybe_raise_auth_failure(self, node_id: object) -> None:
         """Raise what was noted of a node, once: the next call tries it again.
 
         The nodes to begin with are as good as one: all have to have refused.
@@ -72,7 +88,7 @@ class _Connections(KafkaConnectionManager):  # type: ignore[misc]
         if node_id in self._refusals and not (node_id in first and first - set(self._refusals)):
             raise self._refusals.pop(node_id)
 
-    async def _build_transport(self, *args: Any, **kwargs: Any) -> Any:
+    async def _build_transport(self, *args: object, **kwargs: object) -> KafkaTCPTransport:
         building = self.call_soon(partial(super()._build_transport, *args, **kwargs))
         try:
             transport = await self.wait_for(building, HANDSHAKE_TIMEOUT_MS)

@@ -4,13 +4,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka import errors as kafka_errors
 from kafka.consumer.subscription_state import ConsumerRebalanceListener
 from kafka.coordinator.assignors.range import RangePartitionAssignor
-from kafka.structs import MemberState
+from kafka.structs import ConsumerGroupMetadata, MemberState
 
 from utils.errors import UserError
 from utils.kafka_io.clients import (
@@ -19,7 +18,7 @@ from utils.kafka_io.clients import (
     open_consumer,
     translate_connection_errors,
 )
-from utils.kafka_io.record_batches import Content
+from utils.kafka_io.record_batches import Content, Record
 from utils.kafka_io.topics import MAX_MESSAGE_BYTES
 from utils.kafka_io.transactions import (
     Position,
@@ -65,9 +64,9 @@ class Polled:
             polled before and not committed comes again.
     """
 
-    records: dict[TopicPartition, list[Any]]
+    records: dict[TopicPartition, list[Record]]
     restored: dict[TopicPartition, Position] | None = None
-    membership: Any = None
+    membership: ConsumerGroupMetadata | None = None
     epoch: int = 0
 
 
@@ -179,7 +178,7 @@ class ExactlyOnce:
             return self._restore(membership)
         return Polled(records, None, membership, self._epoch)
 
-    def _restore(self, membership: Any) -> Polled:
+    def _restore(self, membership: ConsumerGroupMetadata) -> Polled:
         """Take up the assigned partitions where the group has committed them."""
         self._failed = True
         self._rebalance.happened = False

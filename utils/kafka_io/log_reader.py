@@ -3,9 +3,8 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from kafka import TopicPartition
+from kafka import KafkaConsumer, TopicPartition
 
 from utils.kafka_io.clients import (
     METADATA_MAX_AGE_MS,
@@ -15,6 +14,7 @@ from utils.kafka_io.clients import (
     positions_of,
     translate_connection_errors,
 )
+from utils.kafka_io.record_batches import Record
 from utils.settings import Kafka
 
 
@@ -36,12 +36,8 @@ class LogReader:
     max_records: int = 5_000
 
     def __post_init__(self) -> None:
-        self._consumer: Any = None
-        self._open()
-
-    def _open(self) -> None:
         with translate_connection_errors(self.kafka):
-            self._consumer = open_consumer(
+            self._consumer: KafkaConsumer = open_consumer(
                 self.kafka,
                 auto_offset_reset="earliest",
                 max_poll_records=self.max_records,
@@ -70,15 +66,13 @@ class LogReader:
         for tp, position in kept.items():
             self._consumer.seek(tp, position)
 
-    def poll(self, timeout_ms: int) -> dict[TopicPartition, list[Any]]:
+    def poll(self, timeout_ms: int) -> dict[TopicPartition, list[Record]]:
         """The next records by partition; empty when none came in time."""
-        if self._consumer is None:
-            self._open()
         self._take_new_partitions()
         if not self._assigned:
             time.sleep(timeout_ms / 1000)
             return {}
-        records: dict[TopicPartition, list[Any]] = self._consumer.poll(timeout_ms)
+        records: dict[TopicPartition, list[Record]] = self._consumer.poll(timeout_ms)
         return records
 
     def topic_ids(self) -> dict[str, str]:
@@ -99,9 +93,7 @@ class LogReader:
 
     def close(self) -> None:
         """Release the connection."""
-        if self._consumer is not None:
-            self._consumer.close(timeout_ms=1_000)
-            self._consumer = None
+        self._consumer.close(timeout_ms=1_000)
 
     def __enter__(self) -> "LogReader":
         return self

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from kafka import TopicPartition
 from kafka.errors import KafkaError
@@ -10,6 +9,7 @@ from kafka.errors import KafkaError
 from utils.errors import one_line
 from utils.kafka_io.clients import KafkaUnavailable
 from utils.kafka_io.log_reader import LogReader, partition_bounds
+from utils.kafka_io.record_batches import Record
 from utils.settings import Kafka
 
 #: How long the log may say nothing before its end is reached.
@@ -39,7 +39,7 @@ def only(partition: int, found: Bounds) -> dict[int, tuple[int, int]]:
     return {p: (first if p == partition else end, end) for p, (first, end) in found.items()}
 
 
-def scan(kafka: Kafka, topic: str, wanted: Bounds) -> Iterator[Any]:
+def scan(kafka: Kafka, topic: str, wanted: Bounds) -> Iterator[Record]:
     """The committed records within bounds, those of one partition in order.
 
     Args:

@@ -1,11 +1,12 @@
 """Writing outside of the loop: record by record, or some of them in one transaction."""
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 from kafka import KafkaProducer
 from kafka.errors import KafkaError
+from kafka.producer.future import FutureRecordMetadata
 
 from utils import messages
 from utils.kafka_io.clients import (
@@ -49,7 +50,7 @@ class Sender:
                 allow_auto_create_topics=False,
             )
 
-    def send(self, record: Outgoing) -> Any:
+    def send(self, record: Outgoing) -> FutureRecordMetadata:
         """Queue a record; the returned future's `get(timeout)` waits for the broker."""
         return self._producer.send(
             record.topic,
@@ -119,8 +120,8 @@ class TransactionalSender:
         discard(self._producer)
 
 
-def announce(settings: Settings, record: Any) -> None:
-    """Send one record (a struct or a dict) to `retrain_topic` and wait for its acknowledgement.
+def announce(settings: Settings, record: messages.Event) -> None:
+    """Send one record to `retrain_topic` and wait for its acknowledgement.
 
     Raises:
         KafkaUnavailable: It could not be sent.

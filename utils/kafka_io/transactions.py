@@ -6,14 +6,15 @@ kafka-python 3.0.12 needs help to be exactly-once; each place says against what.
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from kafka import KafkaProducer, TopicPartition
 from kafka import errors as kafka_errors
 from kafka.admin import AbortTransactionSpec
 from kafka.errors import KafkaError
 from kafka.producer.producer_batch import FinalState, ProducerBatch
-from kafka.structs import OffsetAndMetadata
+from kafka.producer.transaction_manager import TransactionalRequestResult
+from kafka.structs import ConsumerGroupMetadata, OffsetAndMetadata
 
 from utils import messages
 from utils.kafka_io import record_batches
@@ -45,7 +46,7 @@ class Position(NamedTuple):
     metadata: str = ""
 
 
-def open_transactional_producer(kafka: Kafka, name: str, **more: Any) -> KafkaProducer:
+def open_transactional_producer(kafka: Kafka, name: str, **more: object) -> KafkaProducer:
     """A producer of transactions, `init_transactions` still to be called."""
     producer = KafkaProducer(
         **client_settings(kafka),
@@ -62,7 +63,7 @@ def open_transactional_producer(kafka: Kafka, name: str, **more: Any) -> KafkaPr
 
 def commit(
     producer: KafkaProducer,
-    membership: Any,
+    membership: ConsumerGroupMetadata | None,
     records: Mapping[TopicPartition, Sequence[Content]],
     positions: Mapping[TopicPartition, Position],
 ) -> None:
@@ -90,7 +91,7 @@ def commit(
     await_result(producer, manager.begin_commit())  # 5
 
 
-def await_result(producer: KafkaProducer, result: Any) -> None:
+def await_result(producer: KafkaProducer, result: TransactionalRequestResult) -> None:
     """Wait for what the transaction coordinator was asked.
 
     The public calls wait without end, and after a broker's restart they did.
@@ -150,7 +151,7 @@ def _retry_lost_coordinator_requests(producer: KafkaProducer) -> None:
     client = producer._sender._client
     await_ready = client.await_ready
 
-    def ready_or_not(*args: Any, **kwargs: Any) -> bool:
+    def ready_or_not(*args: object, **kwargs: object) -> bool:
         try:
             return bool(await_ready(*args, **kwargs))
         except KafkaError:

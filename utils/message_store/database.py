@@ -3,7 +3,6 @@
 import sqlite3
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, Engine
@@ -58,7 +57,7 @@ def engine(url: URL, shown: str, timeout: float, read_only: bool) -> Engine:
     Raises:
         StoreError: The driver is not installed, or the file's folder cannot be made.
     """
-    arguments: dict[str, Any] = {}
+    arguments: dict[str, object] = {}
     if url.get_backend_name() == "sqlite":
         if is_sqlite_file(url) and not read_only:
             try:

@@ -1,11 +1,10 @@
 """Moves the log into the message store, offsets and rows in one SQL transaction."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
 from utils import messages
 from utils.feature_tools import FeatureTools, MessageDecoder
-from utils.kafka_io import LogReader, TopicPartition
+from utils.kafka_io import LogReader, Record, TopicPartition
 from utils.message_store.records import Batch, Offsets, StoredMessage
 from utils.message_store.store import MessageStore
 from utils.settings import Kafka
@@ -103,7 +102,7 @@ class RecordDecoder:
         self._outcome = messages.Decoder(messages.Outcome)
         self._prediction = messages.Decoder(messages.Prediction)
 
-    def batch(self, polled: dict[TopicPartition, list[Any]]) -> Batch:
+    def batch(self, polled: Mapping[TopicPartition, Sequence[Record]]) -> Batch:
         """All usable records of a poll; those the predictor rejects are passed over."""
         batch = Batch(messages=[], outcomes=[], predictions=[], offsets={})
         for tp, records in polled.items():
@@ -120,7 +119,7 @@ class RecordDecoder:
             batch.offsets[(tp.topic, tp.partition)] = records[-1].offset + 1
         return batch
 
-    def _app_message(self, record: Any, batch: Batch) -> None:
+    def _app_message(self, record: Record, batch: Batch) -> None:
         message = self._message(record.value)
         batch.messages.append(
             StoredMessage(
@@ -133,12 +132,12 @@ class RecordDecoder:
             )
         )
 
-    def _late_outcome(self, record: Any, batch: Batch) -> None:
+    def _late_outcome(self, record: Record, batch: Batch) -> None:
         outcome = self._outcome(record.value)
         where = (record.partition, record.offset, record.timestamp)
         batch.outcomes.append((outcome.request_id, messages.label_text(outcome.outcome), *where))
 
-    def _prediction_made(self, record: Any, batch: Batch) -> None:
+    def _prediction_made(self, record: Record, batch: Batch) -> None:
         made = self._prediction(record.value)
         where = (record.partition, record.offset, record.timestamp)
         batch.predictions.append((made.request_id, made.model_id, made.probability, *where))

@@ -86,7 +86,7 @@ class StoreDatabase:
     @contextmanager
     def transaction(self, *, write: bool = False) -> Iterator[Connection]:
         """One transaction, which sees one state of the database from start to end."""
-        driver: Any = self._engine.dialect.dbapi
+        driver: Any = self._engine.dialect.dbapi  # a module of the driver's
         try:
             with self._engine.connect() as plain:
                 connection = plain.execution_options(write=write)

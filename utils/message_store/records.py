@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 Offsets = dict[tuple[str, int], int]
 
 
+#: Partition, offset and timestamp (milliseconds since 1970) of a record.
+LogPlace = tuple[int, int, int]
+
+
 class StoredMessage(NamedTuple):
     """A message as `ingest` takes it.
 
@@ -73,6 +77,30 @@ class Snapshot:
     outcomes: npt.NDArray[np.object_]
     offsets: Offsets
     topic_ids: dict[str, str]
+
+
+class StoredRequest(NamedTuple):
+    """What the store knows of one request.
+
+    Attributes:
+        request_id: Its name.
+        values: Raw values by column; None without a message.
+        message: Where the message is; None without one.
+        outcome: The outcome that counts; None while it is not known.
+        late_outcome: Where its record on `outcomes` is; None without one.
+        model_id: Of the model that predicted; None without a prediction.
+        probability: Of the positive class, or one for each class.
+        prediction: Where the prediction is; None without one.
+    """
+
+    request_id: str
+    values: dict[str, float | str | None] | None
+    message: LogPlace | None
+    outcome: str | None
+    late_outcome: LogPlace | None
+    model_id: int | None
+    probability: float | list[float] | None
+    prediction: LogPlace | None
 
 
 @dataclass(frozen=True)

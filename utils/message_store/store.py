@@ -19,7 +19,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from operator import itemgetter
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -28,7 +28,16 @@ from sqlalchemy.engine import Connection
 
 from utils.feature_tools import FeatureTools
 from utils.message_store.lifecycle import OtherLog, StoreDatabase
-from utils.message_store.records import Batch, Counts, Judged, Offsets, Snapshot, StoredMessage
+from utils.message_store.records import (
+    Batch,
+    Counts,
+    Judged,
+    LogPlace,
+    Offsets,
+    Snapshot,
+    StoredMessage,
+    StoredRequest,
+)
 from utils.message_store.tables import (
     HIDDEN,
     LONG_ID,
@@ -47,6 +56,8 @@ from utils.message_store.tables import (
     unescape_text,
 )
 from utils.messages import APP_MESSAGES, OUTCOMES, PREDICTIONS
+
+R = TypeVar("R", bound=tuple)
 
 
 class MessageStore:
@@ -187,7 +198,7 @@ class MessageStore:
         )
 
     def _with_ids(self, records: Iterable[TableRow]) -> list[TableRow]:
-        return [(self._stored_id(record[0]), *record[1:]) for record in records]
+        return [(self._stored_id(str(record[0])), *record[1:]) for record in records]
 
     def _stored_id(self, request_id: str) -> str:
         """The key of a request: its id, but for ids that a key column cannot hold."""
@@ -298,10 +309,10 @@ class MessageStore:
 
         parts = [row_decoder.part([], b"", ""), *parts]
         words = np.concatenate([part.words for part in parts], axis=1)
-        order: Any = np.argsort(words[0])
+        order: Any = np.argsort(words[0])  # NumPy takes an array or a slice
         if bool((order[1:] > order[:-1]).all()):
             order = slice(None)  # as it is: spares a copy of everything
-        columns: dict[str, Any] = {}
+        columns: dict[str, object] = {}
         for place, name in enumerate(self._features.columns):
             if place < self._tables.numbers:
                 columns[name] = pd.Series(words[1 + place].view("<f8")[order], copy=False)
@@ -315,35 +326,31 @@ class MessageStore:
             self._read_topic_ids(connection),
         )
 
-    def request(self, request_id: str) -> dict[str, Any] | None:
-        """Everything known about one request.
-
-        Returns:
-            request_id; values (by column; None without a message), partition, offset,
-            timestamp, inline_outcome; outcome (the one that counts), outcome_partition,
-            outcome_offset, outcome_timestamp (of its record on `outcomes`); model_id,
-            probability, prediction_partition, prediction_offset, prediction_timestamp.
-            None where nothing of it was read.
-        """
+    def request(self, request_id: str) -> StoredRequest | None:
+        """Everything known about one request; None where nothing of it was read."""
         table = self._tables.messages
         key = self._stored_id(request_id)
         with self._database.transaction() as connection:
-            row = connection.execute(sa.select(table).where(table.c.request_id == key)).first()
-        if row is None:
+            found = connection.execute(sa.select(table).where(table.c.request_id == key)).first()
+        if found is None:
             return None
-        known = dict(row._mapping)
-        values = [known.pop(column.name) for column in self._tables.columns]
-        packed, probabilities = known.pop("packed"), known.pop("probabilities")
-        if probabilities is not None:
-            known["probability"] = msgspec.json.decode(probabilities)
-        if known["outcome"] is None:
-            known["outcome"] = known["inline_outcome"]
-        known["request_id"] = request_id
-        known["values"] = None
-        if packed is not None:
-            texts = (unescape_text(v) if isinstance(v, str) else v for v in values)
-            known["values"] = dict(zip(self._features.columns, texts, strict=True))
-        return known
+        row = found._mapping
+        values = None
+        if row["packed"] is not None:
+            stored = (row[column.name] for column in self._tables.columns)
+            texts = (unescape_text(v) if isinstance(v, str) else v for v in stored)
+            values = dict(zip(self._features.columns, texts, strict=True))
+        several = row["probabilities"]
+        return StoredRequest(
+            request_id,
+            values,
+            _place(row, ""),
+            row["outcome"] if row["outcome"] is not None else row["inline_outcome"],
+            _place(row, "outcome_"),
+            row["model_id"],
+            row["probability"] if several is None else msgspec.json.decode(several),
+            _place(row, "prediction_"),
+        )
 
     def judged(self, model_id: int) -> Judged:
         """The predictions of one model with what came of them."""
@@ -366,7 +373,7 @@ class MessageStore:
         query = query.order_by(
             c.model_id, c.prediction_timestamp, c.prediction_partition, c.prediction_offset
         )
-        by_model: dict[int, list[Any]] = {}
+        by_model: dict[int, list[sa.Row]] = {}
         with self._database.transaction() as connection:
             for row in connection.execute(query):
                 by_model.setdefault(row[0], []).append(row)
@@ -387,12 +394,12 @@ class MessageStore:
             return Counts(*found, refused_outcomes=int(refused.scalar_one() or 0))
 
 
-def _drop_already_read(records: Sequence[Any], topic: str, place: int, read: Offsets) -> list[Any]:
+def _drop_already_read(records: Sequence[R], topic: str, place: int, read: Offsets) -> list[R]:
     """Records the store has not read; their partition is at `place`, then the offset."""
     return [r for r in records if r[place + 1] >= read.get((topic, r[place]), 0)]
 
 
-def _keep_newest(records: Sequence[Any], place: int) -> list[Any]:
+def _keep_newest(records: Sequence[R], place: int) -> list[R]:
     """The record at the highest (partition, offset) of each request_id."""
     in_order = sorted(records, key=itemgetter(place, place + 1))
     return list({record[0]: record for record in in_order}.values())
@@ -403,6 +410,13 @@ def _prediction_row(record: TableRow) -> TableRow:
     if isinstance(probability, list):
         return request_id, model_id, None, msgspec.json.encode(probability).decode(), *place
     return request_id, model_id, probability, None, *place
+
+
+def _place(row: sa.RowMapping, prefix: str) -> LogPlace | None:
+    """The columns of a record's place; None where there is no record."""
+    if row[f"{prefix}offset"] is None:
+        return None
+    return row[f"{prefix}partition"], row[f"{prefix}offset"], row[f"{prefix}timestamp"]
 
 
 def _before(
@@ -418,7 +432,7 @@ def _before(
     )
 
 
-def _judged_rows(model_id: int, rows: Sequence[Any], features: FeatureTools) -> Judged:
+def _judged_rows(model_id: int, rows: Sequence[sa.Row], features: FeatureTools) -> Judged:
     """Args: `rows`: (model_id, timestamp, probability, probabilities, outcome or None)."""
     wanted = 1 if len(features.classes) == 2 else len(features.classes)
     given: list[list[float]] = []

@@ -39,7 +39,9 @@ _MEMO = 100_000  # texts whose names are remembered
 HIDDEN = "\x1a"  # begins what stands for a character or text the database cannot take
 
 
-TableRow = tuple[Any, ...]
+#: A row's request_id, `packed` and `Tables.code`; or as many of them glued together.
+KnownRow = sa.Row[str, bytes, str]
+TableRow = tuple[object, ...]
 
 
 class Damaged(Exception):
@@ -129,7 +131,7 @@ class Tables:
         )
         self.is_known = sa.and_(c.offset.is_not(None), self.known_outcome.is_not(None))
 
-    def known_rows(self) -> sa.Select[Any]:
+    def known_rows(self) -> sa.Select[str, bytes, str]:
         """What a snapshot is made of, row by row."""
         c = self.messages.c
         return sa.select(c.request_id, c.packed, self.code).where(self.is_known)
@@ -219,6 +221,7 @@ class Upsert:
         quote = connection.dialect.identifier_preparer.quote
         columns = ", ".join(quote(column.name) for column in self._incoming.columns)
         target = f"{quote(self._incoming.name)} ({columns})"
+        # Any: psycopg's, which SQLAlchemy does not type.
         driver_connection: Any = connection.connection.driver_connection
         with driver_connection.cursor() as cursor, cursor.copy(f"COPY {target} FROM STDIN") as copy:
             for row in rows:
@@ -326,10 +329,10 @@ def chunks(connection: Connection, tables: Tables, row_decoder: RowDecoder) -> I
             yield row_decoder.part(decode(keys), packed, codes, plain)
 
 
-def rows_of(rows: Sequence[Any], row_decoder: RowDecoder) -> Part:
+def rows_of(rows: Sequence[KnownRow], row_decoder: RowDecoder) -> Part:
     """What `Tables.known_rows` gave, as one part."""
-    keys, packed, codes = zip(*rows, strict=True) if rows else ((), (), ())
-    return row_decoder.part(keys, b"".join(packed), "".join(codes))
+    keys = [row[0] for row in rows]
+    return row_decoder.part(keys, b"".join(row[1] for row in rows), "".join(row[2] for row in rows))
 
 
 def _glues_blobs(connection: Connection) -> bool:
@@ -340,7 +343,7 @@ def _glues_blobs(connection: Connection) -> bool:
     return bool(glued.scalar() == b"A\0\xff")
 
 
-def _glued(connection: Connection, tables: Tables) -> Iterator[Any]:
+def _glued(connection: Connection, tables: Tables) -> Iterator[KnownRow]:
     c, f = tables.messages.c, sa.func
     if connection.dialect.name == "postgresql":
         query = sa.select(
@@ -362,7 +365,7 @@ def _glued(connection: Connection, tables: Tables) -> Iterator[Any]:
         yield connection.execute(query, {"first": begin, "last": begin + _CHUNK - 1}).one()
 
 
-def escape_text(text: str | None) -> Any:
+def escape_text(text: str | None) -> str | None:
     r"""A text without NUL, which PostgreSQL does not take.
 
     >>> escape_text("a\0b"), unescape_text(escape_text("a\0\x1ab")) == "a\0\x1ab"
@@ -395,6 +398,6 @@ def sql_names(columns: Sequence[str]) -> list[str]:
     return names
 
 
-def insert_into(dialect: Dialect, table: sa.Table) -> Any:
+def insert_into(dialect: Dialect, table: sa.Table) -> postgresql.Insert | sqlite.Insert:
     """The dialect's own INSERT, which knows ON CONFLICT."""
-    return (postgresql if dialect.name == "postgresql" else sqlite).insert(table)
+    return postgresql.insert(table) if dialect.name == "postgresql" else sqlite.insert(table)

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any
 
 import msgspec
 import numpy as np
@@ -23,7 +22,15 @@ from utils.boosting import lgb
 from utils.durable_files import open_folder, read_plain
 from utils.errors import UserError, describe_error
 from utils.feature_tools import FeatureTools, IntegerCodes, MessageDecoder
-from utils.messages import BadRecord
+from utils.figures import BothMetrics, Comparison
+from utils.messages import DECODE_ERRORS, BadRecord, Label
+from utils.model_store.manifest import (
+    GoldenRow,
+    HistoryLine,
+    Manifest,
+    Parameters,
+    TrainingRecord,
+)
 
 MODEL, FEATURES, MANIFEST = "model.txt", "features.json", "manifest.json"
 
@@ -37,8 +44,6 @@ TOLERANCE = 1e-12
 REMEMBERED = 20
 LIBRARIES = ("lightgbm", "numpy", "pandas", "scikit-learn", "scipy", "hyperopt", "msgspec")
 
-ModelId = Annotated[int, msgspec.Meta(ge=1)]
-
 
 class ModelStoreError(UserError):
     """The store cannot do it; the text is one line meant for the user."""
@@ -50,16 +55,15 @@ class BundleError(ModelStoreError):
 
 @dataclass(frozen=True)
 class Draft:
-    """What a training hands over to become a bundle. Figures may be numpy's.
+    """What a training hands over to become a bundle.
 
     Attributes:
         model_text: LightGBM's text format.
         features: The preprocessor, fitted.
         hyperparameters: With `num_boost_round`.
-        training: What was learnt from: `base_data_sha256`, `rows`, `offsets` as
-            {topic: {partition: next offset}}, ...
+        training: What was learnt from, and by which search.
         golden_rows: A few rows as a client may send them ({column: value}), at least one.
-        metrics: `challenger` and `champion` on the validation rows, each a dict or None.
+        metrics: Its figures and the champion's on the validation rows.
         gate: What the gate compared and decided; None where there was no champion.
         batch_ids: The retrain requests that this training answers.
         parent_id: The bundle it was to replace; None for the first.
@@ -67,36 +71,14 @@ class Draft:
 
     model_text: str
     features: FeatureTools
-    hyperparameters: Mapping[str, Any]
+    hyperparameters: Parameters
     seed: int
-    training: Mapping[str, Any]
-    golden_rows: Sequence[Mapping[str, Any]]
-    metrics: Mapping[str, Any] = field(default_factory=dict)
-    gate: Mapping[str, Any] | None = None
+    training: TrainingRecord
+    golden_rows: Sequence[Mapping[str, Label | None]]
+    metrics: BothMetrics = field(default_factory=BothMetrics)
+    gate: Comparison | None = None
     batch_ids: Sequence[str] = ()
     parent_id: int | None = None
-
-
-class _GoldenRow(msgspec.Struct, frozen=True):
-    data: dict[str, Any]
-    probability: float | list[float]
-
-
-class _Manifest(msgspec.Struct, frozen=True):
-    """What is checked of a manifest; the rest is for people and for `rebuild`."""
-
-    model_id: ModelId
-    parent_id: ModelId | None
-    created: str
-    accepted: bool
-    batch_ids: list[str]
-    gate: dict[str, Any] | None
-    metrics: dict[str, Any]
-    training: dict[str, Any]
-    history: list[dict[str, Any]]
-    sha256: dict[str, str]
-    manifest_sha256: str
-    golden: Annotated[list[_GoldenRow], msgspec.Meta(min_length=1)]
 
 
 @dataclass(frozen=True)
@@ -106,14 +88,13 @@ class Bundle:
     model_id: int
     booster: lgb.Booster
     features: FeatureTools
-    manifest: dict[str, Any]
+    manifest: Manifest
     decoder: MessageDecoder
 
     @property
     def parent_id(self) -> int | None:
         """The bundle that this one was to replace."""
-        parent: int | None = self.manifest["parent_id"]
-        return parent
+        return self.manifest.parent_id
 
     def score(self, matrix: np.ndarray) -> np.ndarray:
         """Probabilities for rows that `features` has transformed.
@@ -126,8 +107,7 @@ class Bundle:
         Returns:
             float64: (rows,) for two classes, that of class 1; else (rows, classes).
         """
-        # One thread: waking a second one costs 0.6 ms a call, more than most batches take.
-        return np.asarray(self.booster.predict(matrix, num_threads=1))
+        return _score(self.booster, matrix)
 
 
 def predicted_codes(scores: np.ndarray) -> IntegerCodes:
@@ -147,8 +127,8 @@ def predicted_codes(scores: np.ndarray) -> IntegerCodes:
 
 
 def render(
-    draft: Draft, model_id: int, accepted: bool, history: Sequence[Mapping[str, Any]]
-) -> tuple[dict[str, Any], dict[str, bytes]]:
+    draft: Draft, model_id: int, accepted: bool, history: Sequence[HistoryLine]
+) -> tuple[Manifest, dict[str, bytes]]:
     """The manifest of a draft, and its three files by name.
 
     Raises:
@@ -156,43 +136,38 @@ def render(
     """
     files = {MODEL: draft.model_text.encode(), FEATURES: draft.features.to_json()}
     try:
-        golden = _score_golden_rows(draft, files)
-        manifest = _to_json_types(
-            {
-                "model_id": model_id,
-                "parent_id": draft.parent_id,
-                "created": utc_now(),
-                "accepted": accepted,
-                "batch_ids": list(draft.batch_ids),
-                "hyperparameters": draft.hyperparameters,
-                "seed": draft.seed,
-                "training": draft.training,
-                "metrics": draft.metrics,
-                "gate": draft.gate,
-                "versions": _versions(),
-                "sha256": {name: sha256(content) for name, content in files.items()},
-                "golden": golden,
-                "history": history[-REMEMBERED:],
-            }
+        manifest = Manifest(
+            model_id=model_id,
+            parent_id=draft.parent_id,
+            created=utc_now(),
+            accepted=accepted,
+            batch_ids=list(draft.batch_ids),
+            hyperparameters=draft.hyperparameters,
+            seed=draft.seed,
+            training=draft.training,
+            metrics=draft.metrics,
+            gate=draft.gate,
+            versions=_versions(),
+            sha256={name: sha256(content) for name, content in files.items()},
+            golden=_score_golden_rows(draft, files),
+            history=[msgspec.Raw(to_json(line)) for line in history[-REMEMBERED:]],
         )
-        content = seal(manifest)
-        _read_manifest(content)  # what is published can be loaded
+        content = seal(msgspec.structs.asdict(manifest))
+        manifest = _read_manifest(content)  # what is published can be loaded
     except (ValueError, TypeError, BadRecord, lgb.basic.LightGBMError) as error:
         raise BundleError(f"the draft of bundle {model_id}: {describe_error(error)}") from None
     return manifest, files | {MANIFEST: content}
 
 
-def _score_golden_rows(draft: Draft, files: Mapping[str, bytes]) -> list[dict[str, Any]]:
-    rows = [{"data": _to_json_types(dict(row))} for row in draft.golden_rows]
-    bundle = _assemble(0, {}, files)  # from the bytes, as whoever loads it will
-    probabilities = _score_rows(bundle, [row["data"] for row in rows])
-    return [
-        {**row, "probability": probability}
-        for row, probability in zip(rows, probabilities.tolist(), strict=True)
-    ]
+def _score_golden_rows(draft: Draft, files: Mapping[str, bytes]) -> list[GoldenRow]:
+    features, booster = _assemble(files)  # from the bytes, as whoever loads it will
+    rows = [msgspec.json.decode(to_json(row)) for row in draft.golden_rows]
+    scores = _score_rows(features, booster, rows).tolist()
+    return [GoldenRow(row, score) for row, score in zip(rows, scores, strict=True)]
 
 
-def _assemble(model_id: int, manifest: dict[str, Any], files: Mapping[str, bytes]) -> Bundle:
+def _assemble(files: Mapping[str, bytes]) -> tuple[FeatureTools, lgb.Booster]:
+    """The preprocessor and the model; they have to fit each other."""
     features = FeatureTools.from_json(files[FEATURES])
     booster = lgb.Booster(model_str=files[MODEL].decode())
     columns, classes = len(features.feature_names), len(features.classes)
@@ -202,14 +177,21 @@ def _assemble(model_id: int, manifest: dict[str, Any], files: Mapping[str, bytes
         )
     if booster.num_model_per_iteration() != (1 if classes == 2 else classes):
         raise ValueError(f"{MODEL} does not predict the {classes} classes of {FEATURES}")
-    return Bundle(model_id, booster, features, manifest, MessageDecoder(features))
+    return features, booster
 
 
-def _score_rows(bundle: Bundle, rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
+def _score_rows(
+    features: FeatureTools, booster: lgb.Booster, rows: Sequence[Mapping[str, Label | None]]
+) -> np.ndarray:
     """Score rows as the predictor scores messages: from bytes."""
+    decode = MessageDecoder(features)
     values = [msgspec.json.encode({"request_id": "golden", "data": row}) for row in rows]
-    decoded = [bundle.decoder(value).data for value in values]
-    return bundle.score(bundle.features.transform_rows(decoded))
+    return _score(booster, features.transform_rows([decode(value).data for value in values]))
+
+
+def _score(booster: lgb.Booster, matrix: np.ndarray) -> np.ndarray:
+    # One thread: waking a second one costs 0.6 ms a call, more than most batches take.
+    return np.asarray(booster.predict(matrix, num_threads=1))
 
 
 def load_bundle(path: Path) -> Bundle:
@@ -230,38 +212,37 @@ def load_bundle(path: Path) -> Bundle:
 
 def _verify(model_id: int, files: Mapping[str, bytes]) -> Bundle:
     """Check in the order of what may be trusted: hashes, then the parts, then golden rows."""
-    manifest, checked = _read_manifest(files[MANIFEST])
-    if checked.model_id != model_id:
-        raise ValueError(f"{MANIFEST} is that of bundle {checked.model_id}")
-    if set(checked.sha256) != {MODEL, FEATURES}:  # names are compared, never used as paths
+    manifest = _read_manifest(files[MANIFEST])
+    if manifest.model_id != model_id:
+        raise ValueError(f"{MANIFEST} is that of bundle {manifest.model_id}")
+    if set(manifest.sha256) != {MODEL, FEATURES}:  # names are compared, never used as paths
         raise ValueError(f"{MANIFEST} has hashes of other files than {MODEL} and {FEATURES}")
     # Before LightGBM sees it: a truncated model text ends the process (segmentation fault).
-    for name, expected in checked.sha256.items():
+    for name, expected in manifest.sha256.items():
         if sha256(files[name]) != expected:
             raise ValueError(f"{name} does not match its SHA-256")
-    bundle = _assemble(model_id, manifest, files)
-    scored = _score_rows(bundle, [row.data for row in checked.golden])
-    recorded = np.array([row.probability for row in checked.golden], dtype=np.float64)
+    features, booster = _assemble(files)
+    scored = _score_rows(features, booster, [row.data for row in manifest.golden])
+    recorded = np.array([row.probability for row in manifest.golden], dtype=np.float64)
     if scored.shape != recorded.shape or not (np.abs(scored - recorded) <= TOLERANCE).all():
         raise ValueError("the golden rows do not score as recorded")
-    return bundle
+    return Bundle(model_id, booster, features, manifest, MessageDecoder(features))
 
 
-def _read_manifest(content: bytes) -> tuple[dict[str, Any], _Manifest]:
+def _read_manifest(content: bytes) -> Manifest:
     try:
-        manifest = msgspec.json.decode(content)
-        checked = msgspec.convert(manifest, _Manifest)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        manifest = msgspec.json.decode(content, type=Manifest)
+    except DECODE_ERRORS as error:
         raise ValueError(f"{MANIFEST}: {describe_error(error)}") from None
-    seal = checked.manifest_sha256.encode()
-    if sha256(content.replace(b'"%b"' % seal, b'""', 1)) != checked.manifest_sha256:
+    recorded = manifest.manifest_sha256
+    if sha256(content.replace(b'"%b"' % recorded.encode(), b'""', 1)) != recorded:
         raise ValueError(f"{MANIFEST} does not match its SHA-256")
-    return manifest, checked
+    return manifest
 
 
-def seal(manifest: Mapping[str, Any]) -> bytes:
+def seal(manifest: Mapping[str, object]) -> bytes:
     """A manifest's bytes, beginning with the hash of all of them but the hash itself."""
-    content = to_pretty_json({"manifest_sha256": ""} | dict(manifest))
+    content = to_pretty_json({**manifest, "manifest_sha256": ""})
     return content.replace(b'""', b'"%b"' % sha256(content).encode(), 1)
 
 
@@ -291,22 +272,22 @@ def _versions() -> dict[str, str]:
     return versions
 
 
-def _to_json_types(value: Any) -> Any:
-    """What JSON keeps of a value: numpy's numbers as numbers, NaN as None."""
-
-    def without_numpy(value: Any) -> Any:
-        if isinstance(value, np.generic | np.ndarray):
-            return value.tolist()
-        if isinstance(value, Mapping):
-            return dict(value)
-        raise TypeError(f"JSON has no {type(value).__name__}")
-
-    return msgspec.json.decode(msgspec.json.encode(value, enc_hook=without_numpy))
+def to_json(value: object) -> bytes:
+    """JSON of structs and dicts, with numpy's numbers as numbers and NaN as null."""
+    return msgspec.json.encode(value, enc_hook=_without_numpy)
 
 
-def to_pretty_json(value: Any) -> bytes:
+def _without_numpy(value: object) -> object:
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"JSON has no {type(value).__name__}")
+
+
+def to_pretty_json(value: object) -> bytes:
     """JSON for people to read."""
-    return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
+    return msgspec.json.format(to_json(value), indent=2) + b"\n"
 
 
 @contextmanager

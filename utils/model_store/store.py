@@ -12,10 +12,9 @@ import fcntl
 import os
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -28,17 +27,25 @@ from utils.durable_files import (
     write_folder,
 )
 from utils.errors import describe_error
+from utils.messages import BadRecord
 from utils.model_store.bundle import (
     Bundle,
     BundleError,
     Draft,
-    ModelId,
     ModelStoreError,
     disk_errors_as,
     load_bundle,
     render,
     to_pretty_json,
     utc_now,
+)
+from utils.model_store.manifest import (
+    HistoryLine,
+    ModelId,
+    PublishedModel,
+    RolledBack,
+    decode_history_line,
+    published,
 )
 
 CURRENT, HISTORY, LOCK, TEMPORARY = "current.json", "history.jsonl", ".lock", ".tmp-"
@@ -125,30 +132,31 @@ class ModelStore:
         except OSError as error:
             raise BundleError(f"cannot read {self.path}: {describe_error(error)}") from None
 
-    def history(self) -> list[dict[str, Any]]:
+    def history(self) -> list[HistoryLine]:
         """Every bundle ever made and every rollback, oldest first.
-
-        A bundle: `model_id`, `parent_id`, `created`, `accepted`, `batch_ids`, `gate`,
-        `metrics`, `rows`, `base_data_sha256`, `offsets`, `topic_ids`. A rollback: `rollback_to`,
-        `from`, `reason`, `created`.
 
         Raises:
             ModelStoreError: The file cannot be read, or a line is damaged.
         """
         return self._read_history()[0]
 
-    def trainings_for(self, batch_ids: Iterable[str]) -> dict[str, dict[str, Any]]:
+    def published(self, model_id: int) -> PublishedModel | None:
+        """A bundle's line of the history, also after it was pruned; None if it never existed."""
+        lines = published(self.history())
+        return next((line for line in lines if line.model_id == model_id), None)
+
+    def trainings_for(self, batch_ids: Iterable[str]) -> dict[str, PublishedModel]:
         """For each retrain request that a bundle has answered, that one's line of the history."""
         asked = set(batch_ids)
         return {
             batch_id: line
-            for line in self.history()
-            for batch_id in asked.intersection(line.get("batch_ids", ()))
+            for line in published(self.history())
+            for batch_id in asked.intersection(line.batch_ids)
         }
 
     def next_id(self) -> int:
         """A number that no bundle has had; it is yours only inside `writing`."""
-        known: list[int] = [line["model_id"] for line in self.history() if "model_id" in line]
+        known = [line.model_id for line in published(self.history())]
         there = [int(path.name) for path in self.path.glob("[1-9]*") if _is_id(path.name)]
         return max([0, *known, *there]) + 1
 
@@ -221,7 +229,7 @@ class ModelStore:
                 sync_folder(self.path)
                 on_step("renamed")
                 # 3
-                self._append(_history_line(manifest))
+                self._append(manifest.history_line())
                 on_step("recorded")
                 # 4
                 if accepted:
@@ -336,8 +344,8 @@ class ModelStore:
             notes.append(f"removed {left.name}, left by a writer that was killed")
         return notes
 
-    def _record_unrecorded(self, lines: list[dict[str, Any]]) -> list[str]:
-        last = max((line["model_id"] for line in lines if "model_id" in line), default=0)
+    def _record_unrecorded(self, lines: Sequence[HistoryLine]) -> list[str]:
+        last = max((line.model_id for line in published(lines)), default=0)
         found, notes = [], []
         for model_id in self.on_disk():
             if model_id > last:
@@ -345,14 +353,16 @@ class ModelStore:
                     found.append(self.load(model_id).manifest)
                 except BundleError as error:
                     notes.append(f"not recorded: {error}")
-        lost = found[-1]["history"] if found and not lines else []
-        known = {line.get("model_id") for line in lost}
+        lost: list[HistoryLine] = []
+        if found and not lines:
+            lost = [decode_history_line(bytes(line)) for line in found[-1].history]
         for line in lost:
             self._append(line)
+        known = {line.model_id for line in published(lost)}
         for manifest in found:
-            if manifest["model_id"] not in known:
-                self._append(_history_line(manifest))
-                notes.append(f"recorded bundle {manifest['model_id']}")
+            if manifest.model_id not in known:
+                self._append(manifest.history_line())
+                notes.append(f"recorded bundle {manifest.model_id}")
         if lost:
             self._trust_current()
         return notes
@@ -385,7 +395,7 @@ class ModelStore:
             raise
         sync_folder(self.path)
 
-    def _read_history(self) -> tuple[list[dict[str, Any]], int]:
+    def _read_history(self) -> tuple[list[HistoryLine], int]:
         """The history and how many bytes of it are whole lines."""
         path = self.path / HISTORY
         try:
@@ -396,11 +406,11 @@ class ModelStore:
             raise ModelStoreError(f"cannot read {path}: {describe_error(error)}") from None
         # Only a line with its end was ever acted on, so one without can be dropped.
         whole = content.rfind(b"\n") + 1
-        lines = []
+        lines: list[HistoryLine] = []
         for number, text in enumerate(content[:whole].splitlines(), start=1):
             try:
-                lines.append(_checked_line(msgspec.json.decode(text)))
-            except (ValueError, RecursionError) as error:
+                lines.append(decode_history_line(text))
+            except BadRecord as error:
                 raise ModelStoreError(f"{path}, line {number}: {describe_error(error)}") from None
         return lines, whole
 
@@ -410,7 +420,7 @@ class ModelStore:
         except FileNotFoundError:
             return 0
 
-    def _append(self, line: Mapping[str, Any]) -> None:
+    def _append(self, line: HistoryLine) -> None:
         size = self._history_size()
         try:
             with (self.path / HISTORY).open("ab") as file:
@@ -446,30 +456,32 @@ class ModelStore:
             remove(gone)
 
 
-def serving_id(history: Sequence[Mapping[str, Any]]) -> int | None:
+def serving_id(history: Iterable[HistoryLine]) -> int | None:
     """Which bundle serves, by the history; None before the first accepted one.
 
-    >>> serving_id([{"model_id": 1, "accepted": True}, {"model_id": 2, "accepted": False}])
+    >>> first = PublishedModel(model_id=1, accepted=True)
+    >>> serving_id([first, PublishedModel(model_id=2, accepted=False)])
     1
     """
     served: int | None = None
     for line in history:
-        if "rollback_to" in line:
-            served = line["rollback_to"]
-        elif line["accepted"]:
-            served = line["model_id"]
+        if isinstance(line, RolledBack):
+            served = line.rollback_to
+        elif line.accepted:
+            served = line.model_id
     return served
 
 
-def _best_first(history: Sequence[Mapping[str, Any]]) -> list[int]:
+def _best_first(history: Iterable[HistoryLine]) -> list[int]:
     """Every bundle ever made, the one most worth keeping first."""
-    accepted, taken_back = {}, set()
+    accepted: dict[int, bool] = {}
+    taken_back: set[int | None] = set()
     for line in history:
-        if "rollback_to" in line:
-            taken_back.discard(line["rollback_to"])
-            taken_back.add(line["from"])
+        if isinstance(line, RolledBack):
+            taken_back.discard(line.rollback_to)
+            taken_back.add(line.from_id)
         else:
-            accepted[line["model_id"]] = line["accepted"]
+            accepted[line.model_id] = line.accepted
     return sorted(
         accepted,
         key=lambda model_id: (accepted[model_id], model_id not in taken_back, model_id),
@@ -477,25 +489,8 @@ def _best_first(history: Sequence[Mapping[str, Any]]) -> list[int]:
     )
 
 
-def _checked_line(line: Any) -> dict[str, Any]:
-    if isinstance(line, dict):
-        if type(line.get("rollback_to")) is int and "from" in line:
-            return line
-        if type(line.get("model_id")) is int and type(line.get("accepted")) is bool:
-            return line
-    raise ValueError("neither a bundle nor a rollback")
-
-
-def _history_line(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    names = ("model_id", "parent_id", "created", "accepted", "batch_ids", "gate", "metrics")
-    learnt_from = ("rows", "base_data_sha256", "offsets", "topic_ids")
-    return {name: manifest[name] for name in names} | {
-        name: manifest["training"].get(name) for name in learnt_from
-    }
-
-
-def _rollback_line(to: int, served: int | None, reason: str) -> dict[str, Any]:
-    return {"rollback_to": to, "from": served, "reason": reason, "created": utc_now()}
+def _rollback_line(to: int, served: int | None, reason: str) -> RolledBack:
+    return RolledBack(rollback_to=to, from_id=served, reason=reason, created=utc_now())
 
 
 def _is_id(name: str) -> bool:

@@ -1,0 +1,138 @@
+"""An explanation of a prediction for people to read."""
+
+from datetime import UTC, datetime
+
+import msgspec
+from msgspec import UNSET
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from ops.explain import (
+    TOLERANCE,
+    Contributions,
+    Explanation,
+    KnownOutcome,
+    Message,
+    Model,
+    Place,
+    Recomputed,
+    value_text,
+)
+from utils import messages
+from utils.figures import Comparison, Metrics
+
+
+def show(found: Explanation, console: Console) -> None:
+    """Print what `why` returns."""
+    say = _Lines(console)
+    say("request", f"{found.request_id!r}, from {found.source}")
+    if (found.sent or 0) > 1:
+        say("", f"sent {found.sent} times; this is about the newest")
+    _show_message(say, found.message)
+    _show_predictions(say, found)
+    _show_outcome(say, found.outcome)
+    if found.model is not None:
+        _show_model(say, found.model)
+    if found.contributions is not None and found.recomputed is not None:
+        _show_contributions(say, console, found.contributions, found.recomputed)
+
+
+class _Lines:
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def __call__(self, name: str, text: str) -> None:
+        self._console.print(f"[bold]{name:<12}[/]{escape(text)}", highlight=False, soft_wrap=True)
+
+
+def _show_message(say: _Lines, message: Message | None) -> None:
+    if message is None:
+        say("message", "none is known")
+    elif message.values is None:
+        say("message", f"{_at(messages.APP_MESSAGES, message)}, rejected: {message.rejected}")
+    else:
+        say("message", _at(messages.APP_MESSAGES, message))
+        values = (f"{name}={value_text(value)}" for name, value in message.values.items())
+        say("", ", ".join(values))
+
+
+def _show_predictions(say: _Lines, found: Explanation) -> None:
+    if not found.predictions:
+        say("prediction", "none")
+    for each in found.predictions:
+        name = "prediction" if each is found.answer else "(another)"
+        decided = "" if each.label is UNSET else f"{each.prediction} ({each.label}), "
+        say(
+            name,
+            f"{decided}probability {each.probability!r}, by model {each.model_id}; "
+            f"{_at(messages.PREDICTIONS, each)}",
+        )
+    if found.predictions and found.answer is None:
+        say("", "none of them answers the newest message")
+
+
+def _show_outcome(say: _Lines, outcome: KnownOutcome | None) -> None:
+    if outcome is None:
+        say("outcome", "not known yet")
+    elif outcome.partition is None or outcome.offset is None or outcome.timestamp is None:
+        say("outcome", f"{outcome.outcome}, inside the message")
+    else:
+        place = Place(outcome.partition, outcome.offset, outcome.timestamp)
+        say("outcome", f"{outcome.outcome}, {_at(messages.OUTCOMES, place)}")
+
+
+def _show_model(say: _Lines, model: Model) -> None:
+    accepted = {True: "accepted", False: "refused", None: "not in the history"}[model.accepted]
+    parent = f"parent {model.parent_id}" if model.parent_id else "no parent"
+    say("model", f"{model.model_id}, {parent}, made {model.created}, {accepted}")
+    if model.pruned:
+        say("", "PRUNED: its bundle is no longer there, so no contributions; the history remembers")
+    read = [
+        f"{topic}-{number} up to {end}"
+        for topic, partitions in (model.offsets or {}).items()
+        for number, end in partitions.items()
+    ]
+    base = str(model.base_data_sha256)[:12]
+    say("trained on", f"{model.rows} rows: base data {base}..., {', '.join(read) or 'no log'}")
+    held = "held out of training, for validation" if model.held_out else "for training"
+    say("", f"rows of this request_id are {held}")
+    if model.metrics is not None:
+        for name, metrics in (
+            ("its figures", model.metrics.challenger),
+            ("its parent's", model.metrics.champion),
+        ):
+            if metrics is not None:
+                say(name, _figures(metrics))
+    if model.gate is not None:
+        say("gate", _figures(model.gate))
+
+
+def _figures(figures: Metrics | Comparison) -> str:
+    named = msgspec.structs.asdict(figures).items()
+    return ", ".join(
+        f"{name} {f'{value:.6g}' if isinstance(value, float) else value}" for name, value in named
+    )
+
+
+def _show_contributions(
+    say: _Lines, console: Console, parts: Contributions, again: Recomputed
+) -> None:
+    table = Table(caption=f"what speaks for {escape(parts.of)} (+) and against it (-)")
+    for heading in ("feature", "value", "log-odds"):
+        table.add_column(heading, justify="right" if heading == "log-odds" else "left")
+    for row in parts.features:
+        table.add_row(escape(row.name), escape(value_text(row.value)), f"{row.contribution:+.6f}")
+    table.add_section()
+    table.add_row("base value", "", f"{parts.base_value:+.6f}")
+    table.add_row("sum", "", f"{parts.sum:+.6f}")
+    console.print(table)
+    agrees = "as predicted" if parts.adds_up else "NOT what the model predicts"
+    say("adds up", f"the sum gives probability {parts.probability!r}, {agrees} (to {TOLERANCE})")
+    same = "the same bits" if again.same_bits else "NOT the same bits"
+    say("recomputed", f"{again.probability!r}, {same} as in the prediction's record")
+
+
+def _at(topic: str, place: Place) -> str:
+    then = datetime.fromtimestamp(place.timestamp / 1000, UTC).isoformat(timespec="milliseconds")
+    return f"{topic}-{place.partition} offset {place.offset}, {then}"

@@ -1,0 +1,161 @@
+"""What is written about a bundle: its manifest, and its line of the history."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated
+
+import msgspec
+
+from utils.figures import BothMetrics, Comparison
+from utils.messages import KeyedUnion, Label
+
+ModelId = Annotated[int, msgspec.Meta(ge=1)]
+#: {topic: {partition: next offset to read}}; JSON's keys are text.
+TopicOffsets = Mapping[str, Mapping[str, int]]
+#: As JSON has them: LightGBM tells 21 from 21.0.
+Parameters = Mapping[str, int | float]
+
+
+class TrialRecord(msgspec.Struct, frozen=True):
+    """One set of parameters that a search validated.
+
+    Attributes:
+        loss: Cross-validated log loss in nats; None where it was no number.
+        rounds: Boosting rounds of that loss.
+        params: LightGBM's parameters.
+        given_up: Whether validating it was stopped early.
+        seconds: How long validating it took.
+    """
+
+    loss: float | None
+    rounds: int
+    params: Parameters
+    given_up: bool
+    seconds: float
+
+
+class TrainingRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What a model was learnt from, and by which search.
+
+    Attributes:
+        rows: Rows that it was fitted on.
+        base_data: The base data's file.
+        base_data_sha256: Of that file.
+        offsets: Up to where the log was read.
+        topic_ids: Kafka's ids of the topics that the offsets are of.
+        hyper: The optimiser's name.
+        evaluations: Candidates of the search.
+        learnt_from: Candidates of earlier searches that the optimiser remembered.
+        cv_loss: The winner's cross-validated log loss, nats.
+        trials: Each validation in its order.
+        seconds: How long each part of the training took.
+    """
+
+    rows: int | None = None
+    base_data: str | None = None
+    base_data_sha256: str | None = None
+    offsets: TopicOffsets = msgspec.field(default_factory=dict)
+    topic_ids: Mapping[str, str] = msgspec.field(default_factory=dict)
+    hyper: str | None = None
+    evaluations: int | None = None
+    learnt_from: int = 0
+    cv_loss: float | None = None
+    trials: Sequence[TrialRecord] = ()
+    seconds: Mapping[str, float] = msgspec.field(default_factory=dict)
+
+
+class GoldenRow(msgspec.Struct, frozen=True):
+    """A row as a client may send it, and the probability that the bundle gives it."""
+
+    data: Mapping[str, Label | None]
+    probability: float | list[float]
+
+
+class PublishedModel(msgspec.Struct, frozen=True, kw_only=True):
+    """A line of the history: a bundle was published."""
+
+    model_id: int
+    parent_id: int | None = None
+    created: str = ""
+    accepted: bool
+    batch_ids: Sequence[str] = ()
+    gate: Comparison | None = None
+    metrics: BothMetrics = BothMetrics()
+    rows: int | None = None
+    base_data_sha256: str | None = None
+    offsets: TopicOffsets | None = None
+    topic_ids: Mapping[str, str] | None = None
+
+
+class RolledBack(msgspec.Struct, frozen=True, kw_only=True, rename={"from_id": "from"}):
+    """A line of the history: another bundle serves from now on."""
+
+    rollback_to: int
+    from_id: int | None
+    reason: str = ""
+    created: str = ""
+
+
+HistoryLine = PublishedModel | RolledBack
+
+decode_history_line: KeyedUnion[HistoryLine] = KeyedUnion(
+    {"rollback_to": RolledBack, "model_id": PublishedModel}
+)
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """All that is known of a bundle; manifest.json.
+
+    Attributes:
+        manifest_sha256: Of the file, with this field empty.
+        model_id: The bundle's number.
+        parent_id: The bundle that it was to replace; None for the first.
+        created: UTC, ISO 8601.
+        accepted: Whether the gate let it through.
+        batch_ids: The retrain requests that it answers.
+        hyperparameters: LightGBM's, with `num_boost_round`.
+        seed: Of search and fit.
+        training: What it was learnt from.
+        metrics: Its figures and those of the champion on the validation rows.
+        gate: What the gate compared; None where there was no champion.
+        versions: Of Python and the libraries.
+        sha256: Of model.txt and features.json.
+        golden: Rows that it has to score as recorded.
+        history: The last lines of the history before it.
+    """
+
+    manifest_sha256: str = ""
+    model_id: ModelId
+    parent_id: ModelId | None
+    created: str
+    accepted: bool
+    batch_ids: Sequence[str]
+    hyperparameters: Parameters = msgspec.field(default_factory=dict)
+    seed: int = 0
+    training: TrainingRecord
+    metrics: BothMetrics
+    gate: Comparison | None
+    versions: Mapping[str, str] = msgspec.field(default_factory=dict)
+    sha256: Mapping[str, str]
+    golden: Annotated[Sequence[GoldenRow], msgspec.Meta(min_length=1)]
+    history: Sequence[msgspec.Raw]  # of `HistoryLine`
+
+    def history_line(self) -> PublishedModel:
+        """The bundle's line of the history."""
+        return PublishedModel(
+            model_id=self.model_id,
+            parent_id=self.parent_id,
+            created=self.created,
+            accepted=self.accepted,
+            batch_ids=self.batch_ids,
+            gate=self.gate,
+            metrics=self.metrics,
+            rows=self.training.rows,
+            base_data_sha256=self.training.base_data_sha256,
+            offsets=self.training.offsets,
+            topic_ids=self.training.topic_ids,
+        )
+
+
+def published(history: Iterable[HistoryLine]) -> list[PublishedModel]:
+    """The bundles of a history, oldest first."""
+    return [line for line in history if isinstance(line, PublishedModel)]
