@@ -26,7 +26,7 @@ ENDPOINT = (
 
 
 class BrokerError(Exception):
-    """The broker cannot be fetched or started; the text is one line for the user."""
+    """The broker cannot be fetched or started; its text is one line for the user."""
 
 
 class Jar(NamedTuple):

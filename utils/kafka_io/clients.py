@@ -24,7 +24,7 @@ METADATA_MAX_AGE_MS = 5_000
 
 
 class KafkaUnavailable(Exception):
-    """The cluster cannot be used now; the text is one line for the user."""
+    """The cluster cannot be used now; its text is one line meant for the user."""
 
 
 #: Errors that callers retry: they end when the cluster has recovered.

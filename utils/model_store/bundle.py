@@ -1,8 +1,8 @@
-"""What a bundle is: a model and its preprocessor, from draft to bytes and back.
+"""The bundle: a model and its preprocessor, rendered to files and loaded from them.
 
-A bundle is three files, text and JSON: model.txt, features.json and manifest.json. They
-are made here (`render`), and read and verified before any use (`load_bundle`); loading runs no
-code from them. Where bundles are kept, and which one serves, is `utils.model_store.store`'s.
+A bundle is three files, text and JSON: model.txt, features.json and manifest.json. `render`
+creates their content from a draft; `load_bundle` reads and verifies them before any use and
+runs no code from them. `utils.model_store.store` keeps the bundles and knows which one serves.
 """
 
 import hashlib
@@ -28,12 +28,12 @@ from utils.process import describe_error
 MODEL, FEATURES, MANIFEST = "model.txt", "features.json", "manifest.json"
 
 MIB = 1024 * 1024
-#: The most bytes that are read of a file; a larger one is refused unread.
+#: The largest accepted size of each file, in bytes; larger files are not read.
 LARGEST = {MODEL: 512 * MIB, FEATURES: 64 * MIB, MANIFEST: 64 * MIB}
 
-#: Golden rows are reproduced to this; on one machine they are the same bits.
+#: The tolerance for scores of golden rows; on one machine they are bitwise equal.
 TOLERANCE = 1e-12
-#: How many lines of the history go into a new manifest.
+#: How many of the history's last lines a new manifest repeats.
 REMEMBERED = 20
 LIBRARIES = ("lightgbm", "numpy", "pandas", "scikit-learn", "scipy", "hyperopt", "msgspec")
 
@@ -45,24 +45,26 @@ class ModelStoreError(Exception):
 
 
 class BundleError(ModelStoreError):
-    """A bundle, or what names it, cannot be used; the text names it and says why."""
+    """A bundle or current.json cannot be used; the text names it and says why."""
 
 
 @dataclass(frozen=True)
 class Draft:
-    """What a training hands over to become a bundle. Figures may be numpy's.
+    """The result of a training, to become a bundle. Numbers may be numpy's.
 
     Attributes:
-        model_text: LightGBM's text format.
-        features: The preprocessor, fitted.
-        hyperparameters: With `num_boost_round`.
-        training: What was learnt from: `base_data_sha256`, `rows`, `offsets` as
+        model_text: The model in LightGBM's text format.
+        features: The fitted preprocessor.
+        hyperparameters: The hyperparameters, including `num_boost_round`.
+        seed: The seed of the training.
+        training: The training data: `base_data_sha256`, `rows`, `offsets` as
             {topic: {partition: next offset}}, ...
-        golden_rows: A few rows as a client may send them ({column: value}), at least one.
+        golden_rows: One or more rows as a client may send them ({column: value}). Their
+            scores are recorded, and compared whenever the bundle is loaded.
         metrics: `challenger` and `champion` on the validation rows, each a dict or None.
-        gate: What the gate compared and decided; None where there was no champion.
+        gate: The gate's comparison and decision; None if there was no champion.
         batch_ids: The retrain requests that this training answers.
-        parent_id: The bundle it was to replace; None for the first.
+        parent_id: The champion that the model was compared with; None for the first.
     """
 
     model_text: str
@@ -83,7 +85,7 @@ class _GoldenRow(msgspec.Struct, frozen=True):
 
 
 class _Manifest(msgspec.Struct, frozen=True):
-    """What is checked of a manifest; the rest is for people and for `rebuild`."""
+    """The checked fields of a manifest; the others are for people and for `rebuild`."""
 
     model_id: ModelId
     parent_id: ModelId | None
@@ -101,7 +103,7 @@ class _Manifest(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Bundle:
-    """A model and its preprocessor, verified; safe to share between threads."""
+    """A verified model and its preprocessor; safe to share between threads."""
 
     model_id: int
     booster: lgb.Booster
@@ -111,35 +113,36 @@ class Bundle:
 
     @property
     def parent_id(self) -> int | None:
-        """The bundle that this one was to replace."""
+        """The champion that this bundle was compared with, if any."""
         parent: int | None = self.manifest["parent_id"]
         return parent
 
     def score(self, matrix: np.ndarray) -> np.ndarray:
-        """Probabilities for rows that `features` has transformed.
+        """Predict probabilities for rows that `features` has transformed.
 
-        A row's are the same bits whether it is scored alone or among others.
+        A row's result is bitwise the same whether it is scored alone or in a batch.
 
         Args:
             matrix: float64, (rows, features).
 
         Returns:
-            float64: (rows,) for two classes, that of class 1; else (rows, classes).
+            float64: (rows,) with the probability of class 1 if there are two classes; else
+            (rows, classes).
         """
-        # One thread: waking a second one costs 0.6 ms a call, more than most batches take.
+        # One thread: waking a second one costs 0.6 ms per call, more than most batches take.
         return np.asarray(self.booster.predict(matrix, num_threads=1))
 
 
-# A bundle's bytes: made, read, verified.
+# Rendering, reading and verifying a bundle's files
 
 
 def render(
     draft: Draft, model_id: int, accepted: bool, history: Sequence[Mapping[str, Any]]
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """The manifest of a draft, and its three files by name.
+    """Render a draft: returns its manifest, and the bytes of its three files by name.
 
     Raises:
-        BundleError: The draft does not make a usable bundle.
+        BundleError: The draft would not load as a bundle.
     """
     files = {MODEL: draft.model_text.encode(), FEATURES: draft.features.to_json()}
     try:
@@ -163,7 +166,7 @@ def render(
             }
         )
         content = seal(manifest)
-        _read_manifest(content)  # what is published can be loaded
+        _read_manifest(content)  # check that it can be loaded before it is published
     except (ValueError, TypeError, BadRecord, lgb.basic.LightGBMError) as error:
         raise BundleError(f"the draft of bundle {model_id}: {describe_error(error)}") from None
     return manifest, files | {MANIFEST: content}
@@ -171,7 +174,7 @@ def render(
 
 def _score_golden_rows(draft: Draft, files: Mapping[str, bytes]) -> list[dict[str, Any]]:
     rows = [{"data": _to_json_types(dict(row))} for row in draft.golden_rows]
-    bundle = _assemble(0, {}, files)  # from the bytes, as whoever loads it will
+    bundle = _assemble(0, {}, files)  # from the bytes, as `load_bundle` does
     probabilities = _score_rows(bundle, [row["data"] for row in rows])
     return [
         {**row, "probability": probability}
@@ -193,7 +196,7 @@ def _assemble(model_id: int, manifest: dict[str, Any], files: Mapping[str, bytes
 
 
 def _score_rows(bundle: Bundle, rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
-    """Score rows as the predictor scores messages: from bytes."""
+    """Score rows as the predictor scores messages, from JSON bytes."""
     values = [msgspec.json.encode({"request_id": "golden", "data": row}) for row in rows]
     decoded = [bundle.decoder(value).data for value in values]
     return bundle.score(bundle.features.transform_rows(decoded))
@@ -203,11 +206,11 @@ def load_bundle(path: Path) -> Bundle:
     """Read a bundle and verify all of it before any use.
 
     Args:
-        path: Its folder, by the name of its number.
+        path: The bundle's folder, named by its number.
 
     Raises:
-        BundleError: Something is missing, damaged, too large, not a plain file or does
-            not score its golden rows as recorded.
+        BundleError: A file is missing, damaged, too large or not a regular file, or the
+            golden rows do not score as recorded.
     """
     try:
         return _verify(int(path.name), _read_files(path))
@@ -216,13 +219,13 @@ def load_bundle(path: Path) -> Bundle:
 
 
 def _verify(model_id: int, files: Mapping[str, bytes]) -> Bundle:
-    """Check in the order of what may be trusted: hashes, then the parts, then golden rows."""
+    """Verify the manifest and the hashes, then load the parts and score the golden rows."""
     manifest, checked = _read_manifest(files[MANIFEST])
     if checked.model_id != model_id:
         raise ValueError(f"{MANIFEST} is that of bundle {checked.model_id}")
     if set(checked.sha256) != {MODEL, FEATURES}:  # names are compared, never used as paths
         raise ValueError(f"{MANIFEST} has hashes of other files than {MODEL} and {FEATURES}")
-    # Before LightGBM sees it: a truncated model text ends the process (segmentation fault).
+    # Before LightGBM reads the model: a truncated model text crashes it (segmentation fault).
     for name, expected in checked.sha256.items():
         if sha256(files[name]) != expected:
             raise ValueError(f"{name} does not match its SHA-256")
@@ -247,7 +250,7 @@ def _read_manifest(content: bytes) -> tuple[dict[str, Any], _Manifest]:
 
 
 def seal(manifest: Mapping[str, Any]) -> bytes:
-    """A manifest's bytes, beginning with the hash of all of them but the hash itself."""
+    """A manifest's bytes; its first field is the hash of all the others."""
     content = to_pretty_json({"manifest_sha256": ""} | dict(manifest))
     return content.replace(b'""', b'"%b"' % sha256(content).encode(), 1)
 
@@ -256,17 +259,17 @@ def _read_files(path: Path) -> dict[str, bytes]:
     with open_folder(path) as folder:
         there = set(os.listdir(folder))  # noqa: PTH208 - a descriptor
         if there - set(LARGEST):
-            raise ValueError(f"{min(there - set(LARGEST))!r} does not belong there")
+            raise ValueError(f"{min(there - set(LARGEST))!r} is not a bundle's file")
         return {name: read_plain(folder, name, LARGEST[name]) for name in sorted(LARGEST)}
 
 
 def utc_now() -> str:
-    """The time as manifests and the history write it."""
+    """The current time in the format of manifests and the history."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def sha256(content: bytes) -> str:
-    """The hash as manifests write it."""
+    """The SHA-256 in the format of manifests."""
     return hashlib.sha256(content).hexdigest()
 
 
@@ -279,7 +282,7 @@ def _versions() -> dict[str, str]:
 
 
 def _to_json_types(value: Any) -> Any:
-    """What JSON keeps of a value: numpy's numbers as numbers, NaN as None."""
+    """Convert a value to JSON types: numpy's numbers to numbers, NaN to None."""
 
     def without_numpy(value: Any) -> Any:
         if isinstance(value, np.generic | np.ndarray):
@@ -292,13 +295,13 @@ def _to_json_types(value: Any) -> Any:
 
 
 def to_pretty_json(value: Any) -> bytes:
-    """JSON for people to read."""
+    """Indented JSON."""
     return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
 
 
 @contextmanager
 def disk_errors_as(what: str) -> Iterator[None]:
-    """Turn trouble with the disk into one line."""
+    """Turn an OSError in the block into a one-line ModelStoreError."""
     try:
         yield
     except OSError as error:
