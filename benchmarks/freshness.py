@@ -46,7 +46,7 @@ class Fresh:
     Attributes:
         parts: The parts of the retraining with the median overhead, in order (s).
         overheads: The overhead of each retraining (s).
-        alone: The duration of a training on the same rows with nothing beside it (s).
+        alone: The duration of a training on the same rows while nothing else runs (s).
         loss: The log loss of the last model.
         used: How many outcomes of adult.test the last model was trained on.
         refused: How many models the gate refused.
@@ -66,7 +66,7 @@ class Fresh:
 
     @property
     def training(self) -> float:
-        """Seconds from reading the rows to publishing, beside the predictor."""
+        """Seconds from reading the rows to publishing, while the predictor runs."""
         return sum(self.parts[name] for name in PARTS[1:])
 
 

@@ -102,7 +102,7 @@ def _predictors(options: argparse.Namespace, workshop: Workshop, section: Sectio
         "Measured while the middle half of the rows was answered."
     )
     section.plots.append(
-        Plot("predictors", "Predictors beside each other", curves, x="predictors", y="rows/s")
+        Plot("predictors", "Throughput by predictors", curves, x="predictors", y="rows/s")
     )
 
 

@@ -39,7 +39,7 @@ from utils.messages import RetrainRequest
 from utils.model_store import ModelStore
 from utils.settings import Settings
 
-#: Messages per second in the measurements beside a training and beside swaps.
+#: Messages per second in the measurements during trainings and swaps.
 BESIDE = 200
 #: The highest rate for the row-by-row program; it cannot keep up with the next one.
 SLOW_RATE = 20
@@ -75,7 +75,7 @@ def run(options: argparse.Namespace, workshop: Workshop) -> Section:
         bench = Latency(pipeline)
         workshop.say(f"latency: {options.rates} messages a second")
         side_by_side = bench.compared(options)
-        workshop.say("latency: calm, beside a training, beside swaps")
+        workshop.say("latency: alone, during trainings, during swaps")
         beside = bench.beside(options)
     section = Section("Latency", [_compared_table(side_by_side), _beside_table(beside)])
     section.notes.append(
@@ -84,7 +84,7 @@ def run(options: argparse.Namespace, workshop: Workshop) -> Section:
         f"is measured at {SLOW_RATE}/s only: it cannot keep up with higher rates."
     )
     section.notes.append(
-        f"Beside it: the real trainer with 10 evaluations, {options.trainings} trainings each, "
+        f"Meanwhile: the real trainer with 10 evaluations, {options.trainings} trainings each, "
         "with messages sent from start to end of each training; or a swap between two models "
         "every second."
     )
@@ -120,7 +120,7 @@ class Latency:
         return found
 
     def beside(self, options: argparse.Namespace) -> dict[tuple[str, str], list[float]]:
-        """Measure beside other work; returns latencies (ms) by name and that work."""
+        """Measure alone and during other work; returns latencies (ms) by name and work."""
         found: dict[tuple[str, str], list[float]] = defaultdict(list)
         train(self.pipeline.settings, snapshot=None, hyper="hyperopt", evals=1, first=True)
         models = ModelStore(self.pipeline.settings.models_dir).on_disk()[-2:]
@@ -270,8 +270,8 @@ def _compared_table(found: dict[tuple[int, str], list[float]]) -> Table:
 
 def _beside_table(found: dict[tuple[str, str], list[float]]) -> Table:
     table = Table(
-        f"Milliseconds at {BESIDE}/s, by what goes on beside it",
-        ["what", "beside it", "messages", "p50", "p99", "max", "p99 / calm", "goal", "reached?"],
+        f"Milliseconds at {BESIDE}/s, by what runs at the same time",
+        ["what", "meanwhile", "messages", "p50", "p99", "max", "p99 / alone", "goal", "reached?"],
     )
     for (name, beside), latencies in sorted(found.items(), reverse=True):
         ratio = percentile(latencies, 0.99) / percentile(found[name, CALM], 0.99)

@@ -102,7 +102,7 @@ def refusal(kafka: Kafka, error: Exception) -> str:
     if isinstance(error, kafka_errors.SaslAuthenticationFailedError):
         return f"{where} refused user {kafka.sasl_username!r}: {text.rpartition('Error: ')[2]}"
     if isinstance(error, kafka_errors.UnsupportedSaslMechanismError):
-        return f"{where} knows no {kafka.sasl_mechanism} (KAFKA_SASL_MECHANISM)"
+        return f"{where} does not support {kafka.sasl_mechanism} (KAFKA_SASL_MECHANISM)"
     if isinstance(error, kafka_errors.IllegalSaslStateError):
         return f"{where} has no SASL (KAFKA_SECURITY_PROTOCOL is {kafka.security_protocol})"
     reason = re.sub(r".*(\[SSL.*?\] |verify failed: )| \(_ssl\.c.*", "", text)
