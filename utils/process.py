@@ -121,7 +121,7 @@ def _program() -> str:
 
 
 def _log(settings: Settings) -> None:
-    """Log to stderr at the level PIPELINE_LOG, with secrets masked.
+    """Log to stderr at the level in PIPELINE_LOG, with secrets masked.
 
     The default level is high because the libraries log every lost connection; the scripts
     report what matters. At level debug, Kafka's client logs its whole configuration.

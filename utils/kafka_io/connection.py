@@ -104,7 +104,7 @@ def refusal(kafka: Kafka, error: Exception) -> str:
     if isinstance(error, kafka_errors.UnsupportedSaslMechanismError):
         return f"{where} does not support {kafka.sasl_mechanism} (KAFKA_SASL_MECHANISM)"
     if isinstance(error, kafka_errors.IllegalSaslStateError):
-        return f"{where} has no SASL (KAFKA_SECURITY_PROTOCOL is {kafka.security_protocol})"
+        return f"{where} does not use SASL (KAFKA_SECURITY_PROTOCOL is {kafka.security_protocol})"
     reason = re.sub(r".*(\[SSL.*?\] |verify failed: )| \(_ssl\.c.*", "", text)
     authority = f"KAFKA_SSL_CAFILE is {kafka.ssl_cafile or 'not set'}"
     return f"{where} is not trusted: {reason} ({authority})"

@@ -75,7 +75,7 @@ class Sender:
 
 
 class TransactionalSender:
-    """Writes records in transactions: read_committed consumers see all of one or nothing.
+    """Writes records in transactions; read_committed consumers see all records of one or none.
 
     Args:
         kafka: How to reach the cluster.
@@ -95,8 +95,8 @@ class TransactionalSender:
         Consumers of these partitions wait meanwhile, so keep transactions small.
 
         Raises:
-            KafkaError: The transaction was aborted; its outcome is unknown only if the
-                broker did not answer.
+            KafkaError: The transaction failed and none of its records become visible. Only
+                if the broker did not answer is its outcome unknown.
         """
         producer, manager = self._producer, self._producer._transaction_manager
         producer.begin_transaction()

@@ -64,7 +64,7 @@ class Draft:
         metrics: `challenger` and `champion` on the validation rows, each a dict or None.
         gate: The gate's comparison and decision; None if there was no champion.
         batch_ids: The retrain requests that this training answers.
-        parent_id: The champion that the model was compared with; None for the first.
+        parent_id: The champion that the model was trained to replace; None for the first.
     """
 
     model_text: str
@@ -113,7 +113,7 @@ class Bundle:
 
     @property
     def parent_id(self) -> int | None:
-        """The champion that this bundle was compared with, if any."""
+        """The champion that this bundle was trained to replace, if any."""
         parent: int | None = self.manifest["parent_id"]
         return parent
 
@@ -259,7 +259,7 @@ def _read_files(path: Path) -> dict[str, bytes]:
     with open_folder(path) as folder:
         there = set(os.listdir(folder))  # noqa: PTH208 - a descriptor
         if there - set(LARGEST):
-            raise ValueError(f"{min(there - set(LARGEST))!r} is not a bundle's file")
+            raise ValueError(f"{min(there - set(LARGEST))!r} does not belong there")
         return {name: read_plain(folder, name, LARGEST[name]) for name in sorted(LARGEST)}
 
 
