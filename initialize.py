@@ -44,7 +44,7 @@ def download_data(settings: Settings, report: Report) -> None:
         download.fetch(data_file, settings.data_dir, report)
     train_file = settings.data_dir / settings.data.train
     if not train_file.exists():
-        raise UserError(f"{train_file} is missing, and pipeline.toml does not say whence")
+        raise UserError(f"{train_file} is missing, and pipeline.toml names no source for it")
 
 
 def create_model(settings: Settings, arguments: argparse.Namespace, report: Report) -> None:

@@ -1,1 +1,1 @@
-"""What the pipeline costs, each figure beside what it is compared with."""
+"""Benchmarks of the pipeline, each compared with a reference."""

@@ -1,10 +1,10 @@
-"""Every benchmark, or one of them.
+"""Runs all benchmarks, or one of them.
 
     make bench
-    python -m benchmarks [--quick] [NAME [options of that one]]
+    python -m benchmarks [--quick] [NAME [its options]]
 
-Prints tables and keeps them in benchmarks/results.md, with the machine, the versions and
-the date; one benchmark alone replaces its own section there.
+Prints tables and writes them to benchmarks/results.md, with the machine, the versions and
+the date; a single benchmark replaces only its own section there.
 """
 
 import argparse
@@ -32,7 +32,7 @@ BENCHES: dict[str, ModuleType] = {
 
 
 def parsed(argv: list[str]) -> list[tuple[str, argparse.Namespace]]:
-    """The benchmarks to run, each with its options."""
+    """Parse the arguments; returns the benchmarks to run with their options."""
     quick = "--quick" in argv
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
@@ -41,9 +41,9 @@ def parsed(argv: list[str]) -> list[tuple[str, argparse.Namespace]]:
     )
     parser.add_argument("--quick", action="store_true", help="tiny sizes; figures mean little")
     parser.add_argument(
-        "--evals", type=int, default=2 if quick else 10, help="of the model's search"
+        "--evals", type=int, default=2 if quick else 10, help="evaluations of the model's search"
     )
-    parser.add_argument("--home", type=_prepared, help="one that initialize.py has prepared")
+    parser.add_argument("--home", type=_prepared, help="a home that initialize.py has prepared")
     names = parser.add_subparsers(dest="name", metavar="NAME")
     for name, bench in BENCHES.items():
         words = (bench.__doc__ or "").strip()
@@ -56,7 +56,7 @@ def parsed(argv: list[str]) -> list[tuple[str, argparse.Namespace]]:
 
 
 def _prepared(text: str) -> Path:
-    """An argparse type: a home with a model."""
+    """An argparse type: a home that has a model."""
     home = Path(text)
     if not (home / "models" / "current.json").exists():
         raise argparse.ArgumentTypeError(f"there is no model in {home}")
@@ -64,8 +64,8 @@ def _prepared(text: str) -> Path:
 
 
 def main(argv: list[str]) -> int:
-    """Run what was asked for; the exit status, 1 if one of them broke."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends what was started, too
+    """Run the requested benchmarks; returns the exit status, 1 if one failed."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # runs the clean-up, too
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 150)
     chosen = parsed(argv)
     common = chosen[0][1]
@@ -79,7 +79,7 @@ def main(argv: list[str]) -> int:
             began = time.monotonic()
             try:
                 section = BENCHES[name].run(options, workshop)
-            except Exception:  # whatever it was, the others are still worth their time
+            except Exception:  # go on with the other benchmarks
                 console.print_exception()
                 broken += 1
                 continue

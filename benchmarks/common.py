@@ -1,8 +1,8 @@
-"""What every benchmark needs: a pipeline to measure, turns, and what its results are.
+"""Shared code of the benchmarks: pipelines to measure, interleaved rounds, and results.
 
-What is measured runs as processes of its own, on a broker of its own; this process sends
-and reads. The broker stamps each record when it appends it, so how fast something was is
-read off the log afterwards, and nobody reads beside what is measured.
+The measured programs run as separate processes on a separate broker; this process sends and
+reads. Speed is computed afterwards from the timestamps with which the broker appends records
+(LogAppendTime), so that no consumer disturbs the measurement.
 """
 
 import statistics
@@ -25,7 +25,7 @@ from utils.broker import Broker
 from utils.kafka_io import LogReader, Outgoing, Sender
 from utils.settings import Settings
 
-#: RETRAIN_EVERY of benchmarks in which nothing is to be trained.
+#: RETRAIN_EVERY for benchmarks without retraining.
 NEVER = str(10**9)
 
 _STAMPED = {"log.message.timestamp.type": "LogAppendTime"}
@@ -33,26 +33,29 @@ _STAMPED = {"log.message.timestamp.type": "LogAppendTime"}
 
 @dataclass
 class Table:
-    """Figures as text; the first column says what each row is about."""
+    """A table of formatted figures; the first column names each row."""
 
     title: str
     columns: Sequence[str]
     rows: list[Sequence[str]] = field(default_factory=list)
 
     def add(self, *cells: str) -> None:
-        """One more row."""
+        """Add a row."""
         self.rows.append(cells)
 
 
 @dataclass
 class Plot:
-    """Curves over one pair of axes; drawn when results are kept.
+    """A plot of one or more curves; drawn when the results are written.
 
     Attributes:
-        name: Of its file, without the suffix.
-        curves: The points (x, y) of each, by its label.
-        log: Both axes logarithmic: there a cost that grows with the work rises at 45 degrees.
-        level: A line across, and what it is.
+        name: The file's name without its suffix.
+        title: The plot's title.
+        curves: The points (x, y) of each curve, by label.
+        x: The label of the x axis.
+        y: The label of the y axis.
+        log: Whether both axes are logarithmic; linear growth then has a slope of 45 degrees.
+        level: The height and the label of a horizontal line.
     """
 
     name: str
@@ -66,13 +69,13 @@ class Plot:
 
 @dataclass
 class Section:
-    """What one benchmark found.
+    """The results of one benchmark.
 
     Attributes:
-        title: Its heading.
-        tables: With a goal and whether it is reached where the project has set one.
-        notes: A sentence or two each.
-        plots: Drawn beside results.md.
+        title: The section's heading.
+        tables: The figures; where the project has a goal, with the goal and the verdict.
+        notes: Explanations of a sentence or two.
+        plots: Plots to draw beside results.md.
     """
 
     title: str
@@ -82,19 +85,19 @@ class Section:
 
 
 def at_least(value: float, goal: float) -> tuple[str, str]:
-    """The cells of a goal that wants this much or more."""
+    """The goal and verdict cells of a lower bound."""
     return f">= {goal:g}", "reached" if value >= goal else "NOT reached"
 
 
 def at_most(value: float, goal: float) -> tuple[str, str]:
-    """The cells of a goal that wants this much or less."""
+    """The goal and verdict cells of an upper bound."""
     return f"<= {goal:g}", "reached" if value <= goal else "NOT reached"
 
 
 def by_turns(
     rounds: int, contenders: Mapping[str, Callable[[], float]], say: Callable[[str], None]
 ) -> dict[str, float]:
-    """Let each have its turn once a round, in another order each round; the medians."""
+    """Run each contender once per round, in rotating order; returns their medians."""
     found: dict[str, list[float]] = {name: [] for name in contenders}
     names = list(contenders)
     for number in range(rounds):
@@ -105,16 +108,16 @@ def by_turns(
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The value that `share` of them do not exceed."""
+    """The percentile of the values; `share` is between 0 and 1."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
 
 
-# A pipeline to measure
+# Pipelines to measure
 
 
 class Pipeline(harness.Pipeline):
-    """A home, its processes, and a broker of its own."""
+    """A home, its processes, and their broker."""
 
     def __init__(self, home: Path, broker: Broker, **environment: str) -> None:
         super().__init__(home, broker.bootstrap, **environment)
@@ -122,12 +125,12 @@ class Pipeline(harness.Pipeline):
 
 
 class Workshop:
-    """Where benchmarks get their pipelines; made once, a context manager.
+    """Creates the pipelines for all benchmarks; a context manager.
 
     Args:
-        evals: Evaluations of the search that finds the model most of them serve.
-        say: Told in one line what is going on.
-        home: One that initialize.py has prepared, instead of making one.
+        evals: Evaluations of the search for the model that most benchmarks serve.
+        say: Called with one line of progress.
+        home: A home that initialize.py has prepared; by default one is prepared here.
     """
 
     def __init__(self, evals: int, say: Callable[[str], None], home: Path | None = None) -> None:
@@ -146,7 +149,7 @@ class Workshop:
     def prepared(self) -> Path:
         """A home with the Adult data and a first model, as initialize.py makes it."""
         if self._prepared is None:
-            self.say(f"the model, by a search of {self._evals} evaluations")
+            self.say(f"training the model: a search of {self._evals} evaluations")
             home = self.folder()
             _fetch_data(home)
             with Broker(self.folder()) as broker:
@@ -161,14 +164,14 @@ class Workshop:
 
     @contextmanager
     def pipeline(self, partitions: int = 1, **environment: str) -> Iterator[Pipeline]:
-        """A copy of the prepared home on a new broker; its processes end with it."""
+        """Provide a copy of the prepared home on a new broker, and stop its processes."""
         with self.empty(PARTITIONS=str(partitions), **environment) as pipeline:
             pipeline.copy_of(self.prepared)
             yield pipeline
 
     @contextmanager
     def empty(self, **environment: str) -> Iterator[Pipeline]:
-        """A home with nothing in it, on a new broker."""
+        """Provide an empty home on a new broker, and stop its processes."""
         with ExitStack() as resources:
             folder = Path(resources.enter_context(tempfile.TemporaryDirectory()))
             home = folder / "home"
@@ -179,12 +182,12 @@ class Workshop:
             yield pipeline
 
     def folder(self) -> Path:
-        """A folder that goes with the workshop."""
+        """Create a folder that is deleted with the workshop."""
         return Path(self._resources.enter_context(tempfile.TemporaryDirectory()))
 
 
 def _fetch_data(home: Path) -> None:
-    """The data set, kept in the clone's data/ for the next time."""
+    """Copy the data set into a home; its download is cached in the clone's data/."""
     config = settings.load({})
     config.data_dir.mkdir(parents=True, exist_ok=True)
     (home / "data").mkdir()
@@ -199,7 +202,7 @@ def _ended_well(done: "subprocess.CompletedProcess[str]") -> None:
 
 
 def rows_of(config: Settings, *, outcome: bool = False) -> list[dict[str, Any]]:
-    """The rows that sample_app.py would send (adult.test), as messages carry them."""
+    """The rows that sample_app.py would send (adult.test), in the format of messages."""
     rows: list[dict[str, Any]] = preprocess_data.sample_rows(config.data_dir, config.data)
     if not outcome:
         for row in rows:
@@ -209,7 +212,7 @@ def rows_of(config: Settings, *, outcome: bool = False) -> list[dict[str, Any]]:
 
 @contextmanager
 def running(pipeline: Pipeline, *command: str, says: str = "", **more: Any) -> Iterator[Script]:
-    """A script, from the time it says `says` until it is asked to end."""
+    """Start a script, wait until it prints `says`, and stop it after the block."""
     script = pipeline.start(*command, **more)
     try:
         if says:
@@ -227,7 +230,7 @@ def fill(
     partitions: int = 1,
     topic: str = messages.APP_MESSAGES,
 ) -> None:
-    """Send so many messages as fast as they go, the rows over and over."""
+    """Send `count` messages as fast as possible, cycling through the rows."""
     with Sender(pipeline.settings.kafka, linger_ms=20) as sender:
         for number, row in enumerate(islice(cycle(rows), count)):
             name = f"{prefix}-{number}"
@@ -237,7 +240,7 @@ def fill(
 
 
 def ends(pipeline: Pipeline, topic: str = messages.PREDICTIONS) -> dict[tuple[str, int], int]:
-    """Where each partition of a topic ends now."""
+    """The current end offset of each partition of a topic."""
     with LogReader(pipeline.settings.kafka, [topic]) as reader:
         return {(tp.topic, tp.partition): end for tp, end in reader.ends().items()}
 
@@ -249,9 +252,9 @@ def stamps(
     topic: str = messages.PREDICTIONS,
     timeout: float = 120.0,
 ) -> list[float]:
-    """When (s) the broker appended each of the next `count` records, ascending.
+    """The append times (s) of the next `count` records, ascending.
 
-    Waits until the log is long enough before it reads, so as not to disturb the writer.
+    Waits until the log has all of them before it reads, so as not to disturb the writer.
     """
     with LogReader(pipeline.settings.kafka, [topic], since) as reader:
 
@@ -271,25 +274,25 @@ def stamps(
 
 
 def rate(stamped: Sequence[float], begin: float = 0.25, end: float = 0.9) -> float:
-    """Records a second between two appends in the middle of a run, given as parts of it.
+    """Records per second between two appends in the middle of a run, given as parts of it.
 
-    As much is on its way at the one as at the other: from the first append to the last,
-    what was decoded and scored before the clock began would count as done in no time.
+    About as many records are in flight at both. From the first append to the last, records
+    that were decoded and scored before the first append would count as free.
     """
     first, last = (stamped[int(len(stamped) * part)] for part in (begin, end))
     if first == last:
-        raise RuntimeError("all was appended at once: too few rows to time")
+        raise RuntimeError("all records were appended at once: too few rows to measure")
     return sum(first < stamp <= last for stamp in stamped) / (last - first)
 
 
 def resident(pid: int) -> float:
-    """A process's resident memory, MB."""
+    """A process's resident memory in MB."""
     done = subprocess.run(["ps", "-o", "rss=", "-p", str(pid)], capture_output=True, text=True)
     return int(done.stdout.strip() or 0) / 1024
 
 
 def children(pid: int) -> list[int]:
-    """The processes that a process has started."""
+    """The ids of a process's child processes."""
     done = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True)
     pairs = [line.split() for line in done.stdout.splitlines()]
     return [int(child) for child, parent in pairs if int(parent) == pid]

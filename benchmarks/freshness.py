@@ -1,10 +1,10 @@
-"""Seconds from the last outcome that a retraining waits for to the new model's first prediction.
+"""Seconds from the last outcome that a retraining needs to the new model's first prediction.
 
-Predictor and trainer run; messages keep coming, so that predictions do; 25 outcomes are
-sent, and when the new model predicts, 25 more. The times of the request and of the
-announcement are the broker's, those inside a training are what the trainer reports. Then
-both ways of training with nothing beside them, this one's and the original's, on the same
-rows and with as many evaluations.
+Predictor and trainer run, and messages that ask for predictions are sent all the time. 25
+outcomes trigger a retraining; once the new model predicts, 25 more are sent. The times of the
+request and the announcement are the broker's timestamps, those within a training are reported
+by the trainer. Then this project's training and the original's run alone, on the same rows and
+with the same number of evaluations.
 """
 
 import argparse
@@ -32,23 +32,24 @@ from utils.model_store import ModelStore
 from utils.settings import Settings
 
 EVERY = 25
-#: A new model can be refused; then the next outcomes make another. So often at most.
+#: How many new models the gate may refuse; the next outcomes then train another one.
 REFUSALS = 5
-#: Between two messages that only ask for predictions.
+#: Seconds between messages that only ask for predictions.
 PAUSE = 0.05
 PARTS = ("waiting", "reading", "searching", "fitting", "gate", "publishing")
 
 
 @dataclass
 class Fresh:
-    """Several retrainings one after the other, and what came out.
+    """The results of several consecutive retrainings.
 
     Attributes:
-        parts: Of the one with the median overhead, in their order (s).
-        overheads: Of each (s).
-        alone: A training of the same rows with nothing beside it (s).
-        loss: Of the last model.
-        used: Outcomes of adult.test that it has learnt from.
+        parts: The parts of the retraining with the median overhead, in order (s).
+        overheads: The overhead of each retraining (s).
+        alone: The duration of a training on the same rows while nothing else runs (s).
+        loss: The log loss of the last model.
+        used: How many outcomes of adult.test the last model was trained on.
+        refused: How many models the gate refused.
     """
 
     parts: dict[str, float]
@@ -60,12 +61,12 @@ class Fresh:
 
     @property
     def total(self) -> float:
-        """From the last outcome sent to the first prediction read."""
+        """Seconds from the last outcome sent to the first prediction read."""
         return sum(self.parts.values())
 
     @property
     def training(self) -> float:
-        """From reading to publishing, beside the predictor."""
+        """Seconds from reading the rows to publishing, while the predictor runs."""
         return sum(self.parts[name] for name in PARTS[1:])
 
 
@@ -102,21 +103,22 @@ def run(options: argparse.Namespace, workshop: Workshop) -> Section:
     refused = sum(fresh.refused for fresh in found.values())
     section = Section("Freshness", [_parts_table(found), against])
     section.notes.append(
-        f"{options.rounds} retrainings one after the other, from 5 s after the broker's start; the "
-        "parts are those of the one in the middle by all but searching and fitting. "
-        f"{EVERY} outcomes each; a message every {PAUSE * 1000:.0f} ms asks for a prediction "
-        "meanwhile. 'requesting': outcome sent to request on the log; 'announcing': what is "
-        "left between the request and the announcement on the log; 'loading': announcement to "
-        "prediction read. Beside the predictor a training is niced and takes what that and the "
-        "broker leave. The original's way: reading its data, preparing, searching, fitting; a "
-        "category not seen in training, which ended it, has a code here. Rows that were trained "
-        f"on are not in the log loss. Refused by the gate: {refused}."
+        f"{options.rounds} consecutive retrainings, from 5 s after the broker's start; the parts "
+        "are those of the retraining with the median time for all but searching and fitting. "
+        f"{EVERY} outcomes each; meanwhile a message every {PAUSE * 1000:.0f} ms asks for a "
+        "prediction. 'requesting': from the outcome sent to the request on the log; 'announcing': "
+        "the rest of the time between the request and the announcement on the log; 'loading': "
+        "from the announcement to the prediction read. Beside the predictor a training is niced "
+        "and gets the CPU time that predictor and broker leave. The original's way: reading its "
+        "data, preparing, searching, fitting; a category not seen in training crashed it and has "
+        "a code here. The log loss excludes rows that were trained on. Refused by the gate: "
+        f"{refused}."
     )
     return section
 
 
 def _parts_table(found: dict[int, Fresh]) -> Table:
-    """A column for each number of evaluations, a row for each part."""
+    """Build the table of parts: a column per number of evaluations, a row per part."""
     table = Table(
         "Seconds, last outcome sent to first prediction by the new model",
         ["part", *(f"{evals} evaluations" for evals in found)],
@@ -135,7 +137,7 @@ def _parts_table(found: dict[int, Fresh]) -> Table:
 
 
 def overhead(parts: dict[str, float]) -> float:
-    """All but searching and fitting."""
+    """Seconds for all but searching and fitting."""
     return sum(parts.values()) - parts["searching"] - parts["fitting"]
 
 
@@ -159,17 +161,17 @@ def _ours(workshop: Workshop, evals: int, rounds: int) -> Fresh:
 
 
 def _retrained(pipeline: Pipeline, trainer: Any, rounds: int) -> tuple[list[dict[str, float]], int]:
-    """Outcomes, and again, each time until a model of theirs predicts.
+    """Send outcomes, wait until a model trained on them predicts, and repeat.
 
     Returns:
-        The parts of each time, and how many models were refused.
+        The parts of each retraining, and how many models were refused.
     """
     found: list[dict[str, float]] = []
     refused, serving = 0, 1
     rows = rows_of(pipeline.settings, outcome=True)
     target = pipeline.settings.data.target
     bare = [{k: v for k, v in row.items() if k != target} for row in rows]
-    time.sleep(5)  # the trainer's worker imports; later it has long done so
+    time.sleep(5)  # until the trainer's worker has finished its imports
     with LogReader(pipeline.settings.kafka, [messages.PREDICTIONS], default="latest") as reader:
         reader.poll(200)
         for number in range(rounds + REFUSALS):
@@ -191,7 +193,7 @@ def _retrained(pipeline: Pipeline, trainer: Any, rounds: int) -> tuple[list[dict
 
 
 def _alone(config: Settings, evals: int) -> float:
-    """Seconds of a training on what the store holds."""
+    """Train alone on the rows of the store; returns the seconds."""
     began = time.perf_counter()
     features = ModelStore(config.models_dir).load_current().features
     with MessageStore.open(config.messages_url, features) as store:
@@ -200,13 +202,13 @@ def _alone(config: Settings, evals: int) -> float:
 
 
 def _send_outcomes(pipeline: Pipeline, outcomes: Sequence[str], prefix: str) -> float:
-    """Send the outcomes of messages; when (s) the last of them was sent."""
+    """Send the outcomes of messages; returns the time (s) at which the last was sent."""
     with Sender(pipeline.settings.kafka) as sender:
         for number, outcome in enumerate(outcomes):
             name = f"{prefix}-{number}"
             value = msgspec.json.encode({"request_id": name, "outcome": outcome})
             if number == len(outcomes) - 1:
-                sender.flush()  # so that the last one finds the connection open
+                sender.flush()  # so that the connection is open for the last one
             sent = time.time()
             sender.send(Outgoing(messages.OUTCOMES, 0, name.encode(), value))
         sender.flush()
@@ -215,7 +217,7 @@ def _send_outcomes(pipeline: Pipeline, outcomes: Sequence[str], prefix: str) -> 
 
 @contextmanager
 def _asking(pipeline: Pipeline, rows: list[dict[str, Any]], prefix: str) -> Iterator[None]:
-    """Messages that ask for predictions, one after the other, while the block runs."""
+    """Send messages that ask for predictions while the block runs."""
     done = threading.Event()
 
     def ask() -> None:
@@ -237,7 +239,7 @@ def _asking(pipeline: Pipeline, rows: list[dict[str, Any]], prefix: str) -> Iter
 
 
 def _until_answered(reader: LogReader, prefix: str) -> None:
-    """Wait until those who ask are answered: from then on all is as it is later."""
+    """Wait until the predictor answers the messages of `_asking`."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         for records in reader.poll(100).values():
@@ -249,9 +251,10 @@ def _until_answered(reader: LogReader, prefix: str) -> None:
 def _first_of_another(
     reader: LogReader, trainer: Any, serving: int, refused: int
 ) -> tuple[int, float] | None:
-    """The model id and the time (s) of the first prediction by a newer model than `serving`.
+    """Wait for the first prediction by a newer model than `serving`.
 
-    None when one more model was refused instead.
+    Returns:
+        The model's id and the time (s); None if the gate refused the model instead.
     """
     decode = msgspec.json.Decoder(messages.Prediction).decode
     deadline = time.monotonic() + 600
@@ -267,9 +270,9 @@ def _first_of_another(
     raise RuntimeError(f"no new model: {trainer.text()}")
 
 
-def _parts(pipeline: Pipeline, told: str, sent: float, read_at: float) -> dict[str, float]:
-    """The whole time in its parts, which add up to it."""
-    found = re.findall(r"COMPLETED.*\(seconds: ([^)]*)\)", told)[-1]
+def _parts(pipeline: Pipeline, output: str, sent: float, read_at: float) -> dict[str, float]:
+    """Split the total time into its parts."""
+    found = re.findall(r"COMPLETED.*\(seconds: ([^)]*)\)", output)[-1]
     reported = {name: float(value) for name, value in (part.split() for part in found.split(", "))}
     stamps: dict[str, float] = {}
     for record in pipeline.records(messages.RETRAIN_TOPIC):
@@ -287,7 +290,7 @@ def _parts(pipeline: Pipeline, told: str, sent: float, read_at: float) -> dict[s
 
 
 def _original(config: Settings, evals: int, used: int) -> tuple[float, float]:
-    """Seconds of the original's way of training on the same rows, and its log loss."""
+    """Train the original's way on the same rows; returns the seconds and the log loss."""
     began = time.perf_counter()
     frame, labels = original.read(config, config.data.train)
     more, more_labels = original.read(config, config.data.test)

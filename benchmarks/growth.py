@@ -1,6 +1,6 @@
-"""How cost grows: predictors and partitions, trees, features, and a million messages.
+"""Cost by number of predictors and partitions, trees and features, and for a million messages.
 
-How it grows with stored rows is `store`'s.
+The benchmark `store` measures cost by number of stored rows.
 """
 
 import argparse
@@ -97,12 +97,12 @@ def _predictors(options: argparse.Namespace, workshop: Workshop, section: Sectio
     section.tables.append(table)
     gains = ", ".join(f"{c[-1][1] / c[0][1]:.2f} times on {name}" for name, c in curves.items())
     section.notes.append(
-        f"From {options.predictors[0]} to {options.predictors[-1]} predictors rows a second grow "
-        f"{gains}: they, the broker and nothing else share this machine's cores, so what they "
-        "can gain ends where the cores do. Taken while the middle half of the rows was answered."
+        f"From {options.predictors[0]} to {options.predictors[-1]} predictors, rows a second grow "
+        f"{gains}. Predictors and broker share this machine's cores, which limits the gain. "
+        "Measured while the middle half of the rows was answered."
     )
     section.plots.append(
-        Plot("predictors", "Predictors beside each other", curves, x="predictors", y="rows/s")
+        Plot("predictors", "Throughput by predictors", curves, x="predictors", y="rows/s")
     )
 
 
@@ -114,7 +114,7 @@ def _together(workshop: Workshop, rows: int, count: int, partitions: int) -> flo
             for _ in range(count):
                 resources.enter_context(running(pipeline, "predictor.py"))
             stamped = stamps(pipeline, since, rows)
-    # All have joined by then, and none has run out of rows yet.
+    # In this part of the run all have joined, and none has run out of rows.
     return rate(stamped, 0.4)
 
 
@@ -161,7 +161,7 @@ def _fitted(config: Settings, trees: int) -> lgb.Booster:
 def _published(
     config: Settings, largest: lgb.Booster, trees: int, rows: list[dict[str, Any]]
 ) -> Bundle:
-    """The first trees of a model as the bundle that serves."""
+    """Publish the first trees of a model as the serving bundle."""
     store = ModelStore(config.models_dir)
     model = lgb.Booster(model_str=largest.model_to_string(num_iteration=trees))
     draft = Draft(
@@ -178,7 +178,7 @@ def _published(
 
 
 def _answered(pipeline: Pipeline, rows: Sequence[dict[str, Any]], count: int) -> float:
-    """Rows a second of a predictor started on a topic where they are waiting."""
+    """Rows per second of a predictor that starts when all rows are on the topic."""
     fill(pipeline, rows, count, f"a{time.monotonic_ns()}")
     since = ends(pipeline)
     with running(pipeline, "predictor.py"):
@@ -216,7 +216,8 @@ def _features(options: argparse.Namespace, workshop: Workshop, section: Section)
     section.tables.append(table)
     section.notes.append(
         _growth("features", "a row in the predictor", ours)
-        + " Made-up data, half of it numbers, half categories of ten; a message names each."
+        + " Synthetic data: half of the features are numbers, half have ten categories. A "
+        "message names each feature."
     )
     curves = {"predictor.py": ours, "Booster.predict alone": alone}
     section.plots.append(
@@ -230,7 +231,7 @@ def messages_json(row: dict[str, Any]) -> bytes:
 
 
 def made(rows: int, features: int) -> pd.DataFrame:
-    """Made-up data: numbers and categories by turns, two of them decide."""
+    """Synthetic data: alternating numbers and categories; the target depends on two of them."""
     random = np.random.default_rng(1)
     columns: dict[str, Any] = {}
     for place in range(features):
@@ -280,7 +281,7 @@ def _million(options: argparse.Namespace, workshop: Workshop, section: Section) 
     section.notes.append(
         f"{options.messages:,} messages end to end: sent in {sent:.0f} s, all answered after "
         f"{answered:.0f} s, all in the trainer's store after {stored:.0f} s, on one machine. "
-        f"Memory from the half of the predictions to the end: {changes}."
+        f"Change of memory from half of the predictions to the end: {changes}."
     )
     curves = {name: [(n / 1e6, sizes[name]) for n, sizes in samples] for name in pids}
     section.plots.append(
@@ -294,20 +295,20 @@ def _sample(
     samples: list[tuple[int, dict[str, float]]],
     done: threading.Event,
 ) -> None:
-    """Note the memory of each process every second, with the predictions made so far."""
+    """Record the memory of each process and the number of predictions every second."""
     while not done.wait(1.0):
         made_so_far = sum(ends(pipeline).values())
         samples.append((made_so_far, {name: resident(pid) for name, pid in pids.items()}))
 
 
 def _until_answered(pipeline: Pipeline, since: dict[tuple[str, int], int], count: int) -> float:
-    """Wait for the predictions; when the last one was there (monotonic seconds)."""
+    """Wait for the predictions; returns the time of the last one (monotonic seconds)."""
     stamped = stamps(pipeline, since, count, timeout=600)
     return time.monotonic() - (time.time() - stamped[-1])
 
 
 def _until_stored(pipeline: Pipeline, count: int) -> float:
-    """Wait until the trainer has stored all messages and predictions."""
+    """Wait until the trainer has stored everything; returns the time (monotonic seconds)."""
     config, deadline = pipeline.settings, time.monotonic() + 900
     features = ModelStore(config.models_dir).load_current().features
     with MessageStore.open(config.messages_url, features) as store:
@@ -324,7 +325,7 @@ def _until_stored(pipeline: Pipeline, count: int) -> float:
 def _growth(what: str, cost_of: str, points: list[tuple[float, float]]) -> str:
     (first, low), (last, high) = points[0], points[-1]
     return (
-        f"From {first:g} to {last:g} {what} ({last / first:.0f} times as many) {cost_of} costs "
+        f"From {first:g} to {last:g} {what} ({last / first:.0f} times as many), {cost_of} costs "
         f"{high / low:.1f} times as much."
     )
 

@@ -1,9 +1,9 @@
-"""Milliseconds from a message's sending to its prediction, read by a read_committed consumer.
+"""Milliseconds from sending a message to reading its prediction (read_committed).
 
-One process sends at an even pace and reads; what is measured runs beside it, all of it at
-the same time on one broker, each with topics of its own, in slices by turns. Then the
-predictor alone: calm, while the trainer trains a model, and while a model is swapped every
-second; and the bare hop, calm and beside a training.
+One process sends at an even pace and reads. All measured programs run beside it on one broker,
+each with its own topics, and are measured in interleaved slices. Then the predictor is measured
+alone, while the trainer trains a model, and while a model is swapped every second; and the bare
+hop alone and during a training.
 """
 
 import argparse
@@ -39,14 +39,14 @@ from utils.messages import RetrainRequest
 from utils.model_store import ModelStore
 from utils.settings import Settings
 
-#: Messages a second at which training and swapping are measured.
+#: Messages per second in the measurements during trainings and swaps.
 BESIDE = 200
-#: The row-by-row one answers fewer a second than the next higher rate sends.
+#: The highest rate for the row-by-row program; it cannot keep up with the next one.
 SLOW_RATE = 20
 SWAP_SECONDS = 1.0
 CALM = "nothing"
 
-#: Where each takes its messages and puts its predictions.
+#: The input and output topic of each program.
 TOPICS = {
     "predictor.py": (messages.APP_MESSAGES, messages.PREDICTIONS),
     "bare hop": ("hop_in", "hop_out"),
@@ -61,9 +61,11 @@ class _Answer(msgspec.Struct):
 def add_options(parser: argparse.ArgumentParser, quick: bool) -> None:
     parser.add_argument("--rates", type=process.at_least(1), nargs="+", default=[20, 200, 2000])
     parser.add_argument(
-        "--messages", type=process.at_least(1), default=60 if quick else 200, help="of a slice"
+        "--messages", type=process.at_least(1), default=60 if quick else 200, help="per slice"
     )
-    parser.add_argument("--seconds", type=float, default=1.0 if quick else 5.0, help="at least")
+    parser.add_argument(
+        "--seconds", type=float, default=1.0 if quick else 5.0, help="least duration of a slice"
+    )
     parser.add_argument("--rounds", type=process.at_least(1), default=1 if quick else 2)
     parser.add_argument("--trainings", type=process.at_least(1), default=1 if quick else 4)
 
@@ -73,23 +75,24 @@ def run(options: argparse.Namespace, workshop: Workshop) -> Section:
         bench = Latency(pipeline)
         workshop.say(f"latency: {options.rates} messages a second")
         side_by_side = bench.compared(options)
-        workshop.say("latency: calm, beside a training, beside swaps")
+        workshop.say("latency: alone, during trainings, during swaps")
         beside = bench.beside(options)
     section = Section("Latency", [_compared_table(side_by_side), _beside_table(beside)])
     section.notes.append(
-        "Sent at an even pace by one process, which also reads. The bare hop passes the same "
-        "bytes on in a transaction, with the same client and no scoring. The row-by-row one "
-        f"is measured at {SLOW_RATE}/s alone: it does not keep up with the others."
+        "Sent at an even pace by one process, which also reads. The bare hop forwards the same "
+        "bytes in a transaction, with the same client and without scoring. The row-by-row program "
+        f"is measured at {SLOW_RATE}/s only: it cannot keep up with higher rates."
     )
     section.notes.append(
-        f"Beside: the real trainer with 10 evaluations, {options.trainings} trainings for each, "
-        "messages sent between its start and its end; a swap every second between two models."
+        f"Meanwhile: the real trainer with 10 evaluations, {options.trainings} trainings each, "
+        "with messages sent from start to end of each training; or a swap between two models "
+        "every second."
     )
     return section
 
 
 class Latency:
-    """Measures a pipeline whose topics are its own and its rivals'."""
+    """Measures latencies on one pipeline, which also has the topics of the rivals."""
 
     def __init__(self, pipeline: Pipeline) -> None:
         self.pipeline = pipeline
@@ -99,7 +102,7 @@ class Latency:
         self._numbers = 0
 
     def compared(self, options: argparse.Namespace) -> dict[tuple[int, str], list[float]]:
-        """Latencies (ms) of each by rate and name."""
+        """Measure all programs; returns latencies (ms) by rate and name."""
         found: dict[tuple[int, str], list[float]] = defaultdict(list)
         with ExitStack() as resources:
             resources.enter_context(running(self.pipeline, "predictor.py", says="serves part"))
@@ -117,7 +120,7 @@ class Latency:
         return found
 
     def beside(self, options: argparse.Namespace) -> dict[tuple[str, str], list[float]]:
-        """Latencies (ms) by name and what goes on beside it."""
+        """Measure alone and during other work; returns latencies (ms) by name and work."""
         found: dict[tuple[str, str], list[float]] = defaultdict(list)
         train(self.pipeline.settings, snapshot=None, hyper="hyperopt", evals=1, first=True)
         models = ModelStore(self.pipeline.settings.models_dir).on_disk()[-2:]
@@ -146,7 +149,7 @@ class Latency:
         )
         kafka_io.announce(self.pipeline.settings, request)
         trainer.says("RETRAINING STARTED")
-        # Looking into its output for each message would cost more than sending it.
+        # Searching its output for every message would cost more than sending the message.
         looks = cycle([True] + [False] * 9)
         return self.slice(
             name,
@@ -155,7 +158,7 @@ class Latency:
         )
 
     def _while_swapping(self, seconds: float, models: Sequence[int]) -> list[float]:
-        # In a process of its own, or it would disturb the one that measures.
+        # In a separate process, so as not to disturb the measurement.
         context = multiprocessing.get_context("spawn")
         ready, done = context.Event(), context.Event()
         arguments = (self.pipeline.settings, models, ready, done)
@@ -169,7 +172,7 @@ class Latency:
             swapping.join()
 
     def slice(self, name: str, rate: float, over: Callable[[], bool]) -> list[float]:
-        """Send evenly until it is over; the latency (ms) of each message."""
+        """Send at an even pace until `over`; returns the latency (ms) of each message."""
         source, target = TOPICS[name]
         self._numbers += 1
         kafka, sent, answered = self.pipeline.settings.kafka, {}, {}
@@ -211,7 +214,7 @@ class Latency:
 
 
 def _swap(settings: Settings, models: Sequence[int], ready: Any, done: Any) -> None:
-    """Let another of the models serve every second."""
+    """Roll back to the next of the models every second."""
     store = ModelStore(settings.models_dir)
     with Sender(settings.kafka) as sender:
         ready.set()
@@ -224,7 +227,7 @@ def _swap(settings: Settings, models: Sequence[int], ready: Any, done: Any) -> N
 
 
 def _for(seconds: float) -> Callable[[], bool]:
-    """Whether so many seconds have passed since the first question."""
+    """Return a function that says whether `seconds` have passed since its first call."""
     ends: list[float] = []
 
     def over() -> bool:
@@ -267,8 +270,8 @@ def _compared_table(found: dict[tuple[int, str], list[float]]) -> Table:
 
 def _beside_table(found: dict[tuple[str, str], list[float]]) -> Table:
     table = Table(
-        f"Milliseconds at {BESIDE}/s, by what goes on beside it",
-        ["what", "beside it", "messages", "p50", "p99", "max", "p99 / calm", "goal", "reached?"],
+        f"Milliseconds at {BESIDE}/s, by what runs at the same time",
+        ["what", "meanwhile", "messages", "p50", "p99", "max", "p99 / alone", "goal", "reached?"],
     )
     for (name, beside), latencies in sorted(found.items(), reverse=True):
         ratio = percentile(latencies, 0.99) / percentile(found[name, CALM], 0.99)

@@ -1,7 +1,7 @@
-"""Log loss on adult.test against the seconds spent searching: our search, the original's.
+"""Log loss on adult.test by seconds of search: this project's search and the original's.
 
-Both on the rows of adult.data, from scratch, with all cores; ours keeps one row in ten
-aside for the gate, as the trainer does.
+Both search from scratch on adult.data with all cores; this project's search holds out one row
+in ten for the gate, as the trainer does.
 """
 
 import argparse
@@ -29,10 +29,18 @@ def add_options(parser: argparse.ArgumentParser, quick: bool) -> None:
     ours = [1, 2] if quick else [1, 5, 10, 20, 40, 80]
     theirs = [1, 2] if quick else [1, 5, 10, 20, 40]
     parser.add_argument(
-        "--evaluations", type=process.at_least(1), nargs="+", default=ours, help="of our search"
+        "--evaluations",
+        type=process.at_least(1),
+        nargs="+",
+        default=ours,
+        help="evaluations of our search",
     )
     parser.add_argument(
-        "--original", type=process.at_least(1), nargs="+", default=theirs, help="of the other"
+        "--original",
+        type=process.at_least(1),
+        nargs="+",
+        default=theirs,
+        help="evaluations of the original's search",
     )
 
 
@@ -55,7 +63,7 @@ def run(options: argparse.Namespace, workshop: Workshop) -> Section:
     section = Section("Quality for the time", [table])
     section.notes.append(
         f"The goal is a log loss of {GOAL} within {WITHIN:.0f} s; the best within that time is "
-        f"{best:.4f}. Each point is a search of its own, from scratch."
+        f"{best:.4f}. Each point is a separate search from scratch."
     )
     section.plots.append(
         Plot(
@@ -76,7 +84,7 @@ def run(options: argparse.Namespace, workshop: Workshop) -> Section:
 def our_loss(
     config: Settings, features: FeatureTools, booster: lgb.Booster, skip: int = 0
 ) -> float:
-    """Mean log loss of a model on adult.test, its first `skip` rows left out."""
+    """Mean log loss of a model on adult.test without its first `skip` rows."""
     frame = preprocess_data.read_frame(config.data_dir / config.data.test, config.data)[skip:]
     codes = features.encode_target(frame[config.data.target])
     probabilities = booster.predict(features.transform(frame))
@@ -84,7 +92,7 @@ def our_loss(
 
 
 def original_loss(config: Settings, trained: original.Trained, skip: int = 0) -> float:
-    """The same of a model trained in the original's way."""
+    """Mean log loss of a model that was trained the original's way, on the same rows."""
     frame, labels = original.read(config, config.data.test)
     probabilities = trained.probabilities(frame[skip:])
     return float(evaluate.row_losses(probabilities, labels[skip:]).mean())

@@ -1,4 +1,4 @@
-"""Results on the terminal, in results.md and as plots beside it."""
+"""Shows results on the terminal, and writes them to results.md with plots beside it."""
 
 import os
 import platform
@@ -20,8 +20,8 @@ LIBRARIES = ("kafka-python", "lightgbm", "hyperopt", "numpy", "pandas", "msgspec
 HEAD = """\
 # Results of `make bench`
 
-Ratios carry over to other machines; seconds and rows a second do not. "NOT reached" is said
-where a goal is not. Each section says when and on what it was measured.
+Ratios carry over to other machines; seconds and rows a second do not. Goals that were missed
+are marked "NOT reached". Each section says when and on which machine it was measured.
 """
 
 
@@ -38,7 +38,7 @@ def show(section: Section, console: Console) -> None:
 
 
 def keep(section: Section, results: Path = RESULTS) -> None:
-    """Write a section into results.md, in the place of its last one, and draw its plots."""
+    """Write a section into results.md, replacing its previous version, and draw its plots."""
     for plot in section.plots:
         _draw(plot, results.with_name(f"{plot.name}.svg"))
     kept = results.read_text("utf-8") if results.exists() else HEAD
@@ -54,17 +54,17 @@ def keep(section: Section, results: Path = RESULTS) -> None:
 
 
 def markdown(section: Section) -> str:
-    """A section as results.md has it."""
+    """Format a section as Markdown."""
     parts = [f"## {section.title}", *map(_table, section.tables), *section.notes]
     parts += [f"![{plot.title}]({plot.name}.svg)" for plot in section.plots]
     return "\n\n".join([*parts, f"*{measured_on()}*"]) + "\n"
 
 
 def _draw(plot: Plot, file: Path) -> None:
-    import matplotlib  # here: the tests import this module without it
+    import matplotlib  # imported here: the tests import this module without it
 
     matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "benchmarks"  # the same file for the same figures
+    matplotlib.rcParams["svg.hashsalt"] = "benchmarks"  # reproducible files
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(6.4, 3.8), layout="constrained")
@@ -90,7 +90,7 @@ def _table(table: Table) -> str:
 
 
 def measured_on() -> str:
-    """When, on which machine and with which versions."""
+    """Describe the date, the machine and the versions of a measurement."""
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in LIBRARIES)
     return (
         f"{datetime.now(UTC):%Y-%m-%d}, commit {_commit()}: {os.cpu_count()} cores, {_cpu()}, "

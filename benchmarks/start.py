@@ -1,4 +1,4 @@
-"""How long starting takes, where that goes, and how much memory each process holds."""
+"""Start times, their breakdown by imports, and the memory of each process."""
 
 import argparse
 import re
@@ -30,7 +30,7 @@ from utils.kafka_io import LogReader
 from utils.settings import ROOT
 
 SCRIPTS = ("predictor", "trainer", "initialize", "sample_app")
-#: Rows a process has worked on before its memory is looked at.
+#: How many rows are processed before memory is measured.
 ROWS = 5_000
 
 
@@ -59,8 +59,8 @@ def run(options: argparse.Namespace, workshop: Workshop) -> Section:
         sizes.add(name, f"{megabytes:.0f}")
     section = Section("Start and size", [starts, sizes, _imports()])
     section.notes.append(
-        f"Median of {options.repeat}; the message waits on the topic when the predictor is "
-        f"started. Memory after {ROWS} rows."
+        f"Median of {options.repeat}; the message is on the topic before the predictor starts. "
+        f"Memory after {ROWS} rows."
     )
     return section
 
@@ -110,7 +110,7 @@ def _memory(pipeline: Pipeline) -> dict[str, float]:
 
 
 def _imports() -> Table:
-    """What importing each script costs, and which packages that is."""
+    """Measure the import time of each script, and its most expensive packages."""
     table = Table("What is imported", ["script", "seconds", "of which"])
     for script in SCRIPTS:
         command = [sys.executable, "-X", "importtime", "-c", f"import {script}"]

@@ -1,8 +1,8 @@
-"""What reading the stored rows costs as they grow, beside a CSV file of the same rows.
+"""The time to read the stored rows by their number, compared with a CSV file of the same rows.
 
-Fills a store with messages, predictions and late outcomes as they come off the log, and
-looks at several sizes: a snapshot as each retraining reads it, `pandas.read_csv` of the
-same rows, and all that a training does before it searches.
+Fills a store with messages, predictions and late outcomes, as read from the log. At several
+sizes it measures a snapshot as each retraining reads it, `pandas.read_csv` of the same rows,
+and all steps of a training before its search.
 """
 
 import argparse
@@ -45,7 +45,7 @@ TEXTS = {  # how many categories
 
 
 def made_up(rows: int) -> pd.DataFrame:
-    """Rows of the shape of the Adult data set, with ids and outcomes."""
+    """Synthetic rows in the shape of the Adult data set, with ids and outcomes."""
     random = np.random.default_rng(1)
     columns: dict[str, Any] = {"request_id": [random.bytes(16).hex() for _ in range(rows)]}
     for name, (highest, share) in NUMBERS.items():
@@ -59,7 +59,7 @@ def made_up(rows: int) -> pd.DataFrame:
 
 
 def batches(frame: pd.DataFrame, begin: int, end: int) -> Iterator[Batch]:
-    """Rows `begin` to `end` as the log brings them; an outcome comes one batch after its row."""
+    """Yield rows `begin` to `end` as batches; an outcome comes one batch after its row."""
     names = [*NUMBERS, *TEXTS]
     late: list[tuple[str, str, int, int, int]] = []
     for first in range(begin, end, BATCH):
@@ -85,7 +85,7 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def check(frame: pd.DataFrame, snapshot: Snapshot) -> None:
-    """What the store gives is what was put in."""
+    """Check that a snapshot has exactly the rows that were stored."""
     read = snapshot.frame.assign(request_id=snapshot.request_ids, outcome=snapshot.outcomes)
     read[list(TEXTS)] = read[list(TEXTS)].astype(object)
     pd.testing.assert_frame_equal(
@@ -123,7 +123,7 @@ def run(options: argparse.Namespace, workshop: Workshop) -> Section:
                 frame[:size].to_csv(csv, index=False)
                 if begin == 0:
                     check(frame[:size], store.snapshot())
-                # By turns, so that a busy moment of the machine falls on both.
+                # Interleaved, so that other load on the machine affects both.
                 turns = [
                     (timed(store.snapshot)[0], timed(lambda: pd.read_csv(csv))[0])
                     for _ in range(options.repeat)
@@ -151,10 +151,10 @@ def run(options: argparse.Namespace, workshop: Workshop) -> Section:
     section = Section("Stored rows", [table])
     (low, few), (high, many) = curves["snapshot"][0], curves["snapshot"][-1]
     section.notes.append(
-        f"From {low:,.0f} to {high:,.0f} rows ({high / low:.0f} times as many) a snapshot takes "
+        f"From {low:,.0f} to {high:,.0f} rows ({high / low:.0f} times as many), a snapshot takes "
         f"{many / few:.0f} times as long. A stored row is a message, a prediction and a late "
-        "outcome. 'Before the search' is a snapshot, the base data, the preprocessor's fit and "
-        "the encoded matrix."
+        "outcome. 'Before the search': reading a snapshot and the base data, fitting the "
+        "preprocessor and encoding the matrix."
     )
     section.plots.append(Plot("store", "Stored rows", curves, x="rows", y="seconds", log=True))
     return section
@@ -172,7 +172,7 @@ def _features(frame: pd.DataFrame) -> FeatureTools:
 
 
 def _store(store: MessageStore, frame: pd.DataFrame, begin: int, end: int) -> float:
-    """Store rows; seconds, those of making them up left out."""
+    """Store rows; returns the seconds, without the time to create the batches."""
     seconds = 0.0
     for batch in batches(frame, begin, end):
         seconds += timed(lambda batch=batch: store.ingest(batch))[0]  # type: ignore[misc]

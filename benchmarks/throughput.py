@@ -1,9 +1,8 @@
-"""Rows a second of one predictor, exactly-once, beside three others.
+"""Rows per second of one predictor, exactly-once, compared with three others.
 
-All rows of adult.test twelve times over are waiting on the topic when a process is
-started. Its rate is that of the broker's time stamps of predictions, between an append
-at a quarter of the run and one at nine tenths: neither start nor end is in it.
-Turns are interleaved, medians compared.
+All rows of adult.test, repeated twelve times, are on the topic before a process starts. Its
+rate is computed from the broker's timestamps of predictions, from a quarter of the run to nine
+tenths, so it includes neither start nor end. Rounds are interleaved; medians are compared.
 """
 
 import argparse
@@ -37,7 +36,7 @@ from utils.settings import ROOT
 
 QUIX_PYTHON = ROOT / ".venv-quix" / "bin" / "python"
 QUIX, QUIX_FAST = "Quix Streams, Booster.predict", "Quix Streams, single-row C call"
-#: Of `Booster.predict` alone.
+#: Rows per call of `Booster.predict` alone.
 BATCH = 2_000
 ROW_BY_ROW = 300
 
@@ -52,22 +51,22 @@ def run(options: argparse.Namespace, workshop: Workshop) -> Section:
         contenders = Contenders(pipeline)
         workshop.say("throughput: warming up")
         by_turns(1, contenders.all(BATCH * 2), workshop.say)
-        contenders.predictor(options.rows)  # the broker's Java compiles what it does often
+        contenders.predictor(options.rows)  # until Java has compiled the broker's hot code
         workshop.say(f"throughput: {options.rounds} rounds of {options.rows} rows")
         found = by_turns(options.rounds, contenders.all(options.rows), workshop.say)
         bundle = contenders.bundle
     section = Section("Throughput", [_table(found)])
     section.notes.append(
-        f"One process each, {options.rows} rows, median of {options.rounds} rounds by turns; a "
-        f"model of {bundle.booster.num_trees()} trees. Exactly-once but for the row-by-row one "
-        f"(which got {ROW_BY_ROW} rows) and the model alone. Rates are those of the broker's "
-        "time stamps between a quarter and nine tenths of the run. Quix "
-        "Streams commits every 5 s as it comes, so hardly once in its run."
+        f"One process each, {options.rows} rows, median of {options.rounds} interleaved rounds; a "
+        f"model of {bundle.booster.num_trees()} trees. Exactly-once, except the row-by-row program "
+        f"(which got {ROW_BY_ROW} rows) and the model alone. Rates are computed from the broker's "
+        "timestamps between a quarter and nine tenths of the run. By default Quix Streams commits "
+        "every 5 s, so hardly once in its run."
     )
     section.notes.append(
         f"Quix Streams scores a row with {QUIX.split(', ')[1]}, as a user would write it, and with "
-        "LightGBM's C call for single rows, the quickest there is for one row, which its Python "
-        "package does not offer: the goal is meant for both."
+        "LightGBM's C function for single rows, the fastest way to score one row, which its Python "
+        "package does not offer. The goal applies to both."
     )
     if QUIX not in found:
         section.notes.append(f"Quix Streams was left out: there is no {QUIX_PYTHON.parent}.")
@@ -75,7 +74,7 @@ def run(options: argparse.Namespace, workshop: Workshop) -> Section:
 
 
 class Contenders:
-    """Those that are compared; each of its turns returns rows a second."""
+    """The programs that are compared; each method measures rows per second."""
 
     def __init__(self, pipeline: Pipeline) -> None:
         self.pipeline = pipeline
@@ -85,7 +84,7 @@ class Contenders:
         rivals.create_topics(pipeline.settings.kafka.bootstrap_servers, names)
 
     def all(self, rows: int) -> dict[str, Callable[[], float]]:
-        """The turns by name, with so many rows each."""
+        """The measurements by name, with `rows` rows each."""
         turns: dict[str, Callable[[], float]] = {"predictor.py": lambda: self.predictor(rows)}
         if QUIX_PYTHON.exists():
             turns[QUIX] = lambda: self.quix(rows)
@@ -95,14 +94,14 @@ class Contenders:
         return turns
 
     def predictor(self, rows: int) -> float:
-        """This project's, started on a topic where all rows are waiting."""
+        """Measure this project's predictor, which starts when all rows are on the topic."""
         fill(self.pipeline, self.rows, rows, _prefix())
         since = ends(self.pipeline)
         with running(self.pipeline, "predictor.py"):
             return rate(stamps(self.pipeline, since, rows))
 
     def quix(self, rows: int, *how: str) -> float:
-        """The same of Quix Streams."""
+        """Measure Quix Streams in the same way."""
         fill(self.pipeline, self.rows, rows, _prefix(), topic="quix_in")
         since = ends(self.pipeline, "quix_out")
         command = ("-m", "benchmarks.rivals.quix_streams", "quix_in", "quix_out", *how)
@@ -110,7 +109,7 @@ class Contenders:
             return rate(stamps(self.pipeline, since, rows, "quix_out"))
 
     def row_by_row(self) -> float:
-        """One frame and one flushed record a row, without transactions."""
+        """Measure one DataFrame and one flushed record per row, without transactions."""
         command = ("-m", "benchmarks.rivals.row_by_row", "rows_in", "rows_out")
         with running(self.pipeline, *command, says="ready"):
             since = ends(self.pipeline, "rows_out")
@@ -118,12 +117,12 @@ class Contenders:
             return rate(stamps(self.pipeline, since, ROW_BY_ROW, "rows_out"))
 
     def booster(self, rows: int) -> float:
-        """The limit: the model itself, one thread, in the predictor's batches."""
+        """Measure the upper limit: the model alone, in batches on one thread."""
         return booster_alone(self.bundle, self.rows, rows)
 
 
 def booster_alone(bundle: Bundle, rows: list[dict[str, Any]], count: int) -> float:
-    """Rows a second of `Booster.predict` over encoded rows, one thread."""
+    """Rows per second of `Booster.predict` on encoded rows, with one thread."""
     matrix = bundle.features.transform(pd.DataFrame(list(islice(cycle(rows), count))))
     began = time.perf_counter()
     for start in range(0, count, BATCH):

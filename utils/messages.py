@@ -1,7 +1,7 @@
-"""What travels on the topics: names, records, and how bytes become them.
+"""The topics, the consumer groups, and the records of each topic with their decoder.
 
-Values are JSON in UTF-8. Records are msgspec structs: decoding checks types in C, and a
-record that does not fit says where and why.
+Values are JSON in UTF-8. Records are msgspec structs: decoding checks types in C, and the
+error for an invalid record says where and why.
 """
 
 from collections.abc import Iterable, Mapping
@@ -22,18 +22,18 @@ DEAD_LETTERS = "dead_letters"
 #: outcome have the same partition number.
 CO_PARTITIONED = (APP_MESSAGES, PREDICTIONS, OUTCOMES)
 
-#: The consumer groups and what they read.
+#: The consumer groups and the topics that they read.
 PREDICTOR_GROUP = "predictor"
 TRAINER_GROUP = "trainer"
 GROUPS = {PREDICTOR_GROUP: (APP_MESSAGES, OUTCOMES), TRAINER_GROUP: (RETRAIN_TOPIC,)}
 
-#: The most characters of a request_id. A prediction holds it twice, eight bytes for each
-#: character at the worst, and has to fit into a record (`kafka_io.MAX_MESSAGE_BYTES`).
+#: The most characters of a request_id. A prediction contains it twice, with at most eight
+#: bytes per character, and must fit into a record (`kafka_io.MAX_MESSAGE_BYTES`).
 MAX_REQUEST_ID = 2**20
 
 RequestId = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_REQUEST_ID)]
 
-#: A class as a client may write it: by name, or as the number that names it.
+#: A class label in a message: the class name as text, or as a number or truth value.
 Label = str | int | float | bool
 
 
@@ -44,7 +44,7 @@ DECODE_ERRORS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 class BadRecord(Exception):
-    """A record that cannot be used; its text is the reason, one line."""
+    """A record that cannot be used; the text is the reason, on one line."""
 
 
 class Outcome(msgspec.Struct, frozen=True, gc=False):
@@ -229,7 +229,7 @@ class Rejection(NamedTuple):
 
 
 class Decoder(Generic[T]):
-    """Decodes the values of one topic into one type of struct."""
+    """Decodes the values of one topic into a struct."""
 
     def __init__(self, record_type: type[T]) -> None:
         self._decode = msgspec.json.Decoder(record_type).decode
@@ -238,8 +238,8 @@ class Decoder(Generic[T]):
         """Decode one record's value.
 
         Raises:
-            BadRecord: A tombstone, not JSON, not UTF-8, nested too deeply, or not of
-                the type.
+            BadRecord: The value is a tombstone, not JSON, not UTF-8, nested too deeply or
+                not of the record type.
         """
         if value is None:
             raise BadRecord(TOMBSTONE)
@@ -250,7 +250,7 @@ class Decoder(Generic[T]):
 
 
 def label_text(label: Label) -> str:
-    """The name of a class as the data set writes it.
+    """Convert a class label to the class name as the data set writes it.
 
     >>> label_text(">50K"), label_text(1), label_text(1.0), label_text(True)
     ('>50K', '1', '1', 'true')

@@ -1,7 +1,7 @@
-"""How far a partition is on its way to the next retrain request.
+"""Counts a partition's known outcomes towards its next retrain request.
 
-This is the predictor's only state. It travels as the metadata of the committed offset,
-so it commits with the predictions and moves with the partition.
+The count is the predictor's only state. It is stored as metadata of the committed offset, so
+it commits in one transaction with the predictions and moves with the partition.
 """
 
 from dataclasses import dataclass
@@ -18,10 +18,10 @@ class _Metadata(msgspec.Struct, forbid_unknown_fields=True):
 
 @dataclass
 class OutcomeCount:
-    """Counts the known outcomes of one partition and asks for a retraining every N.
+    """Counts the known outcomes of one partition; every N outcomes make a retrain request.
 
-    The ranges of the requests follow each other without gap or overlap: the next one
-    begins where the last one ended, whatever lies between two outcomes.
+    The offset ranges of the requests follow each other without gaps or overlaps: each
+    range begins right after the end of the previous one.
 
     >>> count = OutcomeCount("outcomes", 0, every=2, first_offset=10)
     >>> count.observe(11)
@@ -39,12 +39,12 @@ class OutcomeCount:
     count: int = 0
 
     def observe(self, offset: int) -> RetrainRequest | None:
-        """Count the outcome at `offset`; the request that it completes, if it does."""
+        """Count the outcome at `offset`; returns the request that it completes, or None."""
         self.count += 1
         if self.count < self.every:
             return None
         request = RetrainRequest(
-            # The same for whoever counts this range, whatever was killed in between.
+            # The same id for the same range, also after a crash or a rebalance.
             batch_id=f"{self.topic}-{self.partition}-{self.first_offset}",
             topic=self.topic,
             partition=self.partition,
@@ -56,14 +56,14 @@ class OutcomeCount:
         return request
 
     def metadata(self) -> str:
-        """The state as text for the committed offset, well under its 4,096 bytes."""
+        """The state as metadata for the committed offset, far below the limit of 4,096 bytes."""
         return msgspec.json.encode(_Metadata(self.first_offset, self.count)).decode()
 
     @classmethod
     def restore(
         cls, topic: str, partition: int, *, every: int, offset: int, metadata: str
     ) -> "OutcomeCount":
-        """The state that was committed with `offset`; a fresh one where there is none."""
+        """Restore the state committed with `offset`; a new count if there is none."""
         try:
             state = msgspec.json.decode(metadata, type=_Metadata)
         except msgspec.MsgspecError:

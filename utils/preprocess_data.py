@@ -1,4 +1,4 @@
-"""Reads a data set as pipeline.toml describes it, and learns its features."""
+"""Reads a data set as pipeline.toml describes it, and fits the preprocessor to it."""
 
 import io
 import warnings
@@ -22,13 +22,13 @@ def read_frame(path: Path, data: Data) -> pd.DataFrame:
     """Read a CSV file.
 
     Returns:
-        (rows, columns) in the file's order, without the dropped ones: numbers as they
-        are, everything else as text without surrounding blanks, NaN where missing. The
-        target, the columns declared categorical and truth values are text as
-        `messages.label_text` writes it.
+        (rows, columns) in the file's order, without the dropped columns. Numbers are
+        unchanged, everything else is text without surrounding blanks, NaN where missing.
+        The target, the columns declared categorical and truth values have the format of
+        `messages.label_text`.
 
     Raises:
-        DataError: The file cannot be read or has no such columns.
+        DataError: The file cannot be read or lacks a column.
     """
     text_columns = {data.target, *data.categorical}
     try:
@@ -41,12 +41,12 @@ def read_frame(path: Path, data: Data) -> pd.DataFrame:
                 keep_default_na=False,  # "NA" is a category unless pipeline.toml says otherwise
                 na_values=["", *data.missing],
                 dtype=dict.fromkeys(text_columns, str),
-                low_memory=False,  # a column has one type, not one for each part of the file
+                low_memory=False,  # infer one type per column, not one per chunk
             )
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from None
     except (ValueError, pd.errors.ParserWarning) as error:
-        raise DataError(f"{path} is not such CSV: {' '.join(str(error).split())}") from None
+        raise DataError(f"{path} is not valid CSV: {' '.join(str(error).split())}") from None
     frame.columns = [str(name).strip() for name in frame.columns]
     named = {
         data.target,
@@ -55,7 +55,7 @@ def read_frame(path: Path, data: Data) -> pd.DataFrame:
         *(name for pair in data.cross for name in pair),
     }
     if unknown := sorted(named - set(frame.columns)):
-        raise DataError(f"{path} has no column {unknown[0]!r}; pipeline.toml names it")
+        raise DataError(f"{path} has no column {unknown[0]!r}, which pipeline.toml names")
     frame = frame.drop(columns=list(data.drop))
     return pd.DataFrame({name: _clean(frame[name], data) for name in frame.columns})
 
@@ -72,13 +72,13 @@ def column_types(frame: pd.DataFrame, data: Data) -> tuple[list[str], list[str]]
 
 
 def fit_features(frame: pd.DataFrame, data: Data) -> FeatureTools:
-    """Learn the features of a frame that `read_frame` read.
+    """Fit the preprocessor to a frame from `read_frame`.
 
-    Of two classes the positive one gets code 1; several are in their order.
+    Of two classes the positive one gets code 1; otherwise classes are sorted.
 
     Raises:
-        DataError: Fewer than two classes, no such positive class, columns that cannot
-            be crossed or used.
+        DataError: There are fewer than two classes, the positive class does not occur, or
+            a column cannot be used or crossed.
     """
     numerical, categorical = column_types(frame, data)
     try:
@@ -96,14 +96,14 @@ def fit_features(frame: pd.DataFrame, data: Data) -> FeatureTools:
 
 
 def records(frame: pd.DataFrame, numerical: Collection[str]) -> Iterator[dict[str, Label | None]]:
-    """The rows as a message's `data` wants them: JSON values of the types that decode.
+    """Convert rows to the JSON values of a message's `data`.
 
     Args:
-        frame: Columns as `read_frame` gives them, with or without the target.
+        frame: Columns as from `read_frame`, with or without the target.
         numerical: The columns of numbers; all others are sent as text.
 
     Yields:
-        A dict a row, None where a value is missing.
+        A dict per row, with None where a value is missing.
     """
     columns = list(frame.columns)
     lists = [_json_values(frame[name], name in numerical) for name in columns]
@@ -112,12 +112,14 @@ def records(frame: pd.DataFrame, numerical: Collection[str]) -> Iterator[dict[st
 
 
 def sample_rows(folder: Path, data: Data) -> list[dict[str, Label | None]]:
-    """The rows that a sample application sends: as `records` gives them, the target inside.
+    """The rows for a sample application to send, in the format of `records`, with the target.
+
+    They come from the test file, or from the training file if there is none. Rows with an
+    unknown target are left out.
 
     Args:
-        folder: Where the files are.
-        data: Names them: the test file, or the training file where there is none. Rows
-            whose target is not known are left out.
+        folder: The folder of the files.
+        data: The description of the data set.
     """
     frame = read_frame(folder / (data.test or data.train), data)
     frame = frame[frame[data.target].notna()]
@@ -126,7 +128,7 @@ def sample_rows(folder: Path, data: Data) -> list[dict[str, Label | None]]:
 
 
 def _json_values(column: "pd.Series", numbers: bool) -> list[Label | None]:
-    # As text: a column of names may look like numbers in this file, though not in training.
+    # As text: in this file a categorical column may look like numbers, unlike in training.
     return [
         None if missing else value if numbers else label_text(value)
         for value, missing in zip(column.tolist(), column.isna().tolist(), strict=True)
@@ -134,7 +136,7 @@ def _json_values(column: "pd.Series", numbers: bool) -> list[Label | None]:
 
 
 def _without_comments(path: Path, comment: str) -> io.StringIO:
-    # pandas' own `comment` would also cut lines short that hold the character further on.
+    # pandas' own `comment` option would also truncate lines that contain the character later.
     text = path.read_text(encoding="utf-8-sig")
     if comment:
         lines = text.splitlines(keepends=True)
@@ -143,11 +145,11 @@ def _without_comments(path: Path, comment: str) -> io.StringIO:
 
 
 def _clean(column: "pd.Series", data: Data) -> "pd.Series":
-    """A column as `read_frame` promises it."""
+    """Convert a column to the format described in `read_frame`."""
     if pd.api.types.is_bool_dtype(column):
         return column.map({True: "true", False: "false"}).astype(object)
     if pd.api.types.is_numeric_dtype(column) and column.name != data.target:
-        # JSON has no infinity: the model must not know what no message can say.
+        # JSON has no infinity: the model must not learn values that no message can contain.
         return column if column.dtype.kind in "iu" else column.replace([np.inf, -np.inf], np.nan)
     places, values = pd.factorize(column)
     texts = [_clean_text(str(value), str(column.name), data) for value in values.tolist()]

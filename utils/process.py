@@ -1,4 +1,4 @@
-"""What every script does the same way: arguments, signals, names, one-line errors."""
+"""What all scripts share: arguments, signals, instance ids and one-line errors."""
 
 import argparse
 import gc
@@ -26,12 +26,12 @@ from utils.durable_files import try_lock
 from utils.errors import UserError
 from utils.settings import Settings
 
-#: Shows one line to whoever watches the terminal.
+#: Prints one line of text for the user.
 Report = Callable[[str], None]
 
 
 def reporter(name: str, colour: str) -> Report:
-    """Lines with the time and the script's name before them, coloured on a terminal."""
+    """Return a function that prints lines with the time and the script's name, in colour."""
     console = Console(highlight=False, soft_wrap=True)
 
     def report(text: str) -> None:
@@ -53,7 +53,7 @@ def parser(description: str) -> argparse.ArgumentParser:
 
 
 def at_least(lowest: int) -> Callable[[str], int]:
-    """An argparse type: a whole number, `lowest` or more."""
+    """An argparse type: an integer of at least `lowest`."""
 
     def whole_number(text: str) -> int:
         number = int(text)
@@ -66,7 +66,7 @@ def at_least(lowest: int) -> Callable[[str], int]:
 
 
 def seconds(text: str) -> float:
-    """An argparse type: seconds, 0 or more."""
+    """An argparse type: a number of seconds, 0 or more."""
     number = float(text)
     if not 0 <= number < float("inf"):
         raise argparse.ArgumentTypeError(f"must be 0 or more, not {text}")
@@ -74,7 +74,7 @@ def seconds(text: str) -> float:
 
 
 def run(main: Callable[[Settings], int | None], *, errors: Sequence[type[Exception]] = ()) -> int:
-    """Run a script's main with its settings; errors a user can mend become one line.
+    """Run a script's main with the settings; errors that a user can fix are printed in one line.
 
     Args:
         main: Takes the settings; returns the exit status (None is 0).
@@ -97,20 +97,20 @@ def run(main: Callable[[Settings], int | None], *, errors: Sequence[type[Excepti
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     finally:
-        gc.freeze()  # or Python goes through all that was imported before it ends
+        gc.freeze()  # otherwise the garbage collector scans all imported objects at exit
 
 
 def _program() -> str:
-    """The script's name, or the package's of `python -m`."""
+    """The name of the script, or of the package run with `python -m`."""
     path = Path(sys.argv[0])
     return path.parent.name if path.name == "__main__.py" else path.name
 
 
 def _log(settings: Settings) -> None:
-    """Log to stderr what PIPELINE_LOG asks for, and no secret.
+    """Log to stderr at the level in PIPELINE_LOG, with secrets masked.
 
-    The libraries log each lost connection; what matters of it the scripts say
-    themselves. At level debug Kafka's client logs its whole configuration.
+    The default level is high because the libraries log every lost connection; the scripts
+    report what matters. At level debug, Kafka's client logs its whole configuration.
     """
     handler = logging.StreamHandler()
     handler.setFormatter(Masking(settings.secrets))
@@ -118,7 +118,7 @@ def _log(settings: Settings) -> None:
 
 
 class Masking(logging.Formatter):
-    r"""Shows *** for secrets, in whatever a library has to say.
+    r"""Replaces secrets by *** in all log records.
 
     >>> sent = logging.makeLogRecord({"name": "x", "msg": "%s %r", "args": ("p\xe4", b"p\xc3\xa4")})
     >>> Masking(["p\xe4"]).format(sent)
@@ -135,7 +135,7 @@ class Masking(logging.Formatter):
         self._secrets = sorted(shapes, key=len, reverse=True)
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line, or the lines of a traceback."""
+        """Format a record, with its traceback if there is one."""
         text = super().format(record)
         for secret in self._secrets:
             text = text.replace(secret, "***")
@@ -143,25 +143,25 @@ class Masking(logging.Formatter):
 
 
 class Stop:
-    """Set by the first SIGINT or SIGTERM; the second ends the process at once."""
+    """A flag set by the first SIGINT or SIGTERM; the second ends the process at once."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
 
     def __call__(self) -> bool:
-        """Whether the work in hand is to be finished and no more begun."""
+        """Whether to finish the current work and start no more."""
         return self._event.is_set()
 
     def set(self) -> None:
-        """Ask for the end from inside."""
+        """Set the flag without a signal."""
         self._event.set()
 
     def wait(self, seconds: float) -> bool:
-        """Sleep, but not past a signal; whether there was one."""
+        """Sleep until the flag is set, at most for `seconds`; returns the flag."""
         return self._event.wait(seconds)
 
     def on_signals(self) -> "Stop":
-        """Install the handlers; they only set the flag."""
+        """Install the signal handlers."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._handle)
         return self
@@ -205,33 +205,33 @@ class Outage:
 
 
 def be_nice(niceness: int) -> None:
-    """Leave the processor to others, also to those of another terminal.
+    """Lower this process's CPU priority, also relative to processes of other terminals.
 
-    Linux divides it among sessions first, which terminals are, and niceness counts within
-    one (sched(7), "The autogroup feature"): a niced process alone in its terminal takes as
-    much as a predictor in another. So it becomes a session of its own, whose niceness counts
-    against the others'. Signals of the terminal then no longer reach it.
+    Linux divides CPU time among sessions first (a terminal is one), and niceness counts only
+    within a session (sched(7), "The autogroup feature"): a niced process alone in its terminal
+    would get as much as a predictor in another. So this process starts its own session and
+    sets the session's niceness. It then no longer receives the terminal's signals.
 
     Args:
-        niceness: From 1 to 19, as for os.nice.
+        niceness: 1 to 19, as for os.nice.
     """
     os.nice(niceness)
-    with suppress(OSError):  # a leader already; no Linux, or one without autogroups
+    with suppress(OSError):  # a session leader already, not Linux, or Linux without autogroups
         os.setsid()
         Path("/proc/self/autogroup").write_text(str(niceness))
 
 
 @contextmanager
 def claim_instance_id(settings: Settings, role: str, most: int = 1000) -> Iterator[str]:
-    """A name that no other living process has, and that a restarted one gets again.
+    """Claim an instance id that no other running process has; a restart claims it again.
 
-    A free lock file of `data/` decides the number; the kernel releases a lock with its
-    process, however that ends. First come those whose process was killed: what it left
-    open under its name keeps others waiting until somebody has that name again. Host and
-    home are part of it, so that two machines or two homes on one cluster never share one.
+    The id's number is that of a free lock file in `data/`; the kernel releases a lock when
+    its process ends, for whatever reason. Ids of killed processes are claimed first, because
+    an open transaction under such an id blocks other members until the id is used again. The
+    id contains host and home, so that machines or homes on one cluster never share an id.
 
     Raises:
-        UserError: All `most` places are taken.
+        UserError: All `most` ids are taken.
     """
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     locks = settings.data_dir.glob(f".{role}-*.lock")
@@ -241,13 +241,13 @@ def claim_instance_id(settings: Settings, role: str, most: int = 1000) -> Iterat
         with path.open("a") as lock:
             if not try_lock(lock):
                 continue
-            with suppress(OSError):  # a full disk; then the number is one like the others
+            with suppress(OSError):  # on a full disk the id is just not claimed first later
                 lock.write(f"{os.getpid()}\n")
                 lock.flush()
             yield _instance_id(settings.home, path.stem[1:])
-            lock.truncate(0)  # ended by itself
+            lock.truncate(0)  # the process was not killed
             return
-    raise UserError(f"{most} {role}s run in {settings.home} already")
+    raise UserError(f"{most} {role}s are running in {settings.home} already")
 
 
 def _instance_id(home: Path, place: str) -> str:
@@ -260,13 +260,12 @@ def _instance_id(home: Path, place: str) -> str:
 def single_instance(
     settings: Settings, role: str, stop: Stop, report: Report
 ) -> Iterator[str | None]:
-    """Wait until no other process has the role in this home.
+    """Wait until no other process has the role in this home, and claim its instance id.
 
     Yields:
-        The instance id, also when asked to stop already; None when asked to stop while
-        waiting.
+        The instance id; None if `stop` was set while waiting.
     """
-    told = False
+    reported = False
     with ExitStack() as resources:
         while True:
             try:
@@ -275,9 +274,9 @@ def single_instance(
                 if stop():
                     yield None
                     return
-                if not told:
-                    report(f"another {role} works on {settings.home}; waiting for its place")
-                told = True
+                if not reported:
+                    report(f"another {role} is running in {settings.home}; waiting for its place")
+                reported = True
                 stop.wait(0.5)
             else:
                 yield name

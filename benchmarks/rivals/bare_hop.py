@@ -1,8 +1,8 @@
-"""The least that exactly-once takes: consume, produce the same bytes, commit; no scoring.
+"""The minimum of exactly-once: consume, produce the same bytes, commit; without scoring.
 
     python -m benchmarks.rivals.bare_hop FROM TO
 
-kafka-python's own interface, with the settings that made its transactions quick.
+Uses kafka-python's public interface, with settings for fast transactions.
 """
 
 import signal
@@ -15,7 +15,7 @@ from utils import settings
 
 
 def main(source: str, target: str) -> None:
-    """Pass on what comes until it is ended."""
+    """Forward records until SIGTERM."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     servers = settings.load().kafka.bootstrap_servers
     consumer = KafkaConsumer(

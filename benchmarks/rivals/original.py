@@ -1,9 +1,9 @@
-"""How the pipeline that this one follows prepares and trains: frames, applies, its search.
+"""Preprocessing, search and training as in the original pipeline that this one follows.
 
-Its ways, not its code: columns are scaled, crossed and encoded one after the other on
-copies of a frame; the search cross-validates without an objective and with `is_unbalance`,
-and the model is fitted without it. An unseen category ended it; here it gets a code of its
-own, so that it can be measured at all.
+It repeats the original's methods, not its code: columns are scaled, crossed and encoded one
+after the other on copies of a DataFrame; the search cross-validates without an objective and
+with `is_unbalance`, and the model is fitted without it. An unseen category crashed the
+original; here it gets its own code, so that the method can be measured.
 """
 
 import time
@@ -23,10 +23,10 @@ UNSEEN = -1
 
 
 class Preprocessor:
-    """Scales, crosses and encodes the columns of a frame, each step on a copy."""
+    """Scales, crosses and encodes the columns of a DataFrame, each step on a copy."""
 
     def fit(self, frame: pd.DataFrame, crosses: tuple[tuple[str, str], ...]) -> pd.DataFrame:
-        """Learn from a frame without its target; returns it transformed."""
+        """Fit to a DataFrame without its target; returns it transformed."""
         self.crosses = {"_".join(pair): list(pair) for pair in crosses}
         self.numerical = list(frame.select_dtypes(include="number").columns)
         self.categorical = [name for name in frame.columns if name not in self.numerical]
@@ -40,7 +40,7 @@ class Preprocessor:
         return self.transform(frame)
 
     def transform(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """The frame a model sees."""
+        """Transform a DataFrame for the model."""
         scaled = frame.copy()
         scaled[self.numerical] = self.scaler.transform(scaled[self.numerical].astype(float))
         encoded = self._cross(scaled).copy()
@@ -56,7 +56,7 @@ class Preprocessor:
 
 
 def read(config: Settings, name: str) -> tuple[pd.DataFrame, np.ndarray]:
-    """A file's raw columns, "?" being a category as any other, and its labels as 0 and 1."""
+    """Read a file's raw columns, with "?" as a normal category, and its labels as 0 and 1."""
     frame = preprocess_data.read_frame(
         config.data_dir / name, config.data.model_copy(update={"missing": ()})
     )
@@ -66,19 +66,19 @@ def read(config: Settings, name: str) -> tuple[pd.DataFrame, np.ndarray]:
 
 @dataclass
 class Trained:
-    """A model, what it wants its rows through, and how long (s) its search took."""
+    """A model, its preprocessor, and the duration (s) of its search."""
 
     preprocessor: Preprocessor
     model: Any
     searching: float
 
     def probabilities(self, frame: pd.DataFrame) -> np.ndarray:
-        """Of the positive class, (rows,)."""
+        """The probabilities of the positive class, (rows,)."""
         return np.asarray(self.model.predict_proba(self.preprocessor.transform(frame))[:, 1])
 
 
 def space() -> dict[str, Any]:
-    """What its search draws from."""
+    """The search space."""
     return {
         "learning_rate": hp.uniform("learning_rate", 0.01, 0.2),
         "num_boost_round": hp.quniform("num_boost_round", 50, 500, 20),
@@ -92,7 +92,7 @@ def space() -> dict[str, Any]:
 
 
 def train(frame: pd.DataFrame, labels: np.ndarray, config: Settings, evals: int) -> Trained:
-    """Prepare, search and fit on these rows."""
+    """Preprocess the rows, search hyperparameters and fit a model."""
     preprocessor = Preprocessor()
     encoded = preprocessor.fit(frame, config.data.cross)
     names = list(preprocessor.codes)
@@ -110,7 +110,7 @@ def train(frame: pd.DataFrame, labels: np.ndarray, config: Settings, evals: int)
 
 
 def search(rows: lgb.Dataset, evals: int) -> dict[str, Any]:
-    """Its search, from scratch: TPE over the losses of three folds."""
+    """Search hyperparameters from scratch: TPE on the loss of 3-fold cross-validation."""
     rounds: list[int] = []
 
     def loss(drawn: dict[str, Any]) -> float:

@@ -1,9 +1,9 @@
-"""A predictor in the style of the original: one row, one pandas frame, one flushed record.
+"""A predictor in the style of the original: one DataFrame and one flushed record per row.
 
     python -m benchmarks.rivals.row_by_row FROM TO
 
-No group and no transactions; each message is also appended to a file. Its model has as
-many trees and leaves as the one that serves, so that scoring costs what it costs there.
+It uses neither a consumer group nor transactions, and also appends each message to a file. Its
+model has as many trees and leaves as the serving model, so that scoring costs the same.
 """
 
 import json
@@ -20,7 +20,7 @@ from utils.settings import Settings
 
 
 def model(config: Settings) -> tuple[original.Preprocessor, lgb.LGBMClassifier]:
-    """Fitted on the data set, without a search."""
+    """Fit a preprocessor and a model on the data set, without a search."""
     chosen = ModelStore(config.models_dir).load_current().manifest["hyperparameters"]
     preprocessor = original.Preprocessor()
     frame, labels = original.read(config, config.data.train)
@@ -28,7 +28,7 @@ def model(config: Settings) -> tuple[original.Preprocessor, lgb.LGBMClassifier]:
     fitted = lgb.LGBMClassifier(
         n_estimators=chosen["num_boost_round"],
         num_leaves=chosen["num_leaves"],
-        n_jobs=1,  # to fit; it scores as it comes, with all cores
+        n_jobs=1,  # for fitting; it scores with the default, all cores
         verbose=-1,
     )
     fitted.fit(encoded, labels, categorical_feature=list(preprocessor.codes))
@@ -36,7 +36,7 @@ def model(config: Settings) -> tuple[original.Preprocessor, lgb.LGBMClassifier]:
 
 
 def main(source: str, target: str) -> None:
-    """Score what comes until it is ended."""
+    """Score messages until the process is ended."""
     config = settings.load()
     preprocessor, classifier = model(config)
     servers = config.kafka.bootstrap_servers

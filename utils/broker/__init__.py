@@ -1,4 +1,4 @@
-"""A real Apache Kafka on this machine: `Broker` starts it, `python -m utils.broker` runs it."""
+"""Runs a real Apache Kafka on this machine: `Broker`, or `python -m utils.broker`."""
 
 from utils.broker.jars import VERSION, BrokerError, Jar, ensure_jars, find_damaged, load_lock
 from utils.broker.java import SHORT_LIVED

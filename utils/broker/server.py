@@ -2,7 +2,7 @@
 
     python -m utils.broker
 
-One node, KRaft, bound to 127.0.0.1 alone.
+One node, KRaft, bound to 127.0.0.1 only.
 """
 
 import subprocess
@@ -18,8 +18,8 @@ from utils.broker.java import Java, reason_in, write_properties
 from utils.broker.ports import LOOPBACK, accepts_clients, free_port, is_free
 from utils.durable_files import try_lock
 
-#: Kafka's own settings. Paths are relative to the folder in which Java is started, so
-#: that no character in a home's name can upset Kafka's properties files.
+#: Kafka's own settings. Paths are relative to Java's working directory, because some
+#: characters in an absolute path could break Kafka's properties files.
 PROPERTIES: Mapping[str, str] = {
     "process.roles": "broker,controller",
     "node.id": "1",
@@ -30,10 +30,10 @@ PROPERTIES: Mapping[str, str] = {
     "SASL_PLAINTEXT:SASL_PLAINTEXT,SASL_SSL:SASL_SSL",
     "auto.create.topics.enable": "false",
     "delete.topic.enable": "true",
-    # the log is the pipeline's memory, and an idle pipeline must not forget where it was
+    # the pipeline relies on the whole log, and on its offsets even after it was idle
     "log.retention.ms": "-1",
     "offsets.retention.minutes": str(2**31 - 1),
-    # one node; few and small internal logs load quickly after a restart
+    # one node; with few, small internal partitions it restarts quickly
     "offsets.topic.replication.factor": "1",
     "offsets.topic.num.partitions": "4",
     "offsets.topic.segment.bytes": str(2**20),
@@ -42,11 +42,11 @@ PROPERTIES: Mapping[str, str] = {
     "transaction.state.log.num.partitions": "4",
     "transaction.state.log.segment.bytes": str(2**20),
     "log.cleaner.dedupe.buffer.size": str(2**24),
-    # a dead predictor's partitions and transactions are free again within seconds
+    # a killed predictor's partitions and transactions are released within seconds
     "group.min.session.timeout.ms": "1000",
     "group.initial.rebalance.delay.ms": "0",
     "transaction.abort.timed.out.transaction.cleanup.interval.ms": "1000",
-    # after a SIGKILL the controller waits this long before the broker may come back
+    # after a SIGKILL the controller waits this long before the broker may register again
     "broker.session.timeout.ms": "2000",
     "broker.heartbeat.interval.ms": "500",
 }
@@ -71,19 +71,19 @@ appender.file.strategy.max = 3
 class Broker:
     """One Kafka broker and its folder; a context manager that starts and stops it.
 
-    `start` after `stop` or `kill`, or in another process, picks up the same log; the
-    port stays that of the first start. Java runs in a session of its own, so Ctrl-C
-    reaches Python alone. On Linux it is killed with the *thread* that called `start`:
-    call it from one that lives as long as the broker.
+    `start` after `stop` or `kill`, or in another process, continues with the same log; the
+    port stays that of the first start. Java runs in its own session, so Ctrl-C reaches
+    Python only. On Linux, Java is killed with the *thread* that called `start`: call it
+    from a thread that lives as long as the broker.
 
     Args:
         home: The broker's folder: `log/`, `broker.log`, `server.properties`.
-        port: On 127.0.0.1; 0 takes a free one.
-        overrides: Properties of Kafka that win over PROPERTIES. Only `listeners` is
-            added to: "SASL_PLAINTEXT://127.0.0.1:19094", say. The plain listener stays.
+        port: The port on 127.0.0.1; 0 takes a free one.
+        overrides: Kafka properties that override PROPERTIES. `listeners` is appended to
+            the plain listener instead, such as "SASL_PLAINTEXT://127.0.0.1:19094".
         jvm: Further arguments for Java.
-        scram: Users and passwords for SCRAM-SHA-256 and -512, made when the folder is
-            first used. Other users of this machine can see them for that second.
+        scram: Users and passwords for SCRAM-SHA-256 and -512, created when the folder is
+            first used. Other users of this machine can see them for about a second.
     """
 
     def __init__(
@@ -106,17 +106,17 @@ class Broker:
 
     @property
     def bootstrap(self) -> str:
-        """Where it listens, for KAFKA_BOOTSTRAP_SERVERS."""
+        """The broker's address, for KAFKA_BOOTSTRAP_SERVERS."""
         return f"{LOOPBACK}:{self.port}"
 
     @property
     def log_file(self) -> Path:
-        """Kafka's log of the current run; those before it are broker.log.1 and so on."""
+        """Kafka's log of the current run; earlier ones are broker.log.1 and so on."""
         return self.home / "broker.log"
 
     @property
     def running(self) -> bool:
-        """Whether the Java process is there."""
+        """Whether the Java process is alive."""
         return self._process is not None and self._process.poll() is None
 
     @property
@@ -145,17 +145,17 @@ class Broker:
         """Start Kafka and return when it can be used.
 
         Args:
-            timeout: Seconds from the launch of Java to its first answer; the time to
-                fetch the jars, once, is not in it.
+            timeout: Seconds from the launch of Java to its first answer, without the
+                one-time download of the jars.
 
         Raises:
-            BrokerError: It is running, the folder or the port is in use, the jars
-                cannot be had, or Kafka did not start.
+            BrokerError: The broker is running, the folder or the port is in use, the
+                jars cannot be fetched, or Kafka did not start.
             OSError: The folder cannot be written.
         """
-        if not _within(1.0, lambda: not self.running):  # one killed from outside takes a moment
+        if not _within(1.0, lambda: not self.running):  # a killed process takes a moment to end
             raise BrokerError(f"the broker at {self.bootstrap} is running already")
-        self.kill()  # lets go of what that one held
+        self.kill()  # releases the lock of the previous run
         self.home.mkdir(parents=True, exist_ok=True)
         try:
             self._take_folder()
@@ -172,7 +172,7 @@ class Broker:
         return self
 
     def wait(self) -> int:
-        """Wait until Java ends by itself; returns its status, negative for a signal."""
+        """Wait until Java ends; returns its exit status, negative for a signal."""
         return 0 if self._process is None else self._process.wait()
 
     def stop(self, timeout: float = 30.0) -> None:
@@ -189,7 +189,7 @@ class Broker:
             self.kill()
 
     def kill(self) -> None:
-        """SIGKILL, as a crash would; without effect on a broker that has ended."""
+        """Send SIGKILL, to act like a crash; does nothing if the broker has ended."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -231,14 +231,14 @@ class Broker:
 
     def _with_reason(self, what: str) -> str:
         reason = reason_in(_text(self.home / "java.out"))
-        if not reason:  # Java itself has no complaint, so the log is this run's
+        if not reason:  # Java started, so the log is from this run
             _, error, last = _text(self.log_file).rpartition(" ERROR ")
             reason = reason_in(last) if error else "no reason given"
         return f"{what}: {reason} (log: {self.log_file})"
 
 
 def _within(seconds: float, condition: Callable[[], bool]) -> bool:
-    """Whether the condition comes true in time: a process just killed takes a moment."""
+    """Whether the condition comes true in time; a process just killed takes a moment."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
@@ -252,10 +252,10 @@ def _text(file: Path) -> str:
 
 
 def prepare() -> None:
-    """Have all that a first start has to get or to make: the jars, and Java's cache.
+    """Fetch the jars and create Java's AOT cache, so that later starts are fast.
 
     Raises:
-        BrokerError: As `Broker.start` says.
+        BrokerError: As for `Broker.start`.
     """
     with tempfile.TemporaryDirectory() as folder, Broker(Path(folder)):
-        pass  # its end makes the cache
+        pass  # stopping the broker creates the cache

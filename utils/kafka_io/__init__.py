@@ -1,9 +1,9 @@
-"""The one package that talks to Kafka's client; all that others use of it is named here.
+"""The only package that uses the Kafka client; it exports what the other packages need.
 
-`ExactlyOnce` is the consume-transform-produce loop's partner: what a step sends and the
-offsets it has consumed commit in one transaction. `LogReader` reads partitions without
-a group, `Sender` writes without transactions, and the functions create topics and
-announce.
+`ExactlyOnce` is the consumer and producer of a consume-transform-produce loop: the records
+it sends and the offsets it has consumed commit in one transaction. `LogReader` reads
+partitions without a consumer group, `Sender` writes without transactions, and the functions
+create topics and announce events.
 """
 
 from kafka import TopicPartition

@@ -1,4 +1,4 @@
-"""Clients of the cluster: how they are opened, and what is said when they cannot be."""
+"""Opens Kafka clients, and reports connection errors in one line."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -16,11 +16,11 @@ from utils.settings import Kafka
 
 BOOTSTRAP_TIMEOUT_MS = 5_000
 REQUEST_TIMEOUT_MS = 10_000
-#: For each step of a transaction and each look at the committed offsets. A broker that is
-#: killed takes some answers with it, and the client waits them out: this is how long the
-#: predictions then stand still. Giving up early is safe: the next poll looks again.
+#: For each step of a transaction and each query of committed offsets. A killed broker
+#: leaves requests unanswered, and predictions stop until the client times out. A short
+#: timeout is safe: the next poll reads the committed offsets again.
 OPERATION_TIMEOUT_MS = 5_000
-#: How often topics are looked at for new partitions.
+#: How often the client refreshes its metadata, and so notices new partitions.
 METADATA_MAX_AGE_MS = 5_000
 
 
@@ -28,16 +28,16 @@ class KafkaUnavailable(UserError):
     """The cluster cannot be used now; its text is one line meant for the user."""
 
 
-#: What passes when the cluster is well again: call once more.
+#: Errors that callers retry: they end when the cluster has recovered.
 TROUBLE = (KafkaError, KafkaUnavailable)
 
 
 class Refused(KafkaUnavailable):
-    """There is a broker, but it is not trusted or does not let us in: waiting is no use."""
+    """A broker is up but not trusted, or it denies access: retrying does not help."""
 
 
 def client_settings(kafka: Kafka) -> dict[str, object]:
-    """What every client needs to reach the cluster."""
+    """The settings with which every client connects to the cluster."""
     settings: dict[str, object] = {
         "bootstrap_servers": [server.strip() for server in kafka.bootstrap_servers.split(",")],
         "security_protocol": kafka.security_protocol,
@@ -58,8 +58,8 @@ def client_settings(kafka: Kafka) -> dict[str, object]:
 
 
 def open_consumer(kafka: Kafka, **more: object) -> KafkaConsumer:
-    """A consumer of committed records, which come as `record_batches.Record`."""
-    # No deserialiser anywhere: one that raises makes the next poll() hang.
+    """Open a consumer of committed records; it returns them as `record_batches.Record`."""
+    # No deserialisers: one that raises makes the next poll() hang.
     consumer = KafkaConsumer(
         **client_settings(kafka),
         metrics_enabled=False,
@@ -67,7 +67,7 @@ def open_consumer(kafka: Kafka, **more: object) -> KafkaConsumer:
         enable_auto_commit=False,
         allow_auto_create_topics=False,
         fetch_max_wait_ms=500,
-        # They save little with a few partitions, and are one thing more to go wrong.
+        # Fetch sessions save little with few partitions and are another source of errors.
         enable_incremental_fetch_sessions=False,
         max_partition_fetch_bytes=4 * 1024 * 1024,
         **more,
@@ -78,12 +78,12 @@ def open_consumer(kafka: Kafka, **more: object) -> KafkaConsumer:
 
 
 def _fetch_when_all_is_read(fetcher: Fetcher) -> None:
-    """Ask for more of all partitions together, or not yet.
+    """Send the next fetch request only when all fetched records have been returned.
 
-    The client asks again while a part of what it got of one partition is still to be
-    handed out, so for the others alone. When these have nothing, the broker holds the
-    answer back for as long as it may (`fetch_max_wait_ms`), and until it comes the client
-    asks nothing else of that broker: a full partition waits for the empty ones.
+    By default the client sends it while records of one partition are still buffered, and so
+    for the other partitions alone. If those are empty, the broker delays its response for
+    up to `fetch_max_wait_ms`, and the client sends that broker no other fetch request
+    meanwhile: the partition that has records waits for the empty ones.
     """
     send_fetches = fetcher.send_fetches
 
@@ -95,15 +95,17 @@ def _fetch_when_all_is_read(fetcher: Fetcher) -> None:
 
 @contextmanager
 def translate_connection_errors(kafka: Kafka) -> Iterator[None]:
-    """Open a client inside; what keeps it out becomes one line.
+    """Turn the errors of opening a client into a one-line `KafkaUnavailable`.
 
     Raises:
-        KafkaUnavailable: That line.
+        KafkaUnavailable: The client could not connect; `Refused` if a retry is useless.
     """
     try:
         yield
     except kafka_errors.AuthorizationError as error:
-        raise Refused(f"{kafka.bootstrap_servers} forbids it: {type(error).__name__}") from None
+        raise Refused(
+            f"the broker at {kafka.bootstrap_servers} denies access: {type(error).__name__}"
+        ) from None
     except (KafkaError, OSError, ValueError) as error:
         if connection.is_refusal(error):
             raise Refused(connection.refusal(kafka, error)) from None
@@ -114,29 +116,29 @@ def translate_connection_errors(kafka: Kafka) -> Iterator[None]:
 
 
 def open_admin(kafka: Kafka) -> KafkaAdminClient:
-    """An admin client.
+    """Open an admin client.
 
     Raises:
-        KafkaUnavailable: No broker, or it does not let us in.
+        KafkaUnavailable: No broker answers, or it denies access.
     """
     with translate_connection_errors(kafka):
         return KafkaAdminClient(**client_settings(kafka))
 
 
 def check_broker(kafka: Kafka) -> None:
-    """Connect once and leave.
+    """Connect to the cluster once and disconnect.
 
     Raises:
-        KafkaUnavailable: No broker, or it does not let us in.
+        KafkaUnavailable: No broker answers, or it denies access.
     """
     open_admin(kafka).close()
 
 
 def wait_for_broker(kafka: Kafka, seconds: float) -> None:
-    """Wait until the cluster lets us in.
+    """Wait until the cluster accepts connections.
 
     Raises:
-        KafkaUnavailable: It did not, for that long.
+        KafkaUnavailable: No connection within `seconds`, or the broker denies access.
     """
     until = time.monotonic() + seconds
     while True:
@@ -151,7 +153,7 @@ def wait_for_broker(kafka: Kafka, seconds: float) -> None:
 
 
 def partitions_of(consumer: KafkaConsumer, topics: Iterable[str]) -> list[TopicPartition]:
-    """All partitions of topics, as far as the client knows."""
+    """All partitions of the topics that are in the client's metadata."""
     return [
         TopicPartition(topic, partition)
         for topic in topics
@@ -166,6 +168,6 @@ def positions_of(consumer: KafkaConsumer) -> dict[TopicPartition, int]:
 
 
 def committed_offset(consumer: KafkaConsumer, tp: TopicPartition) -> OffsetAndMetadata | None:
-    """What the consumer's group has committed of a partition."""
-    # Without a timeout it retries for ever and heeds no signal.
+    """The offset that the consumer's group has committed for a partition, if any."""
+    # Without a timeout it retries forever and ignores signals.
     return consumer.committed(tp, metadata=True, timeout_ms=OPERATION_TIMEOUT_MS)

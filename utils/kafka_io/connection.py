@@ -1,8 +1,8 @@
-"""How Kafka's client connects: it gives up in time, and hears why it is refused.
+"""Makes Kafka's client time out when it connects, and keep the reason of a refusal.
 
-kafka-python 3.0.12 left alone waits for ever for the end of a TLS handshake; drops what
-a broker says right before it hangs up, which is why a login failed; and tries again
-whatever the reason, until it says only that its time is up.
+kafka-python 3.0.12 by itself waits forever for a TLS handshake; it drops what a broker
+sends right before it closes the connection, which is the reason of a failed login; and it
+retries whatever the reason, until it reports nothing but a timeout.
 """
 
 import re
@@ -19,12 +19,12 @@ from kafka.net.transport import KafkaTCPTransport
 
 from utils.settings import Kafka
 
-#: For TCP's and TLS's handshakes together.
+#: For the TCP and the TLS handshake together.
 HANDSHAKE_TIMEOUT_MS = 5_000
-#: Between two questions for metadata, at first: a client's second one asks for its topics,
-#: right after the one with which it found the brokers.
+#: The backoff between a new client's metadata requests: it sends a second one, for its
+#: topics, right after the first, which finds the brokers.
 FIRST_METADATA_BACKOFF_MS = 10
-#: So long that holds. Later it would be a busy loop while topics are missing.
+#: How long the short backoff applies. Later it would be a busy loop while topics are missing.
 FIRST_SECONDS = 1.0
 
 _LOGIN_ERRORS = (
@@ -41,7 +41,7 @@ class NodeInfo(Protocol):
 
 
 class Client(KafkaNetClient):  # type: ignore[misc]
-    """For the `kafka_client` option of consumers, producers and admin clients."""
+    """The network client, for the `kafka_client` option of all other clients."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class _Connections(KafkaConnectionManager):  # type: ignore[misc]
     def __init__(self, net: NetworkSelector, **configs: object) -> None:
         super().__init__(net, **configs)
         self._refusals: dict[object, Exception] = {}  # by node id
-        # No option reaches it: it is 100 ms whatever the client's retry_backoff_ms.
+        # No option sets it: it is 100 ms whatever the client's retry_backoff_ms.
         usual = self.cluster.config["retry_backoff_ms"]
         self.cluster.config["retry_backoff_ms"] = FIRST_METADATA_BACKOFF_MS
         quick_until = time.monotonic() + FIRST_SECONDS
@@ -80,9 +80,9 @@ class _Connections(KafkaConnectionManager):  # type: ignore[misc]
         await super()._connect(node, conn, *args, **kwargs)
 
     def maybe_raise_auth_failure(self, node_id: object) -> None:
-        """Raise what was noted of a node, once: the next call tries it again.
+        """Raise a node's refusal once; after that the node is tried again.
 
-        The nodes to begin with are as good as one: all have to have refused.
+        A refusal by a bootstrap node is raised only when all bootstrap nodes have refused.
         """
         first = {broker.node_id for broker in self.cluster.bootstrap_brokers()}
         if node_id in self._refusals and not (node_id in first and first - set(self._refusals)):
@@ -94,33 +94,33 @@ class _Connections(KafkaConnectionManager):  # type: ignore[misc]
             transport = await self.wait_for(building, HANDSHAKE_TIMEOUT_MS)
         except kafka_errors.KafkaTimeoutError:
             building.add_callback(lambda late: late.close())
-            raise kafka_errors.KafkaConnectionError("the handshake takes too long") from None
+            raise kafka_errors.KafkaConnectionError("the handshake timed out") from None
         receive = transport._sock_recv
 
         def receive_all() -> tuple[bytes, KafkaError | None]:
             received, error = receive()
-            return received, None if received else error  # it comes again
+            return received, None if received else error  # the next call returns the error
 
         transport._sock_recv = receive_all
         return transport
 
 
 def is_refusal(error: Exception) -> bool:
-    """Whether to try again is no use until somebody changes something."""
+    """Whether the broker refuses this client, so that a retry cannot succeed."""
     text = str(error)
     not_trusted = "Handshake failed: [SSL" in text and "EOF" not in text
     return not_trusted or isinstance(error, _LOGIN_ERRORS)
 
 
 def refusal(kafka: Kafka, error: Exception) -> str:
-    """A refusal in one line."""
+    """Describe a refusal in one line."""
     where, text = f"the broker at {kafka.bootstrap_servers}", str(error)
     if isinstance(error, kafka_errors.SaslAuthenticationFailedError):
         return f"{where} refused user {kafka.sasl_username!r}: {text.rpartition('Error: ')[2]}"
     if isinstance(error, kafka_errors.UnsupportedSaslMechanismError):
-        return f"{where} knows no {kafka.sasl_mechanism} (KAFKA_SASL_MECHANISM)"
+        return f"{where} does not support {kafka.sasl_mechanism} (KAFKA_SASL_MECHANISM)"
     if isinstance(error, kafka_errors.IllegalSaslStateError):
-        return f"{where} has no login (KAFKA_SECURITY_PROTOCOL is {kafka.security_protocol})"
+        return f"{where} does not use SASL (KAFKA_SECURITY_PROTOCOL is {kafka.security_protocol})"
     reason = re.sub(r".*(\[SSL.*?\] |verify failed: )| \(_ssl\.c.*", "", text)
     authority = f"KAFKA_SSL_CAFILE is {kafka.ssl_cafile or 'not set'}"
     return f"{where} is not trusted: {reason} ({authority})"

@@ -1,4 +1,4 @@
-"""The consume-transform-produce loop's partner."""
+"""Consumer and producer whose records and offsets commit together."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -31,8 +31,8 @@ from utils.settings import Kafka
 
 SESSION_TIMEOUT_MS = 2_000
 HEARTBEAT_INTERVAL_MS = 500
-#: A restarted broker has answered "no offset committed" for half a second to groups that
-#: had one; only an answer that stays the same for this long is believed.
+#: A broker that has just restarted reports "no offset committed" for about half a second
+#: to groups that have one. The answer is trusted only if it lasts this long.
 NO_OFFSET_TIMEOUT_S = 5.0
 
 
@@ -41,7 +41,7 @@ class Fenced(UserError):
 
 
 class _RebalanceListener(ConsumerRebalanceListener):  # type: ignore[misc]
-    """Notes that the assignment changed: inside the listener no offset can be fetched."""
+    """Records that the assignment changed; offsets cannot be fetched inside a listener."""
 
     def __init__(self) -> None:
         self.happened = True
@@ -55,13 +55,13 @@ class _RebalanceListener(ConsumerRebalanceListener):  # type: ignore[misc]
 
 @dataclass(frozen=True)
 class Polled:
-    """What one `ExactlyOnce.poll` returned.
+    """The result of one `ExactlyOnce.poll`.
 
     Attributes:
         records: By partition, in offset order.
-        restored: None, or the partitions now assigned with their committed positions:
-            whatever was remembered of any partition before is void, and whatever was
-            polled before and not committed comes again.
+        restored: The assigned partitions with their committed positions, after a rebalance
+            or an error; else None. The caller drops its state of all partitions; records
+            that were polled but not committed are polled again.
     """
 
     records: dict[TopicPartition, list[Record]]
@@ -71,22 +71,22 @@ class Polled:
 
 
 class ExactlyOnce:
-    """A group member whose output and consumed offsets commit together.
+    """A member of a consumer group whose output and consumed offsets commit together.
 
-    After any error of `poll` or `commit` the object is still good: the next `poll`
-    replaces the producer (which aborts what was open), reads the committed positions
-    again and goes on from there.
+    The object stays usable after any error of `poll` or `commit`: the next `poll` replaces
+    the producer (which aborts an open transaction), reads the committed positions again
+    and continues from there.
 
     Args:
         kafka: How to reach the cluster.
         group: The consumer group.
-        topics: What it reads; co-partitioned topics arrive with the same numbers.
-        instance_id: A name that no other living process has and that a restarted one has
-            again: transactional id and static membership in one. A process restarted
-            under its name takes over at once instead of waiting for its own death to
-            be noticed.
+        topics: The topics to read; of co-partitioned topics, a member is assigned the same
+            partition numbers.
+        instance_id: The transactional id and the static member id. No two running
+            processes share one; a process that restarts with the same id takes over at
+            once instead of waiting for the session of its predecessor to time out.
         max_records: The most records that one poll returns.
-        report: Told in one line what a user should know (records expired, a wait).
+        report: Called with one line of text for the user (records expired, a wait).
     """
 
     def __init__(
@@ -113,14 +113,15 @@ class ExactlyOnce:
         # The last process of this instance_id may have been killed.
         self._may_have_open_transaction = True
         self._newest: dict[TopicPartition, int] = {}
-        #: Where partitions begin of which nothing is committed; the next commit says so,
-        #: or each restart would have to wait for an answer to believe again.
+        #: The first positions of partitions without a committed offset. The next commit
+        #: includes them, or each restart would wait NO_OFFSET_TIMEOUT_S for them again.
         self._beginnings: dict[TopicPartition, Position] = {}
         self._committer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="committer")
         self._in_flight: tuple[Future[None], Callable[[], None]] | None = None
         with translate_connection_errors(kafka):
-            # Before joining: it aborts what this instance_id's last process left open. The
-            # partitions may be with others by now, who wait for just that.
+            # Before joining: this aborts the transaction that the last process of this
+            # instance_id left open. Its partitions may be assigned to other members by
+            # now, which wait for the abort.
             self._replace_producer()
             self._consumer = self._join()
 
@@ -135,31 +136,31 @@ class ExactlyOnce:
             auto_offset_reset="none",
             max_poll_records=self._max_records,
         )
-        # Known before joining: a member that leads the group hands out no partition of a
-        # topic that it has not heard of yet, and when word comes at the wrong moment it
-        # does not do so later.
+        # Fetch the topics' metadata before joining: a group leader assigns no partitions of
+        # a topic that is not in its metadata, and if the metadata arrives at the wrong
+        # moment, it does not assign them later either.
         missing = [topic for topic in self._topics if not consumer.partitions_for_topic(topic)]
         if missing:
             self._report(f"waiting for topic {', '.join(missing)} (initialize.py creates it)")
         consumer.subscribe(self._topics, listener=self._rebalance)
-        # What is known now is no change: else the first word after joining looks like
-        # one, and every member joins twice.
+        # Take the current metadata as the baseline: otherwise the first update after joining
+        # counts as a change, and every member joins twice.
         coordinator = consumer._coordinator
         coordinator._handle_metadata_update(coordinator._cluster)
         return consumer
 
     def poll(self, timeout_ms: int) -> Polled:
-        """Fetch records, or learn of a new assignment.
+        """Fetch records, or return a new assignment.
 
         Raises:
-            KafkaError: Something went wrong; poll again.
+            KafkaError: The poll failed; poll again.
             Fenced: Another process runs under this instance_id.
         """
         coordinator = self._consumer._coordinator
         if coordinator.rejoining:
-            # A join that a poll began and did not live to see the end of. When it began
-            # because topics changed, joining itself makes the client forget why, and no
-            # poll would ever take up its result: neither in the group nor out of it.
+            # A previous poll began this join and returned before it ended. If changed
+            # topics had caused it, the client has cleared that cause by joining, and no
+            # later poll would complete the join: the member would hang half joined.
             coordinator.request_rejoin()
         try:
             records = self._consumer.poll(timeout_ms)
@@ -167,8 +168,8 @@ class ExactlyOnce:
             self._failed, records = True, {}
         except kafka_errors.FencedInstanceIdError:
             raise Fenced(f"another process runs as {self._instance_id}; this one ends") from None
-        # Right after poll(), never later: the client forgets its generation when it
-        # leaves the group, and the broker lets a member without one commit unfenced.
+        # Right after poll(), not later: the client loses its generation when it leaves
+        # the group, and the broker does not fence commits of a member without one.
         membership = self._consumer.group_metadata()
         if membership.state != MemberState.STABLE or not membership.member_id:
             self._failed = self._failed or bool(records)
@@ -179,7 +180,7 @@ class ExactlyOnce:
         return Polled(records, None, membership, self._epoch)
 
     def _restore(self, membership: ConsumerGroupMetadata) -> Polled:
-        """Take up the assigned partitions where the group has committed them."""
+        """Seek all assigned partitions to their committed positions."""
         self._failed = True
         self._rebalance.happened = False
         self._epoch += 1
@@ -193,10 +194,10 @@ class ExactlyOnce:
         return Polled({}, positions, membership, self._epoch)
 
     def _position(self, tp: TopicPartition) -> Position:
-        """The committed position of a partition, wary of a broker just restarted.
+        """The committed position of a partition; suspect answers are checked again.
 
-        It may say that the group has no offset, an old one, or that the log ends before
-        it; what it still says after a while is believed.
+        A broker that has just restarted may report no offset, an old one, or a log that
+        ends before the offset. Such an answer is trusted after NO_OFFSET_TIMEOUT_S.
         """
         newest = self._newest.get(tp, -1)
         deadline = time.monotonic() + NO_OFFSET_TIMEOUT_S
@@ -210,7 +211,9 @@ class ExactlyOnce:
                 break
             time.sleep(0.2)
         if committed is None:
-            self._report(f"{tp.topic}-{tp.partition} has no committed offset: from its start")
+            self._report(
+                f"{tp.topic}-{tp.partition} has no committed offset: reading from its start"
+            )
             self._beginnings[tp] = Position(starts[tp])
             return self._beginnings[tp]
         if starts[tp] <= committed.offset <= ends[tp]:
@@ -219,16 +222,16 @@ class ExactlyOnce:
         self._newest.pop(tp, None)
         self._report(
             f"{tp.topic}-{tp.partition}: offset {committed.offset} is not in the log any more "
-            f"({starts[tp]} to {ends[tp]}); going on at {starts[tp]}"
+            f"({starts[tp]} to {ends[tp]}); continuing at {starts[tp]}"
         )
-        expired = committed.offset < starts[tp]  # else it is another log, made again
+        expired = committed.offset < starts[tp]  # else the topic was deleted and recreated
         return Position(starts[tp], (committed.metadata or "") if expired else "")
 
     def _replace_producer(self) -> None:
-        """A producer that has aborted keeps the aborted offsets: never used again."""
+        """Open a new producer: one that has aborted keeps the offsets of that transaction."""
         if self._producer is not None:
             if self._producer_is_new:
-                return  # spares a starting process the time
+                return  # saves time at the start of the process
             discard(self._producer)
             self._producer = None
         self._producer = open_transactional_producer(
@@ -253,20 +256,21 @@ class ExactlyOnce:
         positions: Mapping[TopicPartition, Position],
         then: Callable[[], None] = lambda: None,
     ) -> None:
-        """Begin to commit records and positions in one transaction, all or nothing.
+        """Start to commit records and positions in one transaction, in the background.
 
-        The result comes with `wait_for_commit`, with the next commit, or with a poll that
-        has to know because partitions have moved.
+        `wait_for_commit`, the next `commit`, or a `poll` after a rebalance waits for the
+        result and raises its error.
 
         Args:
-            polled: What the positions come from.
-            records: What to send, by where to.
-            positions: Where each partition goes on.
-            then: Called by that call, in its thread, when the transaction has committed.
+            polled: The poll that the positions come from.
+            records: The records to send, by target partition.
+            positions: The next position of each consumed partition.
+            then: Called after the transaction has committed, by the call that waited for
+                it and in that call's thread.
 
         Raises:
-            KafkaError: Of this transaction or the one before. Nothing may be assumed; the
-                next poll finds out what is committed and takes up from there.
+            KafkaError: This transaction or the previous one failed. Its outcome may be
+                unknown; the next poll continues from what is committed.
         """
         self.wait_for_commit()
         if polled.epoch != self._epoch or self._rebalance.happened or self._failed:
@@ -289,7 +293,7 @@ class ExactlyOnce:
         self._in_flight = committed, on_committed
 
     def wait_for_commit(self) -> None:
-        """Wait until what is being committed is.
+        """Wait for the end of the commit in progress, if there is one.
 
         Raises:
             KafkaError: As `commit` does.
@@ -305,7 +309,7 @@ class ExactlyOnce:
         on_committed()
 
     def close(self) -> None:
-        """Leave; nothing is open between two commits, so nothing is lost."""
+        """Leave the group. No transaction is open between commits, so nothing is lost."""
         self._committer.shutdown()
         if self._producer is not None:
             discard(self._producer)

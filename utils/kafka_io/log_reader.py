@@ -1,4 +1,4 @@
-"""Reading whole partitions, without a group."""
+"""Reads whole partitions without a consumer group."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -20,13 +20,14 @@ from utils.settings import Kafka
 
 @dataclass
 class LogReader:
-    """Reads whole partitions in order, committed records only, without a group.
+    """Reads all partitions of topics without a consumer group, committed records only.
 
     Args:
         kafka: How to reach the cluster.
-        topics: All their partitions are read, also those added later.
-        positions: Where to begin, by (topic, partition); others begin at `default`.
+        topics: The topics; partitions that are added later are read too.
+        positions: The first offset, by (topic, partition); others begin at `default`.
         default: "earliest" or "latest".
+        max_records: The most records that one poll returns.
     """
 
     kafka: Kafka
@@ -53,7 +54,7 @@ class LogReader:
         new = [tp for tp in partitions_of(self._consumer, self.topics) if tp not in self._assigned]
         if not new:
             return
-        # Positions are kept over assign() by asking for them first.
+        # assign() resets positions, so they are read first and restored below.
         kept = positions_of(self._consumer)
         if self.default == "latest" and not self._assigned:
             ends = self._consumer.end_offsets(new, timeout_ms=REQUEST_TIMEOUT_MS)
@@ -76,16 +77,16 @@ class LogReader:
         return records
 
     def topic_ids(self) -> dict[str, str]:
-        """What Kafka calls the topics; one that is deleted and made again has another id."""
+        """The topics' ids in Kafka; a topic that is deleted and recreated gets another id."""
         ids = {topic: self._consumer._cluster.topic_id(topic) for topic in self.topics}
         return {topic: str(topic_id) for topic, topic_id in ids.items() if topic_id}
 
     def position(self, tp: TopicPartition) -> int:
-        """The next offset to be read; also past records that are no longer there."""
+        """The next offset to read; it also moves past records that were deleted."""
         return int(self._consumer.position(tp, timeout_ms=REQUEST_TIMEOUT_MS))
 
     def ends(self) -> dict[TopicPartition, int]:
-        """For each partition the offset after its last committed record."""
+        """The offset after the last committed record, by partition."""
         ends: dict[TopicPartition, int] = self._consumer.end_offsets(
             sorted(self._assigned), timeout_ms=REQUEST_TIMEOUT_MS
         )

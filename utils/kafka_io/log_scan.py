@@ -1,4 +1,4 @@
-"""Reads the log from one offset to another, for whoever looks back."""
+"""Reads a topic's records between given offsets."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -12,18 +12,18 @@ from utils.kafka_io.log_reader import LogReader, partition_bounds
 from utils.kafka_io.record_batches import Record
 from utils.settings import Kafka
 
-#: How long the log may say nothing before its end is reached.
+#: How long to wait for the next records before the scan fails.
 SILENCE_TIMEOUT_S = 30.0
 
-#: By partition: the first offset, and the one after the last.
+#: By partition: the first offset, and the offset after the last.
 Bounds = Mapping[int, tuple[int, int]]
 
 
 def bounds(kafka: Kafka, topic: str) -> dict[int, tuple[int, int]]:
-    """What there is of a topic now: committed records that have not expired.
+    """The bounds of a topic's log now: committed records that have not expired.
 
     Raises:
-        KafkaUnavailable: No broker, or it has no such topic.
+        KafkaUnavailable: No broker answers, or it has no such topic.
     """
     try:
         found = partition_bounds(kafka, topic)
@@ -35,20 +35,20 @@ def bounds(kafka: Kafka, topic: str) -> dict[int, tuple[int, int]]:
 
 
 def only(partition: int, found: Bounds) -> dict[int, tuple[int, int]]:
-    """The same bounds with nothing in the other partitions."""
+    """Narrow bounds to one partition; the ranges of the others become empty."""
     return {p: (first if p == partition else end, end) for p, (first, end) in found.items()}
 
 
 def scan(kafka: Kafka, topic: str, wanted: Bounds) -> Iterator[Record]:
-    """The committed records within bounds, those of one partition in order.
+    """Read the committed records within bounds, each partition in offset order.
 
     Args:
         kafka: How to reach the cluster.
-        topic: Whose records.
-        wanted: Names every partition: (end, end) reads nothing of one.
+        topic: The topic to read.
+        wanted: The bounds of every partition; (end, end) skips one.
 
     Raises:
-        KafkaUnavailable: No broker, or it falls silent.
+        KafkaUnavailable: No broker answers, or it stops sending records.
     """
     ends = {p: end for p, (first, end) in wanted.items() if first < end}
     if not ends:
@@ -62,13 +62,13 @@ def scan(kafka: Kafka, topic: str, wanted: Bounds) -> Iterator[Record]:
                 for tp, records in polled.items():
                     end = wanted.get(tp.partition, (0, 0))[1]
                     yield from (record for record in records if record.offset < end)
-                # Not by offsets seen: the last ones may be a transaction's own marks.
+                # By position, not by offsets seen: the last may be transaction markers.
                 for partition in [p for p in ends if _reached(reader, topic, p, ends[p])]:
                     del ends[partition]
                 now = time.monotonic()
                 heard = now if polled else heard
                 if ends and now - heard > SILENCE_TIMEOUT_S:
-                    raise KafkaUnavailable(f"the broker no longer sends the rest of {topic}")
+                    raise KafkaUnavailable(f"the broker stopped sending records of {topic}")
     except KafkaError as error:
         raise KafkaUnavailable(f"{topic} cannot be read: {one_line(error)}") from None
 

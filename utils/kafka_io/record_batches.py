@@ -1,7 +1,7 @@
-"""Kafka's record batches (message format 2), encoded and decoded a whole batch at a time.
+"""Encodes and decodes Kafka's record batches (message format 2), a whole batch at a time.
 
-kafka-python goes record by record through a handful of objects and calls, which takes
-more time than a model needs for a row. Here a record costs little more than its bytes.
+kafka-python creates several objects and calls per record, which takes more time than a
+model needs to score a row. Here a record costs little more than copying its bytes.
 The format: https://kafka.apache.org/documentation/#recordbatch
 """
 
@@ -16,17 +16,17 @@ from kafka.record.memory_records import MemoryRecords, MemoryRecordsBuilder
 from kafka.structs import TopicPartition
 
 Headers = Sequence[tuple[str, bytes | None]]
-#: Of a record to be written: key, value, headers.
+#: A record to be written: key, value, headers.
 Content = tuple[bytes | None, bytes | None, Headers | None]
 
 _NO_HEADERS = b"\0"
 _NULL = b"\1"  # a length of -1
-#: The most bytes that a record takes beside its key, value and headers.
+#: The most bytes that a record takes besides its key, value and headers.
 _NUMBERS = 22
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):
-    """A record as it was read; `timestamp` in milliseconds since 1970."""
+    """A consumed record; `timestamp` is in milliseconds since 1970."""
 
     topic: str
     partition: int
@@ -40,12 +40,12 @@ class Record(msgspec.Struct, frozen=True, gc=False):
 def encode_batches(
     records: Iterable[Content], *, timestamp: int, largest: int
 ) -> list[MemoryRecordsBuilder]:
-    """Write records into as many batches as they need.
+    """Encode records into as many batches as they need.
 
     Args:
         records: Key, value and headers of each.
-        timestamp: Of all of them, milliseconds since 1970.
-        largest: Bytes of one batch at most; a record larger than that has one to itself.
+        timestamp: The timestamp of all records, in milliseconds since 1970.
+        largest: The most bytes of a batch; a larger record gets a batch of its own.
     """
     batches: list[MemoryRecordsBuilder] = []
     parts: list[bytes] = []
@@ -57,7 +57,7 @@ def encode_batches(
         if place and size > largest:
             batches.append(_batch(parts, place, timestamp, largest))
             parts, place, size = [], 0, more
-        # No attributes, the timestamp of the batch, its place; then what it holds.
+        # No attributes, timestamp delta 0, the offset delta; then key, value and headers.
         record = b"\0\0%b%b%b%b%b%b" % (
             _varint(place),
             _NULL if key is None else _varint(len(key)),
@@ -95,7 +95,7 @@ def _headers(headers: Headers) -> bytes:
 
 @lru_cache(maxsize=1 << 16)
 def _varint(number: int) -> bytes:
-    """A number that is not negative as Kafka's zigzag varint.
+    """Encode a non-negative number as Kafka's zigzag varint.
 
     >>> [_varint(number).hex() for number in (0, 63, 64, 300)]
     ['00', '7e', '8001', 'd804']
@@ -110,10 +110,10 @@ def _varint(number: int) -> bytes:
 
 
 def decode_batch(batch: DefaultRecordBatch, tp: TopicPartition) -> list[Record]:
-    """The records of a batch whose checksum is right.
+    """Decode the records of a batch whose checksum has been verified.
 
     Raises:
-        CorruptRecordError: They are not what the format says.
+        CorruptRecordError: The batch does not follow the format.
     """
     try:
         return _decode_batch(batch, tp)
@@ -128,7 +128,7 @@ def _decode_batch(batch: DefaultRecordBatch, tp: TopicPartition) -> list[Record]
     base_offset, first_timestamp = batch.base_offset, batch.first_timestamp
     appended = batch.max_timestamp if batch.timestamp_type == batch.LOG_APPEND_TIME else None
     found = []
-    # Most numbers are one or two bytes long: those are taken here, without a call.
+    # Most varints are one or two bytes long: those are decoded inline, without a call.
     for _ in range(batch.records_count):
         if (size := data[at]) < 128:
             at, size = at + 1, size >> 1
@@ -137,7 +137,7 @@ def _decode_batch(batch: DefaultRecordBatch, tp: TopicPartition) -> list[Record]
         else:
             size, at = _number(data, at)
         end = at + size
-        at += 1  # attributes: there are none yet
+        at += 1  # the attributes: the format defines none yet
         if (delta := data[at]) < 128:
             at, delta = at + 1, (delta >> 1) ^ -(delta & 1)
         else:
@@ -190,7 +190,7 @@ def _decode_headers(data: bytes, at: int) -> tuple[list[tuple[str, bytes | None]
 
 
 def _number(data: bytes, at: int) -> tuple[int, int]:
-    """The zigzag varint at a place, and the place after it."""
+    """Decode the zigzag varint at an index; returns it and the index after it."""
     number = 0
     for shift in range(0, 70, 7):
         byte = data[at]
@@ -198,11 +198,11 @@ def _number(data: bytes, at: int) -> tuple[int, int]:
         number |= (byte & 127) << shift
         if byte < 128:
             return (number >> 1) ^ -(number & 1), at
-    raise ValueError("a number of more than ten bytes")
+    raise ValueError("a varint of more than ten bytes")
 
 
 class PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc]
-    """One partition of a fetch response; hands out `Record`s."""
+    """One partition of a fetch response; yields `Record`s."""
 
     def _unpack_records(
         self, tp: TopicPartition, records: MemoryRecords, *deserialisers: object
@@ -218,15 +218,15 @@ class PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc]
                 for record in decode_batch(batch, tp):
                     self.next_fetch_offset = record.offset + 1
                     yield record
-            # Past records that compaction took, and past markers.
+            # Skips compacted records and transaction markers.
             self.next_fetch_offset = batch.next_offset
         self.drain()
 
     def _is_hidden(self, batch: DefaultRecordBatch) -> bool:
-        """Whether a batch is a marker, or of a transaction that was aborted."""
+        """Whether a batch is a transaction marker, or part of an aborted transaction."""
         committed_only = self.isolation_level == IsolationLevel.READ_COMMITTED
         if committed_only and batch.has_producer_id():
-            # Those that begin before this batch ends; each ends with its marker.
+            # Aborted transactions that begin before this batch ends; a marker ends each.
             self._consume_aborted_transactions_up_to(batch.last_offset)
             if self._contains_abort_marker(batch):
                 self.aborted_producer_ids.discard(batch.producer_id)

@@ -1,4 +1,4 @@
-"""Writing outside of the loop: record by record, or some of them in one transaction."""
+"""Writes records outside the loop: one by one, or several in one transaction."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -19,12 +19,12 @@ from utils.kafka_io.clients import (
 from utils.kafka_io.transactions import await_result, discard, open_transactional_producer
 from utils.settings import Kafka, Settings
 
-#: The most bytes of one request; what a topic takes is for its broker to say.
+#: The most bytes of one request; the limit of a topic is enforced by the broker.
 LARGEST_REQUEST = 100 * 1024 * 1024
 
 
 class Outgoing(NamedTuple):
-    """A record to send; `partition` None leaves the choice to the key's hash."""
+    """A record to send; with `partition` None the key's hash decides."""
 
     topic: str
     partition: int | None
@@ -34,7 +34,7 @@ class Outgoing(NamedTuple):
 
 
 class Sender:
-    """Writes records one by one, acknowledged and without duplicates of its own."""
+    """Writes records one by one with an idempotent producer (acks=all)."""
 
     def __init__(self, kafka: Kafka, *, linger_ms: int = 0) -> None:
         with translate_connection_errors(kafka):
@@ -51,7 +51,7 @@ class Sender:
             )
 
     def send(self, record: Outgoing) -> FutureRecordMetadata:
-        """Queue a record; the returned future's `get(timeout)` waits for the broker."""
+        """Queue a record; returns a future whose `get(timeout)` waits for the broker."""
         return self._producer.send(
             record.topic,
             value=record.value,
@@ -61,11 +61,11 @@ class Sender:
         )
 
     def flush(self, timeout: float = 30.0) -> None:
-        """Wait until all that was sent is acknowledged; seconds."""
+        """Wait until the broker has acknowledged all records, at most `timeout` seconds."""
         self._producer.flush(timeout)
 
     def close(self) -> None:
-        """Send what is queued and release the connection."""
+        """Send the queued records and release the connection."""
         self._producer.close(timeout=5)
 
     def __enter__(self) -> "Sender":
@@ -76,11 +76,11 @@ class Sender:
 
 
 class TransactionalSender:
-    """Writes records in one transaction: its readers see all of them or none.
+    """Writes records in transactions; read_committed consumers see all records of one or none.
 
     Args:
         kafka: How to reach the cluster.
-        name: Only one such writer is at work: a newer one of the same name ends it.
+        name: The transactional id: a newer producer with the same id fences this one.
     """
 
     def __init__(self, kafka: Kafka, name: str) -> None:
@@ -91,12 +91,13 @@ class TransactionalSender:
             self._producer.init_transactions()
 
     def send(self, outgoing: Iterable[Outgoing]) -> None:
-        """Send them and wait until they are committed.
+        """Send records in one transaction and wait for its commit.
 
-        Until then whoever reads these partitions waits too: not too much at once.
+        Consumers of these partitions wait meanwhile, so keep transactions small.
 
         Raises:
-            KafkaError: None of them will be seen, unless the broker did not answer.
+            KafkaError: The transaction failed and none of its records become visible. Only
+                if the broker did not answer is its outcome unknown.
         """
         producer, manager = self._producer, self._producer._transaction_manager
         producer.begin_transaction()

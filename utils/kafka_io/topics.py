@@ -1,4 +1,4 @@
-"""The topics, made as they have to be, and a first offset for each group."""
+"""Creates the topics, and commits a first offset for each consumer group."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -18,25 +18,26 @@ from utils.kafka_io.clients import (
 )
 from utils.settings import Kafka
 
-#: What the topics created here take. A prediction repeats its request_id, and a rejected
-#: record gains headers, so both can be larger than the message was.
+#: max.message.bytes of `predictions` and `dead_letters`. A prediction repeats its request_id
+#: and a rejected record gains headers, so both can be larger than the original message.
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 
 
 def ensure_topics(kafka: Kafka, groups: Mapping[str, Sequence[str]]) -> list[str]:
-    """Create the topics that are missing, and give each group a first offset.
+    """Create the missing topics, and commit a first offset for each consumer group.
 
-    Committing an offset for every partition at set-up lets readers tell a partition
-    that was never read from a broker that has not loaded its offsets yet.
+    With an offset committed for every partition, "no offset committed" never means a new
+    partition: it comes from a broker that has not loaded its offsets yet.
 
     Args:
-        groups: For each consumer group the topics that it reads.
+        kafka: How to reach the cluster.
+        groups: The topics that each consumer group reads.
 
     Returns:
         The names of the topics created.
 
     Raises:
-        KafkaUnavailable: The cluster cannot be reached or refuses.
+        KafkaUnavailable: The cluster cannot be reached, or it rejects the request.
     """
     wanted = dict.fromkeys(messages.CO_PARTITIONED, kafka.partitions)
     wanted |= {messages.RETRAIN_TOPIC: 1, messages.DEAD_LETTERS: 1}
@@ -63,15 +64,15 @@ def _new_topic(topic: str, partitions: int) -> NewTopic:
     if topic in (messages.PREDICTIONS, messages.DEAD_LETTERS):
         configs = {"max.message.bytes": str(MAX_MESSAGE_BYTES)}
     elif topic in (messages.APP_MESSAGES, messages.OUTCOMES):
-        # Whatever a producer compresses with (the client here lacks most of it), the broker
-        # unpacks, and refuses what is too large only then.
+        # Producers may use any codec; kafka-python lacks most of them, so the broker stores
+        # the records uncompressed. It checks their size only after decompression.
         configs = {"compression.type": "uncompressed"}
     else:
         configs = {}
     return NewTopic(
         topic,
         num_partitions=partitions,
-        replication_factor=-1,  # as the cluster thinks best
+        replication_factor=-1,  # the cluster's default
         topic_configs=configs,
     )
 
@@ -81,7 +82,7 @@ def _commit_first_offsets(kafka: Kafka, group: str, topics: Iterable[str]) -> No
     try:
         partitions = partitions_of(consumer, topics)
         if any(committed_offset(consumer, tp) is not None for tp in partitions):
-            return  # the group has a life of its own already
+            return  # the group has committed offsets already
         consumer.assign(partitions)
         starts = consumer.beginning_offsets(partitions, timeout_ms=REQUEST_TIMEOUT_MS)
         consumer.commit(

@@ -1,6 +1,6 @@
-"""Producers of transactions, and one transaction of theirs.
+"""Opens transactional producers, and runs one transaction.
 
-kafka-python 3.0.12 needs help to be exactly-once; each place says against what.
+kafka-python 3.0.12 is not exactly-once by itself; each workaround names the fault it avoids.
 """
 
 import logging
@@ -27,27 +27,27 @@ from utils.kafka_io.clients import (
 from utils.kafka_io.record_batches import Content
 from utils.settings import Kafka
 
-#: So long an open transaction of a writer that died and does not come back keeps its
-#: heirs from its partitions (they may not know its offsets before it is aborted). A
-#: writer that lives begins one with everything at hand and is done in milliseconds.
+#: A crashed producer's open transaction blocks its successor for at most this long (its
+#: offsets are unknown until it is aborted). A live producer opens a transaction only when
+#: all records are ready, and commits it within milliseconds.
 TRANSACTION_TIMEOUT_MS = 4_000
-#: Of one batch of records; the broker takes up to 1 MiB unless told otherwise.
+#: The most bytes of a record batch; by default a broker accepts up to 1 MiB.
 BATCH_BYTES = 512 * 1024
-#: What is written in transactions.
+#: The topics that are written in transactions.
 OUTPUT_TOPICS = (messages.PREDICTIONS, messages.RETRAIN_TOPIC, messages.DEAD_LETTERS)
-#: Where the broker keeps the offsets of groups.
+#: The broker's topic of committed offsets.
 OFFSETS_TOPIC = "__consumer_offsets"
 
 
 class Position(NamedTuple):
-    """The next offset to read of a partition, and what its reader wants to remember."""
+    """The next offset to read of a partition, and the metadata to commit with it."""
 
     offset: int
     metadata: str = ""
 
 
 def open_transactional_producer(kafka: Kafka, name: str, **more: object) -> KafkaProducer:
-    """A producer of transactions, `init_transactions` still to be called."""
+    """Open a transactional producer; the caller calls `init_transactions`."""
     producer = KafkaProducer(
         **client_settings(kafka),
         metrics_enabled=False,
@@ -67,16 +67,16 @@ def commit(
     records: Mapping[TopicPartition, Sequence[Content]],
     positions: Mapping[TopicPartition, Position],
 ) -> None:
-    """One transaction.
+    """Send records and positions in one transaction.
 
-    1. begin; 2. send everything; 3. the positions, fenced by the membership that polled
-    them; 4. wait until every record is acknowledged (a commit can succeed without records
-    that have expired) and the positions are; 5. commit.
+    1. Begin. 2. Send all records. 3. Send the positions, fenced by the membership that
+    polled them. 4. Wait until all records (a commit can succeed without records that have
+    expired) and the positions are acknowledged. 5. Commit.
     """
     producer.begin_transaction()  # 1
     batches = enqueue_batches(producer, records)  # 2
     manager, sent = producer._transaction_manager, None
-    if positions:  # 3: on its way while the records are
+    if positions:  # 3: at the same time as the records
         offsets = {
             tp: OffsetAndMetadata(position.offset, position.metadata, -1)
             for tp, position in positions.items()
@@ -92,12 +92,12 @@ def commit(
 
 
 def await_result(producer: KafkaProducer, result: TransactionalRequestResult) -> None:
-    """Wait for what the transaction coordinator was asked.
+    """Wait for the transaction coordinator's answer to a request.
 
-    The public calls wait without end, and after a broker's restart they did.
+    The public calls have no timeout, and hung after a restart of the broker.
 
     Raises:
-        KafkaTimeoutError: It does not answer.
+        KafkaTimeoutError: The coordinator does not answer.
     """
     producer._sender.wakeup()
     if not result.wait(timeout_ms=OPERATION_TIMEOUT_MS):
@@ -107,10 +107,10 @@ def await_result(producer: KafkaProducer, result: TransactionalRequestResult) ->
 def enqueue_batches(
     producer: KafkaProducer, records: Mapping[TopicPartition, Sequence[Content]]
 ) -> list[ProducerBatch]:
-    """What the producer's `send` does, by whole batches instead of record by record.
+    """Do what the producer's `send` does, for whole batches instead of single records.
 
-    `send` checks, locks and makes a future for each record, which took more time than
-    scoring it; here a record costs its bytes.
+    `send` checks, locks and creates a future for each record, which took more time than
+    scoring it; here a record costs little more than copying its bytes.
     """
     accumulator, queued, now = producer._accumulator, [], int(time.time() * 1000)
     for tp, contents in records.items():
@@ -133,20 +133,20 @@ def enqueue_batches(
 
 
 def delivery_error(batch: ProducerBatch) -> str:
-    """What to tell of a batch that was not acknowledged."""
+    """Describe why a batch was not acknowledged."""
     topic, future = batch.topic_partition.topic, batch.produce_future
-    why = future.value[2] if future.is_done and future.value else None  # asked by record
-    error = why(0) if why else "no answer"
+    record_error = future.value[2] if future.is_done and future.value else None
+    error = record_error(0) if record_error else "no answer"
     if isinstance(error, kafka_errors.MessageSizeTooLargeError):
         return f"{topic} takes no record so large; give it a larger max.message.bytes"
     return f"{topic} has not acknowledged every record: {error}"
 
 
 def _retry_lost_coordinator_requests(producer: KafkaProducer) -> None:
-    """Keep a transactional request whose coordinator has just gone away.
+    """Retry a transactional request whose coordinator has just become unavailable.
 
-    The sender drops the request, and its caller waits for ever, when `await_ready`
-    raises; when it returns False the request is tried again.
+    If `await_ready` raises, the sender drops the request and its caller waits forever; if
+    it returns False, the sender retries the request.
     """
     client = producer._sender._client
     await_ready = client.await_ready
@@ -162,14 +162,14 @@ def _retry_lost_coordinator_requests(producer: KafkaProducer) -> None:
 
 
 def abort_hanging_transactions(kafka: Kafka, producer_id: int) -> None:
-    """Abort what a partition holds open of a transaction that is over.
+    """Abort transactions that have ended but are still open on a partition.
 
-    A broker that has just been killed and started can abort a transaction (it timed out
-    meanwhile) while the partitions have no leader yet, and then it does not tell them:
-    "these partitions are likely deleted already and hence can be skipped". The records
-    stay open, readers wait for them, and the same producer's next commit commits them
-    too: twice the same prediction. Once `init_transactions` has returned, nothing of
-    this producer can rightly be open.
+    A broker that has just restarted can abort a transaction (it timed out meanwhile)
+    while its partitions have no leader yet. It then writes no abort markers: "these
+    partitions are likely deleted already and hence can be skipped". The records stay open,
+    consumers wait for them, and the same producer's next commit also commits them:
+    duplicate predictions. After `init_transactions` this producer has no open transaction,
+    so any that a partition reports is such a leftover.
     """
     admin = open_admin(kafka)
     try:
@@ -191,22 +191,22 @@ def abort_hanging_transactions(kafka: Kafka, producer_id: int) -> None:
                             max(producer.coordinator_epoch, 0),  # -1 is refused
                         )
                     )
-                    logging.getLogger(__name__).warning("aborted what %s kept open", tp)
+                    logging.getLogger(__name__).warning("aborted a hanging transaction on %s", tp)
     except (
         kafka_errors.TopicAuthorizationFailedError,
         kafka_errors.ClusterAuthorizationFailedError,
     ):
-        logging.getLogger(__name__).info("not allowed to look for forgotten transactions")
+        logging.getLogger(__name__).info("not allowed to look for hanging transactions")
     finally:
         admin.close()
 
 
 def discard(producer: KafkaProducer) -> None:
-    """Close a producer, whatever state it is in.
+    """Close a producer in any state.
 
-    An open transaction is aborted by the next init_transactions under the same id.
+    The next init_transactions with the same transactional id aborts an open transaction.
     """
-    # force_close first: close() alone waits for records that may never go.
+    # force_close first: close() alone waits for records that may never be sent.
     producer._sender.force_close()
     try:
         producer.close(timeout=1)

@@ -1,4 +1,4 @@
-"""Bundles (a model and its preprocessor): what one is, where they are kept, which one serves."""
+"""Bundles (a model and its preprocessor): their format, their store, and the serving one."""
 
 from utils.model_store.bundle import (
     FEATURES,

@@ -1,8 +1,8 @@
-"""What a bundle is: a model and its preprocessor, from draft to bytes and back.
+"""The bundle: a model and its preprocessor, rendered to files and loaded from them.
 
-A bundle is three files, text and JSON: model.txt, features.json and manifest.json. They
-are made here (`render`), and read and verified before any use (`load_bundle`); loading runs no
-code from them. Where bundles are kept, and which one serves, is `utils.model_store.store`'s.
+A bundle is three files, text and JSON: model.txt, features.json and manifest.json. `render`
+creates their content from a draft; `load_bundle` reads and verifies them before any use and
+runs no code from them. `utils.model_store.store` keeps the bundles and knows which one serves.
 """
 
 import hashlib
@@ -26,7 +26,6 @@ from utils.figures import BothMetrics, Comparison
 from utils.messages import DECODE_ERRORS, BadRecord, Label
 from utils.model_store.manifest import (
     GoldenRow,
-    HistoryLine,
     Manifest,
     Parameters,
     TrainingRecord,
@@ -35,12 +34,12 @@ from utils.model_store.manifest import (
 MODEL, FEATURES, MANIFEST = "model.txt", "features.json", "manifest.json"
 
 MIB = 1024 * 1024
-#: The most bytes that are read of a file; a larger one is refused unread.
+#: The largest accepted size of each file, in bytes; larger files are not read.
 LARGEST = {MODEL: 512 * MIB, FEATURES: 64 * MIB, MANIFEST: 64 * MIB}
 
-#: Golden rows are reproduced to this; on one machine they are the same bits.
+#: The tolerance for scores of golden rows; on one machine they are bitwise equal.
 TOLERANCE = 1e-12
-#: How many lines of the history go into a new manifest.
+#: How many of the history's last lines a new manifest repeats.
 REMEMBERED = 20
 LIBRARIES = ("lightgbm", "numpy", "pandas", "scikit-learn", "scipy", "hyperopt", "msgspec")
 
@@ -50,23 +49,26 @@ class ModelStoreError(UserError):
 
 
 class BundleError(ModelStoreError):
-    """A bundle, or what names it, cannot be used; the text names it and says why."""
+    """A bundle or current.json cannot be used; the text names it and says why."""
 
 
 @dataclass(frozen=True)
 class Draft:
-    """What a training hands over to become a bundle.
+    """The result of a training, to become a bundle. Numbers may be numpy's.
 
     Attributes:
-        model_text: LightGBM's text format.
-        features: The preprocessor, fitted.
-        hyperparameters: With `num_boost_round`.
-        training: What was learnt from, and by which search.
-        golden_rows: A few rows as a client may send them ({column: value}), at least one.
-        metrics: Its figures and the champion's on the validation rows.
-        gate: What the gate compared and decided; None where there was no champion.
+        model_text: The model in LightGBM's text format.
+        features: The fitted preprocessor.
+        hyperparameters: The hyperparameters, including `num_boost_round`.
+        seed: The seed of the training.
+        training: The training data: `base_data_sha256`, `rows`, `offsets` as
+            {topic: {partition: next offset}}, ...
+        golden_rows: One or more rows as a client may send them ({column: value}). Their
+            scores are recorded, and compared whenever the bundle is loaded.
+        metrics: `challenger` and `champion` on the validation rows, each a dict or None.
+        gate: The gate's comparison and decision; None if there was no champion.
         batch_ids: The retrain requests that this training answers.
-        parent_id: The bundle it was to replace; None for the first.
+        parent_id: The champion that the model was trained to replace; None for the first.
     """
 
     model_text: str
@@ -83,7 +85,7 @@ class Draft:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A model and its preprocessor, verified; safe to share between threads."""
+    """A verified model and its preprocessor; safe to share between threads."""
 
     model_id: int
     booster: lgb.Booster
@@ -93,19 +95,20 @@ class Bundle:
 
     @property
     def parent_id(self) -> int | None:
-        """The bundle that this one was to replace."""
+        """The champion that this bundle was trained to replace, if any."""
         return self.manifest.parent_id
 
     def score(self, matrix: np.ndarray) -> np.ndarray:
-        """Probabilities for rows that `features` has transformed.
+        """Predict probabilities for rows that `features` has transformed.
 
-        A row's are the same bits whether it is scored alone or among others.
+        A row's result is bitwise the same whether it is scored alone or in a batch.
 
         Args:
             matrix: float64, (rows, features).
 
         Returns:
-            float64: (rows,) for two classes, that of class 1; else (rows, classes).
+            float64: (rows,) with the probability of class 1 if there are two classes; else
+            (rows, classes).
         """
         return _score(self.booster, matrix)
 
@@ -123,16 +126,16 @@ def predicted_codes(scores: np.ndarray) -> IntegerCodes:
     return codes.astype(np.int64)
 
 
-# A bundle's bytes: made, read, verified.
+# Rendering, reading and verifying a bundle's files
 
 
 def render(
     draft: Draft, model_id: int, accepted: bool, history: Sequence[HistoryLine]
 ) -> tuple[Manifest, dict[str, bytes]]:
-    """The manifest of a draft, and its three files by name.
+    """Render a draft: returns its manifest, and the bytes of its three files by name.
 
     Raises:
-        BundleError: The draft does not make a usable bundle.
+        BundleError: The draft would not load as a bundle.
     """
     files = {MODEL: draft.model_text.encode(), FEATURES: draft.features.to_json()}
     try:
@@ -153,14 +156,14 @@ def render(
             history=[msgspec.Raw(to_json(line)) for line in history[-REMEMBERED:]],
         )
         content = seal(msgspec.structs.asdict(manifest))
-        manifest = _read_manifest(content)  # what is published can be loaded
+        manifest = _read_manifest(content)  # check that it can be loaded before it is published
     except (ValueError, TypeError, BadRecord, lgb.basic.LightGBMError) as error:
         raise BundleError(f"the draft of bundle {model_id}: {describe_error(error)}") from None
     return manifest, files | {MANIFEST: content}
 
 
 def _score_golden_rows(draft: Draft, files: Mapping[str, bytes]) -> list[GoldenRow]:
-    features, booster = _assemble(files)  # from the bytes, as whoever loads it will
+    features, booster = _assemble(files)  # from the bytes, as `load_bundle` does
     rows = [msgspec.json.decode(to_json(row)) for row in draft.golden_rows]
     scores = _score_rows(features, booster, rows).tolist()
     return [GoldenRow(row, score) for row, score in zip(rows, scores, strict=True)]
@@ -183,14 +186,14 @@ def _assemble(files: Mapping[str, bytes]) -> tuple[FeatureTools, lgb.Booster]:
 def _score_rows(
     features: FeatureTools, booster: lgb.Booster, rows: Sequence[Mapping[str, Label | None]]
 ) -> np.ndarray:
-    """Score rows as the predictor scores messages: from bytes."""
+    """Score rows as the predictor scores messages, from JSON bytes."""
     decode = MessageDecoder(features)
     values = [msgspec.json.encode({"request_id": "golden", "data": row}) for row in rows]
     return _score(booster, features.transform_rows([decode(value).data for value in values]))
 
 
 def _score(booster: lgb.Booster, matrix: np.ndarray) -> np.ndarray:
-    # One thread: waking a second one costs 0.6 ms a call, more than most batches take.
+    # One thread: waking a second one costs 0.6 ms per call, more than most batches take.
     return np.asarray(booster.predict(matrix, num_threads=1))
 
 
@@ -198,11 +201,11 @@ def load_bundle(path: Path) -> Bundle:
     """Read a bundle and verify all of it before any use.
 
     Args:
-        path: Its folder, by the name of its number.
+        path: The bundle's folder, named by its number.
 
     Raises:
-        BundleError: Something is missing, damaged, too large, not a plain file or does
-            not score its golden rows as recorded.
+        BundleError: A file is missing, damaged, too large or not a regular file, or the
+            golden rows do not score as recorded.
     """
     try:
         return _verify(int(path.name), _read_files(path))
@@ -211,13 +214,13 @@ def load_bundle(path: Path) -> Bundle:
 
 
 def _verify(model_id: int, files: Mapping[str, bytes]) -> Bundle:
-    """Check in the order of what may be trusted: hashes, then the parts, then golden rows."""
+    """Verify the manifest and the hashes, then load the parts and score the golden rows."""
     manifest = _read_manifest(files[MANIFEST])
     if manifest.model_id != model_id:
         raise ValueError(f"{MANIFEST} is that of bundle {manifest.model_id}")
     if set(manifest.sha256) != {MODEL, FEATURES}:  # names are compared, never used as paths
         raise ValueError(f"{MANIFEST} has hashes of other files than {MODEL} and {FEATURES}")
-    # Before LightGBM sees it: a truncated model text ends the process (segmentation fault).
+    # Before LightGBM reads the model: a truncated model text crashes it (segmentation fault).
     for name, expected in manifest.sha256.items():
         if sha256(files[name]) != expected:
             raise ValueError(f"{name} does not match its SHA-256")
@@ -241,7 +244,7 @@ def _read_manifest(content: bytes) -> Manifest:
 
 
 def seal(manifest: Mapping[str, object]) -> bytes:
-    """A manifest's bytes, beginning with the hash of all of them but the hash itself."""
+    """A manifest's bytes; its first field is the hash of all the others."""
     content = to_pretty_json({**manifest, "manifest_sha256": ""})
     return content.replace(b'""', b'"%b"' % sha256(content).encode(), 1)
 
@@ -255,12 +258,12 @@ def _read_files(path: Path) -> dict[str, bytes]:
 
 
 def utc_now() -> str:
-    """The time as manifests and the history write it."""
+    """The current time in the format of manifests and the history."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def sha256(content: bytes) -> str:
-    """The hash as manifests write it."""
+    """The SHA-256 in the format of manifests."""
     return hashlib.sha256(content).hexdigest()
 
 
@@ -273,7 +276,8 @@ def _versions() -> dict[str, str]:
 
 
 def to_json(value: object) -> bytes:
-    """JSON of structs and dicts, with numpy's numbers as numbers and NaN as null."""
+    """Convert a value to JSON types: numpy's numbers to numbers, NaN to None."""
+
     return msgspec.json.encode(value, enc_hook=_without_numpy)
 
 
@@ -282,17 +286,18 @@ def _without_numpy(value: object) -> object:
         return value.tolist()
     if isinstance(value, Mapping):
         return dict(value)
+
     raise TypeError(f"JSON has no {type(value).__name__}")
 
 
 def to_pretty_json(value: object) -> bytes:
-    """JSON for people to read."""
+    """Indented JSON."""
     return msgspec.json.format(to_json(value), indent=2) + b"\n"
 
 
 @contextmanager
 def disk_errors_as(what: str) -> Iterator[None]:
-    """Turn trouble with the disk into one line."""
+    """Turn an OSError in the block into a one-line ModelStoreError."""
     try:
         yield
     except OSError as error:

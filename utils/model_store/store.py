@@ -1,11 +1,11 @@
-"""The store of bundles: which there are, which one serves, and which ones have.
+"""The store of bundles: the bundles, the serving one, and the history.
 
     models/<model_id>/     model.txt · features.json · manifest.json
-    models/current.json    which one serves
-    models/history.jsonl   every bundle ever made and every rollback, one line each
+    models/current.json    the id of the serving bundle
+    models/history.jsonl   every bundle ever published and every rollback, one line each
 
-A writer (initialize, the trainer's child, the command line) holds the lock of the
-folder; a reader needs none, for nothing is ever changed in place.
+A writer (initialize, the trainer's worker process, the command line) holds the folder's
+lock. A reader needs no lock, because files are replaced as a whole.
 """
 
 import fcntl
@@ -49,7 +49,7 @@ from utils.model_store.manifest import (
 )
 
 CURRENT, HISTORY, LOCK, TEMPORARY = "current.json", "history.jsonl", ".lock", ".tmp-"
-#: The most bytes that are read of current.json.
+#: The largest accepted size of current.json, in bytes.
 LARGEST_CURRENT = 64 * 1024
 
 
@@ -61,7 +61,7 @@ class ModelStore:
     """The bundles of one folder.
 
     Args:
-        path: `models/`; made when first written to.
+        path: `models/`; created by the first write.
     """
 
     def __init__(self, path: Path) -> None:
@@ -69,17 +69,17 @@ class ModelStore:
         self._mutex = threading.RLock()
         self._depth = 0
 
-    # Reading: no lock, whatever a writer does meanwhile.
+    # Reading: needs no lock, also while a writer is at work.
 
     def current_id(self) -> int:
-        """Which bundle serves.
+        """The id of the serving bundle.
 
         Raises:
             BundleError: current.json is missing, damaged or names no bundle.
         """
         model_id = self._named_current()
         while model_id not in self.on_disk():
-            # A writer may have replaced and pruned it between the two looks.
+            # A writer may have replaced and pruned it between the two reads.
             model_id, before = self._named_current(), model_id
             if model_id == before:
                 raise BundleError(
@@ -95,13 +95,13 @@ class ModelStore:
             model_id: The bundle's number.
 
         Raises:
-            BundleError: Something is missing, damaged, too large, not a plain file or
-                does not score its golden rows as recorded.
+            BundleError: A file is missing, damaged, too large or not a regular file, or
+                the golden rows do not score as recorded.
         """
         return load_bundle(self.path / str(model_id))
 
     def load_current(self) -> Bundle:
-        """Load the bundle that serves, also while writers replace and prune.
+        """Load the serving bundle, also while writers replace and prune bundles.
 
         Raises:
             BundleError: It does not load.
@@ -115,7 +115,7 @@ class ModelStore:
                     raise
 
     def on_disk(self) -> list[int]:
-        """The bundles that have not been pruned, oldest first, whole or damaged.
+        """The ids of the bundles that have not been pruned, oldest first, also damaged ones.
 
         Raises:
             BundleError: The folder cannot be read.
@@ -133,7 +133,7 @@ class ModelStore:
             raise BundleError(f"cannot read {self.path}: {describe_error(error)}") from None
 
     def history(self) -> list[HistoryLine]:
-        """Every bundle ever made and every rollback, oldest first.
+        """Every bundle ever published and every rollback, oldest first.
 
         Raises:
             ModelStoreError: The file cannot be read, or a line is damaged.
@@ -146,7 +146,7 @@ class ModelStore:
         return next((line for line in lines if line.model_id == model_id), None)
 
     def trainings_for(self, batch_ids: Iterable[str]) -> dict[str, PublishedModel]:
-        """For each retrain request that a bundle has answered, that one's line of the history."""
+        """The history lines of the bundles that answered retrain requests, by batch id."""
         asked = set(batch_ids)
         return {
             batch_id: line
@@ -155,7 +155,7 @@ class ModelStore:
         }
 
     def next_id(self) -> int:
-        """A number that no bundle has had; it is yours only inside `writing`."""
+        """A model id that was never used; it stays free only inside `writing`."""
         known = [line.model_id for line in published(self.history())]
         there = [int(path.name) for path in self.path.glob("[1-9]*") if _is_id(path.name)]
         return max([0, *known, *there]) + 1
@@ -164,7 +164,7 @@ class ModelStore:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Keep other writers out, of this process and of others; may be nested.
+        """Lock the store against other writers, in this and other processes; reentrant.
 
         Raises:
             ModelStoreError: The folder cannot be written to.
@@ -182,7 +182,7 @@ class ModelStore:
                 yield
             finally:
                 self._depth = 0
-                os.close(lock)  # releases it, as the end of the process would
+                os.close(lock)  # releases the lock
 
     def publish(
         self,
@@ -191,28 +191,28 @@ class ModelStore:
         *,
         on_step: Callable[[str], object] = lambda step: None,
     ) -> int:
-        """Make a draft a bundle, and the one that serves if it was accepted.
+        """Publish a draft as a bundle, which serves if it was accepted.
 
         1. Write the three files into a temporary folder and sync them ("written").
         2. Rename the folder to the bundle's number ("renamed").
         3. Append the bundle's line to the history ("recorded").
         4. If accepted, replace current.json ("serving").
 
-        A crash between two steps is mended by `reconcile`; trouble with the disk takes
-        back what was done.
+        `reconcile` repairs the store after a crash between two steps; an OSError undoes the
+        steps done so far.
 
         Args:
-            draft: What the training made.
-            accepted: Whether the gate let it through; a refused bundle is kept but does
-                not serve.
-            on_step: Told the name of each step once it is done.
+            draft: The result of the training.
+            accepted: Whether the gate accepted it; a refused bundle is kept but does not
+                serve.
+            on_step: Called with the name of each step once it is done.
 
         Returns:
             The bundle's number.
 
         Raises:
-            BundleError: The draft does not make a usable bundle.
-            ModelStoreError: It could not be written; the old state is kept.
+            BundleError: The draft would not load as a bundle.
+            ModelStoreError: The bundle could not be written; the old state is kept.
         """
         with self.writing():
             self.reconcile()
@@ -243,19 +243,19 @@ class ModelStore:
             return model_id
 
     def rollback(self, model_id: int, reason: str) -> int | None:
-        """Let an older (or a refused) bundle serve, if it loads.
+        """Make an older (or a refused) bundle the serving one, if it loads.
 
         Args:
             model_id: The bundle to serve from now on.
-            reason: For the history.
+            reason: The reason for the rollback, kept in the history.
 
         Returns:
-            The bundle that served until now, None if there was none. When it is
-            `model_id` itself, nothing is written.
+            The bundle that served before, or None. If it is `model_id`, nothing is
+            written.
 
         Raises:
             BundleError: The bundle does not load.
-            ModelStoreError: It could not be written; the old state is kept.
+            ModelStoreError: The rollback could not be written; the old state is kept.
         """
         with self.writing(), disk_errors_as(f"cannot roll back to bundle {model_id}"):
             self.reconcile()
@@ -274,15 +274,15 @@ class ModelStore:
     def prune(self, keep_extra: int) -> list[int]:
         """Delete old bundles, never the serving one.
 
-        Kept besides it are `keep_extra` bundles: accepted ones first, then those that a
-        rollback took out of service, then refused ones; of each the newest first.
+        `keep_extra` more bundles are kept: accepted ones before those that a rollback
+        replaced, those before refused ones, and newer before older ones.
 
         Returns:
-            The bundles deleted.
+            The ids of the deleted bundles.
 
         Raises:
-            BundleError: It is not known which one serves.
-            ModelStoreError: One could not be deleted.
+            BundleError: The serving bundle is not known.
+            ModelStoreError: A bundle could not be deleted.
         """
         with self.writing(), disk_errors_as(f"cannot prune {self.path}"):
             lines = self.history()
@@ -296,26 +296,26 @@ class ModelStore:
             return extras[keep_extra:]
 
     def reconcile(self) -> list[str]:
-        """Mend what a killed writer left half done; called when a writer starts.
+        """Repair the store after a writer was killed; called when a writer starts.
 
         1. Remove temporary files and folders.
-        2. Drop the history's last line if it is torn.
-        3. Append the lines of bundles newer than the history's last, if they load. A
-           history that is lost begins with what the newest manifest remembers.
-        4. Make current.json name what the history says.
+        2. Drop the history's last line if it is incomplete.
+        3. Append a line for each bundle newer than the history's last, if it loads. A
+           lost history is restored from the lines that the newest manifest repeats.
+        4. Make current.json name the bundle that serves according to the history.
 
         Returns:
-            A line for each thing mended, and for each bundle that does not load.
+            A line of text for each repair, and for each bundle that does not load.
 
         Raises:
-            ModelStoreError: The disk is in the way, or the history is damaged.
+            ModelStoreError: The disk cannot be read or written, or the history is damaged.
         """
-        with self.writing(), disk_errors_as(f"cannot mend {self.path}"):
+        with self.writing(), disk_errors_as(f"cannot repair {self.path}"):
             notes = self._remove_temporary()  # 1
             lines, whole = self._read_history()
             if whole < self._history_size():  # 2
                 self._cut_history(whole)
-                notes.append(f"dropped the torn last line of {HISTORY}")
+                notes.append(f"dropped the incomplete last line of {HISTORY}")
             notes += self._record_unrecorded(lines)  # 3
             return notes + self._follow_history()  # 4
 
@@ -334,14 +334,14 @@ class ModelStore:
             if missing and not self.on_disk() and not self._history_size():
                 raise no_models from None
             raise BundleError(
-                f"{self.path / CURRENT}: {describe_error(error)} (initialize.py mends it)"
+                f"{self.path / CURRENT}: {describe_error(error)} (initialize.py repairs it)"
             ) from None
 
     def _remove_temporary(self) -> list[str]:
         notes = []
-        for left in self.path.glob(f"{TEMPORARY}*"):
-            remove(left)
-            notes.append(f"removed {left.name}, left by a writer that was killed")
+        for path in self.path.glob(f"{TEMPORARY}*"):
+            remove(path)
+            notes.append(f"removed {path.name}, left by a killed process")
         return notes
 
     def _record_unrecorded(self, lines: Sequence[HistoryLine]) -> list[str]:
@@ -368,7 +368,7 @@ class ModelStore:
         return notes
 
     def _trust_current(self) -> None:
-        """After the loss of the history, what serves is what current.json says."""
+        """Record in a restored history that the bundle of current.json serves."""
         with suppress(BundleError):
             current, served = self.current_id(), serving_id(self.history())
             if current != served:
@@ -396,7 +396,7 @@ class ModelStore:
         sync_folder(self.path)
 
     def _read_history(self) -> tuple[list[HistoryLine], int]:
-        """The history and how many bytes of it are whole lines."""
+        """Read the history; returns its lines and the size of the complete lines in bytes."""
         path = self.path / HISTORY
         try:
             content = path.read_bytes()
@@ -404,7 +404,7 @@ class ModelStore:
             return [], 0
         except OSError as error:
             raise ModelStoreError(f"cannot read {path}: {describe_error(error)}") from None
-        # Only a line with its end was ever acted on, so one without can be dropped.
+        # A line without its newline was never acted on, so it can be dropped.
         whole = content.rfind(b"\n") + 1
         lines: list[HistoryLine] = []
         for number, text in enumerate(content[:whole].splitlines(), start=1):
@@ -438,18 +438,18 @@ class ModelStore:
             os.truncate(self.path / HISTORY, size)
 
     def _take_back(self, model_id: int, history_size: int) -> None:
-        """Undo a publication that failed, unless it has become the one that serves."""
+        """Undo a failed publication, unless the bundle serves already."""
         remove(self.path / f"{TEMPORARY}{model_id}")
         with suppress(BundleError):
             if self.current_id() == model_id:
                 return
-        with suppress(OSError):  # else `reconcile` finishes it
+        with suppress(OSError):  # if this fails, `reconcile` repairs the store later
             if self._history_size() > history_size:
                 self._cut_history(history_size)
             self._discard(model_id)
 
     def _discard(self, model_id: int) -> None:
-        # Renamed first: a reader finds a whole bundle or none.
+        # Renamed first, so that a reader finds a complete bundle or none.
         with suppress(FileNotFoundError):
             gone = self.path / f"{TEMPORARY}gone-{model_id}"
             (self.path / str(model_id)).rename(gone)
@@ -457,7 +457,7 @@ class ModelStore:
 
 
 def serving_id(history: Iterable[HistoryLine]) -> int | None:
-    """Which bundle serves, by the history; None before the first accepted one.
+    """The id of the serving bundle according to the history; None if none was accepted.
 
     >>> first = PublishedModel(model_id=1, accepted=True)
     >>> serving_id([first, PublishedModel(model_id=2, accepted=False)])
@@ -473,7 +473,7 @@ def serving_id(history: Iterable[HistoryLine]) -> int | None:
 
 
 def _best_first(history: Iterable[HistoryLine]) -> list[int]:
-    """Every bundle ever made, the one most worth keeping first."""
+    """The ids of all published bundles in the order in which `prune` keeps them."""
     accepted: dict[int, bool] = {}
     taken_back: set[int | None] = set()
     for line in history:

@@ -1,4 +1,4 @@
-"""Loads a new bundle beside the predictor's loop and hands it over whole."""
+"""Loads new bundles in a background thread for the predictor."""
 
 import threading
 
@@ -12,19 +12,18 @@ from utils.settings import Kafka
 
 
 class BundleWatcher:
-    """A thread that tails `retrain_topic` and keeps the current bundle at hand.
+    """A thread that tails `retrain_topic` and loads each bundle that becomes current.
 
-    An announcement only says that it is time to look: `models/current.json` says which
-    bundle serves. The thread begins to listen before that file is read first, so no
-    change falls between.
+    A record only triggers a check; `models/current.json` names the serving bundle. The
+    reader is positioned before that file is first read, so no change is missed.
 
-    A bundle that does not load is reported once, tried again now and then, and the old
+    A bundle that does not load is reported once and retried every RETRY_SECONDS; the old
     one keeps serving.
 
     Args:
-        store: Where bundles are.
+        store: The store of bundles.
         kafka: How to reach the cluster.
-        report: Told in one line what a user should see.
+        report: Called with one line of text for the user.
     """
 
     RETRY_SECONDS = 1.0
@@ -49,10 +48,10 @@ class BundleWatcher:
             self._thread.join(timeout=5)
 
     def current(self) -> Bundle:
-        """The bundle to begin with; from now on the thread watches.
+        """Load the current bundle and start the thread.
 
         Raises:
-            BundleError: There is none that can be used.
+            BundleError: No usable bundle.
         """
         bundle = self._store.load_current()
         self._loaded_id = bundle.model_id
@@ -60,7 +59,7 @@ class BundleWatcher:
         return bundle
 
     def take(self) -> Bundle | None:
-        """The bundle that became current since the last call, if any."""
+        """The new current bundle, once; None if there is none since the last call."""
         if self._ready is None:
             return None
         with self._lock:
@@ -85,7 +84,7 @@ class BundleWatcher:
             self._reader.close()
 
     def _refresh(self) -> bool:
-        """Load what is current if it is not what serves; whether all is well."""
+        """Load the current bundle unless it is loaded; whether that worked."""
         try:
             current = self._store.current_id()
             if current != self._loaded_id:
