@@ -13,7 +13,7 @@ from benchmarks.common import Plot, Section, Table, Workshop, at_most
 from benchmarks.rivals import original
 from train import evaluate, fit, train_hyperopt
 from train.retrain import fit_preprocessor, gather_rows, training_matrix
-from train.search import search
+from train.search import SearchSpec, search
 from utils import preprocess_data, process
 from utils.feature_tools import FeatureTools
 from utils.settings import Settings
@@ -105,17 +105,16 @@ def _ours(config: Settings, evaluations: list[int]) -> list[Point]:
     threads, seed = os.cpu_count() or 1, config.training.seed
     points = []
     for evals in evaluations:
-        best = search(
-            train_hyperopt.optimise,
-            matrix,
-            codes,
-            features,
+        spec = SearchSpec(
+            X=matrix,
+            y=codes,
+            features=features,
             evals=evals,
             seed=seed,
-            folds=config.training.folds,
-            start_from=None,
+            n_folds=config.training.folds,
             threads=threads,
         )
+        best = search(train_hyperopt.optimise, spec)
         booster = fit.fit(
             matrix, codes, features, best.params, best.rounds, threads=threads, seed=seed
         )

@@ -15,7 +15,7 @@ from pandas.api.types import union_categoricals
 
 from train import evaluate, fit, gate, optimisers
 from train.results import Judgement, Result
-from train.search import Progress, search
+from train.search import Progress, SearchSpec, search
 from train.tracking import outbox
 from utils import preprocess_data
 from utils.feature_tools import FeatureTools
@@ -189,19 +189,19 @@ def train(
         features = fit_preprocessor(rows, settings)  # 2
         X, y = training_matrix(rows, features)
     with timer("searching"):
-        best = search(  # 3
-            optimisers.get(hyper),
-            X,
-            y,
-            features,
+        spec = SearchSpec(
+            X=X,
+            y=y,
+            features=features,
             evals=evals,
             seed=seed,
-            folds=settings.training.folds,
+            n_folds=settings.training.folds,
             start_from=champion.manifest.hyperparameters if champion else None,
             threads=threads,
             memory=settings.searches_dir,
             progress=progress,
         )
+        best = search(optimisers.get(hyper), spec)  # 3
     with timer("fitting"):
         booster = fit.fit(X, y, features, best.params, best.rounds, threads=threads, seed=seed)  # 4
     with timer("gate"):

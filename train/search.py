@@ -60,41 +60,61 @@ class Progress(Protocol):
         """Take note."""
 
 
-@dataclass
-class Race:
-    """What an optimiser is given; it calls `validate` until none is `left`.
+@dataclass(frozen=True, kw_only=True)
+class SearchSpec:
+    """What is to be searched. The same specification and memory find the same parameters.
 
     Attributes:
-        X: (rows, features), to tell one training set from another.
+        X: (rows, features) of `features`.
         y: (rows,), codes of classes.
-        features: Say what the columns are.
-        space: Where to look.
-        start: The first candidate.
+        features: Say which columns hold categories, and how many classes there are.
         evals: Candidates to try.
-        seed: Of the optimiser; the folds depend on it too.
-        memory: A folder for what the optimiser wants to find again at the next search;
-            None where there is none. It exists only once the optimiser makes it.
-        trials: The candidates so far, in their order.
-        learnt_from: For the optimiser to set: how many earlier candidates it remembered.
+        seed: Of the folds, the optimiser and LightGBM.
+        n_folds: Folds of the cross-validation.
+        start_from: Parameters of an earlier model, tried first. A parameter that is missing
+            has its default; parameters that are not searched are ignored.
+        threads: As many folds are trained in parallel; they do not change the result.
+        memory: Folder in which the optimiser keeps what it learns, if it has a memory; None
+            to keep nothing. It exists only once the optimiser makes it.
+        progress: Called after each candidate.
     """
 
     X: Matrix
     y: IntegerCodes
     features: FeatureTools
-    space: Mapping[str, Range]
-    start: dict[str, float]
     evals: int
     seed: int
-    memory: Path | None
+    n_folds: int = 3
+    start_from: Parameters | None = None
+    threads: int = 1
+    memory: Path | None = None
+    progress: Progress | None = None
+
+
+@dataclass
+class Race:
+    """What an optimiser is given; it calls `validate` until none is `left`.
+
+    Attributes:
+        spec: What is to be searched.
+        folds: The rows, binned and split.
+        space: The parameters and their ranges.
+        start: The first candidate.
+        trials: The candidates so far, in their order.
+        learnt_from: For the optimiser to set: how many earlier candidates it remembered.
+    """
+
+    spec: SearchSpec
     folds: Folds
-    progress: Progress | None
+    space: Mapping[str, Range]
+    start: dict[str, float]
     trials: list[Trial] = field(default_factory=list)
     learnt_from: int = 0
 
     @property
     def left(self) -> int:
         """Candidates still to try."""
-        return self.evals - len(self.trials)
+        return self.spec.evals - len(self.trials)
 
     @property
     def least(self) -> float:
@@ -103,9 +123,10 @@ class Race:
 
     def subject(self) -> str:
         """What is learnt, as a name: candidates of two subjects say nothing of each other."""
-        columns = [self.features.classes, self.features.feature_names, list(self.space)]
-        told = [*columns, len(self.folds.pairs), RACING_FOLDS, RACING_RATE]
-        return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
+        features = self.spec.features
+        columns = [features.classes, features.feature_names, list(self.space)]
+        parts = [*columns, len(self.folds.pairs), RACING_FOLDS, RACING_RATE]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
     def validate(self, drawn: Mapping[str, float], give_up: GiveUp | None = None) -> Trial:
         """Try a candidate.
@@ -119,8 +140,8 @@ class Race:
         give_up = give_up or partial(cross_validation.has_no_chance, least=self.least)
         trial = self.folds.validate(params, folds=RACING_FOLDS, give_up=give_up)
         self.trials.append(trial)
-        if self.progress:
-            self.progress(len(self.trials), self.evals, self.least)
+        if self.spec.progress:
+            self.spec.progress(len(self.trials), self.spec.evals, self.least)
         return trial
 
 
@@ -128,38 +149,12 @@ class Race:
 Optimise = Callable[[Race], None]
 
 
-def search(
-    optimise: Optimise,
-    X: Matrix,
-    y: IntegerCodes,
-    features: FeatureTools,
-    *,
-    evals: int,
-    seed: int,
-    folds: int,
-    start_from: Parameters | None,
-    threads: int,
-    memory: Path | None = None,
-    progress: Progress | None = None,
-) -> Best:
+def search(optimise: Optimise, spec: SearchSpec) -> Best:
     """Find good parameters.
-
-    The same arguments and the same memory find the same ones, for any `threads`.
 
     Args:
         optimise: Draws the candidates.
-        X: (rows, features) of `features`.
-        y: (rows,), codes of classes.
-        features: Say which columns hold categories, and how many classes there are.
-        evals: Candidates to try.
-        seed: Of the folds, of the optimiser and of LightGBM.
-        folds: Of the cross-validation.
-        start_from: The parameters of an earlier model: the first candidate. What it lacks
-            has its default, what the search does not know is left out.
-        threads: To work with: so many folds are trained side by side.
-        memory: A folder in which the optimiser keeps what it learns, if it is one that
-            does; None to forget it.
-        progress: Is told after each candidate.
+        spec: What is to be searched.
 
     Returns:
         The best; the last of its trials are the finalists, validated on all folds at the
@@ -169,30 +164,33 @@ def search(
         ValueError: Fewer rows than folds, or a code that is no class.
     """
     began = time.perf_counter()
-    space = search_space.space_of(features)
-    known = start_from or {}
+    space = search_space.space_of(spec.features)
+    known = spec.start_from or {}
     start = search_space.cut(
-        {name: known.get(name, spec.centre) for name, spec in space.items()}, space
+        {name: known.get(name, value.centre) for name, value in space.items()}, space
     )
     finalists: list[Parameters] = [start]
-    with Folds.of(X, y, features, folds=folds, seed=seed, threads=threads) as rows:
-        race = Race(X, y, features, space, start, evals, seed, memory, rows, progress)
-        if evals > 1:
+    with Folds.of(
+        spec.X, spec.y, spec.features, folds=spec.n_folds, seed=spec.seed, threads=spec.threads
+    ) as folds:
+        race = Race(spec, folds, space, start)
+        if spec.evals > 1:
             optimise(race)
             ranked = sorted(race.trials, key=lambda trial: trial.loss)
-            finalists = [trial.params for trial in ranked[: 1 + evals // CANDIDATES_A_FINALIST]]
+            n_finalists = 1 + spec.evals // CANDIDATES_A_FINALIST
+            finalists = [trial.params for trial in ranked[:n_finalists]]
         final = [
-            rows.validate({**params, "learning_rate": FINAL_RATE}, folds=folds)
+            folds.validate({**params, "learning_rate": FINAL_RATE}, folds=spec.n_folds)
             for params in finalists
         ]
     best = min(final, key=lambda trial: trial.loss)
-    if progress and not race.trials:
-        progress(1, 1, best.loss)
+    if spec.progress and not race.trials:
+        spec.progress(1, 1, best.loss)
     return Best(
         best.params,
         best.rounds,
         best.loss,
-        evals,
+        spec.evals,
         time.perf_counter() - began,
         [*race.trials, *final],
         race.learnt_from,

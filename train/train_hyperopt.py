@@ -17,7 +17,7 @@ with stub_modules(instead=("hyperopt.atpe",)):  # another algorithm, for which i
 
 
 def optimise(race: Race) -> None:
-    """Try `race.evals` candidates, `race.start` first."""
+    """Try `race.spec.evals` candidates, `race.start` first."""
 
     def loss_of(drawn: Mapping[str, float]) -> dict[str, object]:
         return {"loss": race.validate(drawn).loss, "status": STATUS_OK}
@@ -29,9 +29,9 @@ def optimise(race: Race) -> None:
         loss_of,
         {name: _prior(name, spec) for name, spec in race.space.items()},
         algo=partial(tpe.suggest, n_startup_jobs=8),
-        max_evals=race.evals,
+        max_evals=race.spec.evals,
         trials=trials,
-        rstate=np.random.default_rng(race.seed),
+        rstate=np.random.default_rng(race.spec.seed),
         show_progressbar=False,
         verbose=False,
     )

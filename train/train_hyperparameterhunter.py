@@ -44,9 +44,9 @@ RANDOM_FIRST = 8
 
 
 def optimise(race: Race) -> None:
-    """Try `race.evals` candidates, `race.start` first."""
+    """Try `race.spec.evals` candidates, `race.start` first."""
     with tempfile.TemporaryDirectory() as forgotten:
-        folder = race.memory or Path(forgotten)
+        folder = race.spec.memory or Path(forgotten)
         for name in FOLDERS:
             (folder / ASSETS / name).mkdir(parents=True, exist_ok=True)
         _hunt(race, folder)
@@ -60,16 +60,16 @@ def _hunt(race: Race, folder: Path) -> None:
         known.append(best)
     with hunter_shims.apply_shims() as hunter:
         hunter.Environment(
-            train_dataset=pd.DataFrame(race.X).add_prefix("f").assign(target=race.y),
+            train_dataset=pd.DataFrame(race.spec.X).add_prefix("f").assign(target=race.spec.y),
             results_path=str(folder),
             metrics={"loss": (mean, "min")},
             cv_type=Once,
-            cv_params={"n_splits": 1, "subject": race.subject(), "seed": race.seed},
+            cv_params={"n_splits": 1, "subject": race.subject(), "seed": race.spec.seed},
             file_blacklist=list(NOT_KEPT),
             verbose=0,
         )
         model = _model(race)
-        for params in known[: race.evals]:
+        for params in known[: race.spec.evals]:
             hunter.CVExperiment(model, model_init_params=params)
         protocol = _protocol(race)
         ranges = {
@@ -102,7 +102,7 @@ def _protocol(race: Race) -> "BayesianOptPro":
     return Protocol(
         iterations=race.left,
         n_initial_points=RANDOM_FIRST,
-        random_state=race.seed,
+        random_state=race.spec.seed,
         acquisition_optimizer_kwargs={"n_points": 1000},
         verbose=0,
     )

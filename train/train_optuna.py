@@ -24,7 +24,7 @@ FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 def optimise(race: Race) -> None:
-    """Try `race.evals` candidates, `race.start` first."""
+    """Try `race.spec.evals` candidates, `race.start` first."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = _study(race)
     earlier = study.get_trials(deepcopy=False, states=FINISHED)
@@ -46,7 +46,7 @@ def optimise(race: Race) -> None:
 def _study(race: Race) -> optuna.Study:
     """The study of this problem, without the trials that a killed search left half done."""
     study = optuna.create_study(
-        storage=_storage(race.memory),
+        storage=_storage(race.spec.memory),
         study_name=race.subject(),
         load_if_exists=True,
     )
@@ -55,7 +55,7 @@ def _study(race: Race) -> optuna.Study:
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         study.tell(trial.number, state=TrialState.FAIL)
     # With the same seed as before it would draw the same again before it has learnt much.
-    seed = race.seed + len(study.get_trials(deepcopy=False))
+    seed = race.spec.seed + len(study.get_trials(deepcopy=False))
     study.sampler = optuna.samplers.TPESampler(n_startup_trials=8, seed=seed)
     return study
 

@@ -26,6 +26,7 @@ from utils.figures import BothMetrics, Comparison
 from utils.messages import DECODE_ERRORS, BadRecord, Label
 from utils.model_store.manifest import (
     GoldenRow,
+    HistoryLine,
     Manifest,
     Parameters,
     TrainingRecord,
