@@ -1,10 +1,10 @@
-"""Prepares everything once: folders, data set, first model, topics.
+"""Prepares everything once: folders, data set, first model and topics.
 
     python initialize.py [--hyper hyperopt|hyperparameterhunter|optuna] [--evals 10] [--force]
                          [--mlflow]
 
-Safe to run twice: what is there is kept, unless --force trains a new first model (with
-the next free number; what the trainer has collected stays).
+Safe to run twice: existing files, models and topics are kept. --force trains a new first
+model with the next free number; the collected messages are kept as well.
 """
 
 import argparse
@@ -24,22 +24,22 @@ from utils.model_store import BundleError, ModelStore
 from utils.process import Report
 from utils.settings import Settings
 
-#: Seconds that MLflow, once it answers, may take to begin its database and log the model.
+#: Seconds that MLflow may take to create its database and log the model.
 TRACKING_TIMEOUT = 60.0
 
 
 def create_folders(settings: Settings) -> None:
-    """Make data/, models/, messages/ and searches/."""
+    """Create data/, models/, messages/ and searches/."""
     folders = (settings.data_dir, settings.models_dir, settings.messages_dir, settings.searches_dir)
     for folder in folders:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"cannot make {folder}: {error.strerror}") from None
+            raise UserError(f"cannot create {folder}: {error.strerror}") from None
 
 
 def download_data(settings: Settings, report: Report) -> None:
-    """Fetch the files that pipeline.toml names; others have to be there."""
+    """Download the files that pipeline.toml has a source for; check that the data is there."""
     for data_file in settings.data.files:
         download.fetch(data_file, settings.data_dir, report)
     train_file = settings.data_dir / settings.data.train
@@ -48,14 +48,14 @@ def download_data(settings: Settings, report: Report) -> None:
 
 
 def create_model(settings: Settings, arguments: argparse.Namespace, report: Report) -> None:
-    """Search, fit and publish the first bundle, unless there is one that loads."""
+    """Search, fit and publish the first bundle, unless the current one loads."""
     store = ModelStore(settings.models_dir)
     for line in store.reconcile():
         report(line)
     try:
         if not arguments.force:
             bundle = store.load_current()
-            report(f"model {bundle.model_id} is there and serves; --force trains a new one")
+            report(f"model {bundle.model_id} exists and serves; --force trains a new one")
             return
     except BundleError as error:
         if store.on_disk():
@@ -86,9 +86,9 @@ def create_model(settings: Settings, arguments: argparse.Namespace, report: Repo
 
 
 def create_topics(settings: Settings, report: Report) -> None:
-    """Create the topics that are missing and the groups' first offsets."""
+    """Create the missing topics, and commit a first offset for each group."""
     created = kafka_io.ensure_topics(settings.kafka, messages.GROUPS)
-    report(f"topics created: {', '.join(created)}" if created else "the topics are there")
+    report(f"topics created: {', '.join(created)}" if created else "all topics exist")
 
 
 def _progress() -> Progress:
@@ -103,12 +103,12 @@ def _progress() -> Progress:
 
 
 def main(arguments: argparse.Namespace, settings: Settings) -> None:
-    """Do it all, in the order in which one step needs the one before."""
+    """Run all steps; each needs the ones before."""
     report = process.reporter("initialize", "yellow")
-    optimisers.get(arguments.hyper)  # a missing package is said before minutes of work
+    optimisers.get(arguments.hyper)  # fails before minutes of work if a package is missing
     settings = tracking.with_tracking(settings, arguments.mlflow)
     if not arguments.wait:
-        kafka_io.check_broker(settings.kafka)  # and so is a missing broker
+        kafka_io.check_broker(settings.kafka)  # the same for a missing broker
     create_folders(settings)
     download_data(settings, report)
     with Tracking(settings, timeout=TRACKING_TIMEOUT, niceness=0):

@@ -1,9 +1,9 @@
-"""Scores what arrives on `app_messages`, exactly once, and asks for retrainings.
+"""Scores the messages of `app_messages` exactly once, and requests retrainings.
 
     python predictor.py
 
-Run as many as there are partitions; they share them. Stop with Ctrl-C: the batch in
-hand is finished. A new model is loaded without stopping.
+Predictors share the partitions: run up to one for each. Ctrl-C finishes the current batch
+and stops. A new model is loaded while the predictor runs.
 """
 
 import gc
@@ -29,13 +29,13 @@ from utils.outcome_count import OutcomeCount
 from utils.scoring import DecodedRecords
 from utils.settings import Settings
 
-#: From so many records on a batch is worth the threads that keep several on their way.
+#: Batches at least this large are pipelined on worker threads.
 PIPELINE_MIN_RECORDS = 256
 POLL_MS = 100
-#: The same while a large batch is on its way: most likely the next one is too.
+#: The poll timeout while a large batch is in flight: more records are likely to follow.
 NEXT_MS = 20
-#: So many new objects the garbage collector lets pass. The client leaves some in cycles with
-#: each wait for the network, and among them buffers of megabytes.
+#: New objects between two garbage collections. Kafka's client leaves reference cycles at each
+#: wait for the network, some of which hold buffers of megabytes.
 GC_THRESHOLD = 2_000
 DEAD_LETTERS = TopicPartition(messages.DEAD_LETTERS, 0)
 RETRAIN_TOPIC = TopicPartition(messages.RETRAIN_TOPIC, 0)
@@ -48,7 +48,7 @@ DECODERS = {
 
 @dataclass
 class PendingBatch:
-    """One poll on its way: decoded, being scored, not committed yet."""
+    """One poll in flight: decoded, being scored, not committed yet."""
 
     polled: Polled
     bundle: Bundle
@@ -59,16 +59,16 @@ class PendingBatch:
 class Predictor:
     """The consume-transform-produce step, apart from the loop that calls it.
 
-    Under load three batches are on their way: while one is decoded the one before it is
-    scored, by a thread that LightGBM keeps free of the interpreter's lock, and the one
-    before that is being committed. A small batch is finished at once.
+    Under load three batches are in flight: one is being decoded, the one before it is being
+    scored in a thread (LightGBM releases the interpreter's lock), and the one before that is
+    being committed. A small batch is finished at once.
 
     Args:
-        exchange: Where records come from and go to, in transactions.
+        exchange: Reads and writes records in transactions.
         bundle: The model that serves first.
-        watcher: Hands over a newer one when it is ready.
+        watcher: Provides a newer bundle once it is loaded.
         every: Known outcomes, per partition, between two retrain requests.
-        report: Told in one line what a user should see.
+        report: Called with one line of text for the user.
     """
 
     def __init__(
@@ -92,19 +92,18 @@ class Predictor:
         self._previous: PendingBatch | None = None
 
     def step(self, timeout_ms: int = POLL_MS) -> int:
-        """Take one batch in and finish one.
+        """Poll one batch and finish one.
 
-        1. poll; 2. swap the bundle if a newer one is ready; 3. decode, encode as one
-        matrix, begin to score; 4. send the batch before it: count outcomes, begin to
-        commit all of it in one transaction; 5. unless this one is large, and more is to be
-        expected, send it too and wait until it is committed.
+        1. poll; 2. swap the bundle if a newer one is loaded; 3. decode, encode as one matrix,
+        start scoring; 4. send the previous batch: count outcomes, start committing it in one
+        transaction; 5. if this batch is small, send it as well and wait for its commit.
 
         Returns:
-            How many records were taken in.
+            The number of records polled.
 
         Raises:
-            kafka_io.KafkaError: Nothing of an unfinished batch did commit; the next
-                steps take it up again.
+            kafka_io.KafkaError: Nothing of an unfinished batch is committed; later steps
+                poll it again.
         """
         polled = self.exchange.poll(NEXT_MS if self._previous else timeout_ms)  # 1
         if polled.restored is not None:
@@ -123,7 +122,7 @@ class Predictor:
         return taken
 
     def _restore(self, positions: dict[TopicPartition, Position]) -> None:
-        self._previous = None  # what it held comes again
+        self._previous = None  # its records are polled again
         self._counts = {
             tp: OutcomeCount.restore(
                 *tp, every=self._every, offset=position.offset, metadata=position.metadata
@@ -158,7 +157,7 @@ class Predictor:
         return self._scorer.submit(bundle.score, matrix).result
 
     def _send(self, batch: PendingBatch) -> None:
-        """Begin to commit what a batch comes to."""
+        """Start committing a batch: its predictions, dead letters, requests and offsets."""
         scores, scored = batch.scores(), 0
         records: dict[TopicPartition, list[Content]] = defaultdict(list)
         for tp, part in batch.decoded.items():
@@ -173,21 +172,21 @@ class Predictor:
         announced, positions = list(self._announcements), {}
         requests: list[RetrainRequest] = []
         for tp, part in batch.decoded.items():
-            count = self._counts[tp]  # after a failed commit it is restored
+            count = self._counts[tp]  # restored after a failed commit
             requests += filter(None, map(count.observe, part.known))
             end = batch.polled.records[tp][-1].offset + 1
             positions[tp] = Position(end, count.metadata())
-        if told := announced + requests:
-            records[RETRAIN_TOPIC] = [(None, msgspec.json.encode(one), None) for one in told]
+        if events := [*announced, *requests]:
+            records[RETRAIN_TOPIC] = [(None, msgspec.json.encode(event), None) for event in events]
 
         def committed() -> None:
             del self._announcements[: len(announced)]
             self.predictions += scored
-            self._tell(requests, rejected)
+            self._report_batch(requests, rejected)
 
         self.exchange.commit(batch.polled, records, positions, committed)
 
-    def _tell(self, requests: list[RetrainRequest], rejected: int) -> None:
+    def _report_batch(self, requests: list[RetrainRequest], rejected: int) -> None:
         for request in requests:
             self._report(
                 f"RETRAIN REQUESTED: {request.count} outcomes of {request.topic}-"
@@ -197,7 +196,7 @@ class Predictor:
             self._report(f"{rejected} records rejected, see {messages.DEAD_LETTERS}")
 
     def close(self) -> None:
-        """Finish the batches on their way."""
+        """Finish the batches in flight."""
         previous, self._previous = self._previous, None
         if previous is not None:
             self._send(previous)
@@ -207,8 +206,8 @@ class Predictor:
 
 def loop(predictor: Predictor, stop: process.Stop, report: process.Report) -> None:
     """Step until asked to stop; broker errors are retried."""
-    # What is there by now stays until the end: the collector need not go through it. Nor
-    # through a batch a dozen times while it is made; between two there is little to look at.
+    # Objects made so far live until the end: the collector skips them. It runs between two
+    # batches, when there is little to look at, and not a dozen times within each.
     gc.freeze()
     gc.disable()
     outage = process.Outage(report, "waiting for the broker: {}", "the broker answers again")
@@ -224,7 +223,9 @@ def loop(predictor: Predictor, stop: process.Stop, report: process.Report) -> No
     try:
         predictor.close()
     except kafka_io.TROUBLE as error:
-        report(f"the last batch is left for the next start: {one_line(error)}")
+        report(
+            f"the last batch is not committed, the next start scores it again: {one_line(error)}"
+        )
 
 
 def main(settings: Settings) -> None:

@@ -28,18 +28,17 @@ from utils.kafka_io import LogReader, Outgoing, Sender
 from utils.messages import Label, label_text
 from utils.settings import Settings
 
-#: Below this interval (s) not each message is shown.
+#: Each message is shown only from this interval (s) on.
 SHOW_EACH_ABOVE = 0.05
-#: How long (s) the last predictions are waited for when the user has said stop.
+#: How long (s) to wait for the last predictions after a signal to stop.
 STOPPED_TIMEOUT = 3.0
-
 
 Client = TypeVar("Client", Sender, LogReader)
 
 
 @dataclass
 class Ledger:
-    """What was sent and what came back; both threads write, each its own parts."""
+    """What was sent and received. Both threads write, each to its own fields."""
 
     sent: dict[str, float] = field(default_factory=dict)
     outcomes: dict[str, str] = field(default_factory=dict)
@@ -54,7 +53,7 @@ class Ledger:
         return [request_id for request_id in list(self.sent) if request_id not in self.answered]
 
     def answer(self, prediction: messages.Prediction, now: float) -> bool:
-        """Note a prediction; whether it is the answer to one of our messages."""
+        """Record a prediction; return whether it answers one of our messages."""
         request_id = prediction.request_id
         if request_id not in self.sent:
             return False
@@ -68,10 +67,10 @@ class Ledger:
 
 
 class SampleApp:
-    """The application: a producer thread and a consumer thread around one ledger.
+    """The application: a producer and a consumer thread that share a ledger.
 
     Args:
-        settings: Where the data and the cluster are.
+        settings: Name the data and the cluster.
         arguments: The command line.
         stop: Ends the sending.
     """
@@ -86,10 +85,9 @@ class SampleApp:
         self._stop = stop
         self._console = Console(highlight=False, soft_wrap=True)
         self._done_sending = threading.Event()
-        self._ended = threading.Event()
 
     def produce(self, sender: Sender) -> None:
-        """Send the messages, and the outcomes that follow them."""
+        """Send the messages, and their outcomes after the delay."""
         delay = self._arguments.outcome_delay
         late: deque[tuple[float, str]] = deque()
         begun = time.monotonic()
@@ -119,7 +117,7 @@ class SampleApp:
         sender.flush()
 
     def consume(self, reader: LogReader) -> None:
-        """Read predictions until every message has one, or for too long none came."""
+        """Read predictions until every message has one, or none arrives within the timeout."""
         decode = messages.Decoder(messages.Prediction)
         last = time.monotonic()
         while True:
@@ -129,7 +127,7 @@ class SampleApp:
                     try:
                         prediction = decode(record.value)
                     except messages.BadRecord:
-                        continue  # of somebody else
+                        continue  # not written by a predictor
                     if self.ledger.answer(prediction, now):
                         last = now
                         self._show_prediction(prediction)
@@ -143,7 +141,7 @@ class SampleApp:
                 last = time.monotonic()
 
     def run(self) -> int:
-        """Send, read, sum up; the exit status."""
+        """Send, read and print a summary; returns the exit status."""
         begun = time.monotonic()
         kafka = self._settings.kafka
         with ExitStack() as resources:
@@ -241,13 +239,13 @@ def arguments() -> argparse.Namespace:
         "--outcome-delay",
         type=process.seconds,
         metavar="SECONDS",
-        help="send outcomes apart, that much later (without it: inside the messages)",
+        help="send outcomes separately, that much later (default: inside the messages)",
     )
     parser.add_argument(
         "--timeout",
         type=process.seconds,
         default=60.0,
-        help="give up when none came for that many seconds (60)",
+        help="fail when no prediction arrives for that many seconds (60)",
     )
     return parser.parse_args()
 

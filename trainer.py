@@ -1,10 +1,10 @@
-"""Trains again whenever a predictor asks for it, and announces the new model.
+"""Retrains whenever a predictor requests it, and announces the new model.
 
     python trainer.py [--hyper hyperopt|hyperparameterhunter|optuna] [--evals 10] [--mlflow]
 
-Reads the log into its message store, trains in a process of its own, compares with the
-model that serves and publishes. A second trainer on the same home waits for its turn.
-Stop with Ctrl-C: a training in hand is finished and announced first.
+Reads the log into the message store, trains in a child process, compares the new model with
+the serving one and publishes it. A second trainer on the same home waits for the first to end.
+Ctrl-C finishes and announces a running training, and stops.
 """
 
 import argparse
@@ -32,30 +32,29 @@ from utils.model_store.manifest import PublishedModel, RolledBack
 from utils.settings import Settings
 
 POLL_MS = 50
-#: The same while a training runs, whose end nobody should wait for.
+#: Polled more often during a training, so that its end is noticed sooner.
 BUSY_POLL_MS = 20
-#: Requests taken at once, and so answered by one training: all that a long absence left.
+#: Requests polled at once, and so answered by one training: all that arrived in a long absence.
 MOST_REQUESTS = 10_000
-#: How long the trainer's end may be put off by what MLflow is still to be told.
+#: Seconds that logging to MLflow may delay the trainer's end.
 TRACKING_TIMEOUT = 5.0
-#: Of the process that tells MLflow: predictors and trainings go first.
+#: Niceness of the process that logs to MLflow: predictors and trainings go first.
 TRACKING_NICENESS = 15
 
 
 class Trainer:
     """The trainer's step, apart from the loop that calls it.
 
-    A request stays in `waiting`, and its offset uncommitted, until it is answered; what
-    answers it is the line of its batch in the model store's history. So a trainer that
-    is killed trains again what was not published, announces again what was published
-    and not announced, and does neither twice.
+    A request waits, and its offset stays uncommitted, until the model store's history has a
+    line for its batch. After a kill the trainer therefore repeats a training that was not
+    published, announces one that was published but not announced, and does neither twice.
 
     Args:
-        exchange: Requests come from it and announcements go to it, in transactions.
-        ingest: Moves the log into the message store.
+        exchange: Reads requests and writes announcements in transactions.
+        ingest: Copies the log into the message store.
         worker: Trains in another process.
-        store: Where the bundles are.
-        report: Told in one line what a user should see.
+        store: The bundles.
+        report: Called with one line of text for the user.
     """
 
     def __init__(
@@ -87,14 +86,14 @@ class Trainer:
         return self._job is not None or self._judging is not None
 
     def step(self, timeout_ms: int = POLL_MS, *, begin: bool = True) -> None:
-        """Look after everything once.
+        """Do one round of all duties.
 
-        1. take requests; 2. read the log; 3. notice an ended training or judgement;
-        4. announce what is done; 5. begin what waits, all of it as one training.
+        1. poll requests; 2. read the log; 3. collect a finished training or judgement;
+        4. announce results; 5. start one training for all waiting requests.
 
         Args:
             timeout_ms: How long to wait for requests.
-            begin: False to finish what runs and begin nothing.
+            begin: False to start nothing new.
 
         Raises:
             kafka_io.KafkaError, StoreError: Nothing is lost; step again.
@@ -103,7 +102,7 @@ class Trainer:
         self._take(polled)  # 1
         if self._schedule.may_read(training=self._job is not None):
             self._schedule.log_read(self.ingest.step())  # 2
-        self._notice()  # 3
+        self._collect()  # 3
         self._announce(polled)  # 4
         if begin and self._job is None:
             self._begin()  # 5
@@ -116,7 +115,7 @@ class Trainer:
             if self._position is None:
                 self.report("another trainer has the topic; waiting")
             elif (rollback := self._rollback()) is not None:
-                # Its announcement may have died with the trainer that made it.
+                # The trainer that rolled back may have been killed before it announced that.
                 self._announcements.append(rollback)
         for record in polled.records.get(self._partition, ()):
             self._position = Position(record.offset + 1)
@@ -129,26 +128,30 @@ class Trainer:
                 self._answers_may_be_new = True
                 self._schedule.request_arrived()
 
-    def _notice(self) -> None:
+    def _collect(self) -> None:
         if self._job is not None and self._job.done():
             job, self._job = self._job, None
             self._answers_may_be_new = True
             try:
-                self._report_training(job.result())
-            except Exception as error:  # whatever it was, the requests are trained on again
+                result = job.result()
+            except Exception as error:  # whatever it is, the requests wait for another training
                 self._schedule.training_failed()
                 self.report(
                     f"the training failed, again in {RETRY_SECONDS:.0f} s: {one_line(error)}"
                 )
+            else:
+                self._report_training(result)
         if self._judging is not None and self._judging.done():
             judging, self._judging = self._judging, None
             try:
-                self._announce_judgement(judging.result())
-            except Exception as error:  # the serving model goes on serving
+                judgement = judging.result()
+            except Exception as error:  # whatever it is, the serving model stays
                 self.report(
                     "the serving model could not be judged, again after "
                     f"{JUDGE_EVERY} more outcomes: {one_line(error)}"
                 )
+            else:
+                self._announce_judgement(judgement)
 
     def _report_training(self, result: Result) -> None:
         self.trainings += 1
@@ -173,13 +176,13 @@ class Trainer:
             self._announcements.append(rollback)
 
     def _announce(self, polled: Polled) -> None:
-        """Answer the requests whose batch has its model; commit up to the first without."""
+        """Announce the answered requests; commit the offset up to the first unanswered one."""
         if not polled.epoch or self._position is None:
             return
         answers = {}
         if self._answers_may_be_new:
             answers = self._answers()
-            # A commit that fails restores, and then all is looked for again.
+            # A failed commit restores the position, and then the answers are read again.
             self._answers_may_be_new = False
         records = self._announcements + [
             _completed(answers[request.batch_id], request)
@@ -200,10 +203,10 @@ class Trainer:
         self._announcements.clear()
 
     def _answers(self) -> dict[str, PublishedModel]:
-        """The history's line of the model that answers a request, of those that have one.
+        """The answered requests: the history's line of the model, by batch id.
 
-        A topic that was deleted and made again has the same offsets once more, and so
-        the same batch ids; what was learnt from the one before is no answer.
+        A topic that was deleted and recreated repeats its offsets, and so its batch ids. A
+        model that was trained on the old topic is no answer.
         """
         topics = {request.batch_id: request.topic for _, request in self._waiting}
         return {
@@ -215,7 +218,7 @@ class Trainer:
     def _begin(self) -> None:
         if self._waiting:
             requests = [request for _, request in self._waiting]
-            # What the requests speak of is about to be read, if it is not in the store yet.
+            # The store may not have read the requested offsets yet.
             if self._schedule.may_train() and self.ingest.has_read(requests):
                 self._train([request.batch_id for request in requests])
         elif self._judging is None and self._schedule.judgement_due(self.ingest.outcomes):
@@ -229,7 +232,7 @@ class Trainer:
         self._job = self.worker.train(Job(tuple(batch_ids), waited))
 
     def _rollback(self) -> messages.Rollback | None:
-        """The record that announces a rollback, if that is what happened last."""
+        """The announcement of a rollback, if that is the history's last line."""
         history = self.store.history()
         if not history or not isinstance(last := history[-1], RolledBack):
             return None
@@ -239,7 +242,7 @@ class Trainer:
 
 
 def _completed(model: PublishedModel, request: RetrainRequest) -> TrainingCompleted:
-    """The announcement that answers one request, from its model's line in the history."""
+    """The announcement that answers one request."""
     return TrainingCompleted(
         model_id=model.model_id,
         accepted=model.accepted,
@@ -280,7 +283,7 @@ def main(arguments: argparse.Namespace, settings: Settings) -> None:
         store = ModelStore(settings.models_dir)
         store.reconcile()
         features = store.load_current().features
-        # Ends last, when Kafka has been let go and the last model is announced.
+        # Ends last, after the group was left and the last model announced.
         resources.enter_context(
             Tracking(settings, timeout=TRACKING_TIMEOUT, niceness=TRACKING_NICENESS)
         )

@@ -243,7 +243,7 @@ def _until_answered(reader: LogReader, prefix: str) -> None:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         for records in reader.poll(100).values():
-            if any(record.key.startswith(prefix.encode()) for record in records):
+            if any((record.key or b"").startswith(prefix.encode()) for record in records):
                 return
     raise RuntimeError("the predictor does not answer")
 
@@ -262,7 +262,7 @@ def _first_of_another(
         for records in reader.poll(100).values():
             now = time.time()
             for record in records:
-                model_id = decode(record.value).model_id
+                model_id = decode(record.value or b"").model_id
                 if model_id > serving:
                     return model_id, now
         if trainer.text().count("REFUSED") > refused:

@@ -37,6 +37,7 @@ from utils import messages, process
 from utils.message_store import MessageStore
 from utils.model_store import ModelStore
 from utils.model_store.bundle import Bundle, Draft
+from utils.model_store.manifest import TrainingRecord
 from utils.settings import Settings
 
 CONFIG = """\
@@ -153,7 +154,7 @@ def _trees(options: argparse.Namespace, workshop: Workshop, section: Section) ->
 def _fitted(config: Settings, trees: int) -> lgb.Booster:
     bundle = ModelStore(config.models_dir).load_current()
     matrix, codes = training_matrix(gather_rows(config, None), bundle.features)
-    params = dict(bundle.manifest["hyperparameters"])
+    params = dict(bundle.manifest.hyperparameters)
     params.pop("num_boost_round")
     return fit.fit(matrix, codes, bundle.features, params, trees, threads=1)
 
@@ -169,7 +170,7 @@ def _published(
         features=store.load_current().features,
         hyperparameters={"num_boost_round": trees},
         seed=1,
-        training={"rows": 0, "offsets": {}},
+        training=TrainingRecord(rows=0),
         golden_rows=rows[:5],
     )
     store.publish(draft)

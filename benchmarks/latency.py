@@ -186,7 +186,7 @@ class Latency:
                     now = time.perf_counter()
                     for records in polled.values():
                         for record in records:
-                            answered[decode(record.value).request_id] = now
+                            answered[decode(record.value or b"").request_id] = now
 
             def send(request_id: str, row: dict[str, Any]) -> None:
                 value = msgspec.json.encode({"request_id": request_id, "data": row})

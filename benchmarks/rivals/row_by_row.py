@@ -21,7 +21,7 @@ from utils.settings import Settings
 
 def model(config: Settings) -> tuple[original.Preprocessor, lgb.LGBMClassifier]:
     """Fit a preprocessor and a model on the data set, without a search."""
-    chosen = ModelStore(config.models_dir).load_current().manifest["hyperparameters"]
+    chosen = ModelStore(config.models_dir).load_current().manifest.hyperparameters
     preprocessor = original.Preprocessor()
     frame, labels = original.read(config, config.data.train)
     encoded = preprocessor.fit(frame, config.data.cross)
