@@ -21,6 +21,8 @@ from utils.settings import Kafka
 #: max.message.bytes of `predictions` and `dead_letters`. A prediction repeats its request_id
 #: and a rejected record gains headers, so both can be larger than the original message.
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
+#: How long to retry committing a group's first offsets.
+SETUP_TIMEOUT_S = 60.0
 
 
 def ensure_topics(kafka: Kafka, groups: Mapping[str, Sequence[str]]) -> list[str]:
@@ -78,6 +80,20 @@ def _new_topic(topic: str, partitions: int) -> NewTopic:
 
 
 def _commit_first_offsets(kafka: Kafka, group: str, topics: Iterable[str]) -> None:
+    from tenacity import Retrying, retry_if_exception_type, stop_after_delay
+
+    # A new broker first creates its topic of offsets: seconds on a slow machine.
+    timed_out = retry_if_exception_type(kafka_errors.KafkaTimeoutError)
+    retrying = Retrying(retry=timed_out, stop=stop_after_delay(SETUP_TIMEOUT_S), reraise=True)
+    try:
+        retrying(_try_to_commit_first_offsets, kafka, group, topics)
+    except kafka_errors.CommitFailedError:
+        return  # the group is running
+    except KafkaError as error:
+        raise KafkaUnavailable(f"cannot set up group {group}: {error}") from None
+
+
+def _try_to_commit_first_offsets(kafka: Kafka, group: str, topics: Iterable[str]) -> None:
     consumer = open_consumer(kafka, group_id=group)
     try:
         partitions = partitions_of(consumer, topics)
@@ -89,9 +105,5 @@ def _commit_first_offsets(kafka: Kafka, group: str, topics: Iterable[str]) -> No
             {tp: OffsetAndMetadata(offset, "", -1) for tp, offset in starts.items()},
             timeout_ms=REQUEST_TIMEOUT_MS,
         )
-    except kafka_errors.CommitFailedError:
-        return  # the group is running
-    except KafkaError as error:
-        raise KafkaUnavailable(f"cannot set up group {group}: {error}") from None
     finally:
         consumer.close()
