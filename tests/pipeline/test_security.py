@@ -277,22 +277,20 @@ def _runs_data(node: ast.AST) -> bool:
     return ast.unparse(node.func) in CALLS or any(flags[name] != "False" for name in flagged)
 
 
-def test_secrets_are_not_in_the_help_nor_in_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_help_and_store_errors_do_not_contain_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     database = "postgresql://me:DatabaseWord@127.0.0.1:1/x?password=ParameterWord"
     secrets = {"KAFKA_SASL_PASSWORD": "BrokerWord", "MESSAGES_URL": database}
     for name, value in secrets.items():
         monkeypatch.setenv(name, value)
-    told = [process.parser("").format_help(), repr(settings.load().kafka)]
-    for wrong in (
-        {"KAFKA_SECURITY_PROTOCOL": "SASL_SSL"},  # needs more than that
-        {"MESSAGES_URL": "nonsense:DatabaseWord"},
+    texts = [process.parser("").format_help(), repr(settings.load().kafka)]
+    for changes in (
         {"MESSAGES_URL": "mysql://me:DatabaseWord@h/d?password=ParameterWord"},
         {},
     ):
-        with pytest.raises((settings.SettingsError, StoreError)) as failure:
-            loaded = settings.load({**secrets, **wrong})
+        loaded = settings.load({**secrets, **changes})
+        with pytest.raises(StoreError) as failure:
             MessageStore(loaded.messages_url, FEATURES)
-        told.append(str(failure.value))
-    assert "me:***@127.0.0.1:1/x: " in told[-1]
+        texts.append(str(failure.value))
+    assert "me:***@127.0.0.1:1/x: " in texts[-1]
     words = ("BrokerWord", "DatabaseWord", "ParameterWord")
-    assert not [word for word in words for text in told if word in text]
+    assert not [word for word in words for text in texts if word in text]
