@@ -49,7 +49,7 @@ MADE_UP = settings(
 )
 
 
-def test_a_spoilt_message_is_scored_or_refused(check: Checker, adult: list[Row]) -> None:
+def test_mutated_message_is_scored_or_rejected(check: Checker, adult: list[Row]) -> None:
     real = messages_of(adult[:100])
 
     @MADE_UP
@@ -66,12 +66,12 @@ def test_a_spoilt_message_is_scored_or_refused(check: Checker, adult: list[Row])
 
 @settings(MADE_UP, max_examples=300)
 @given(st.binary(max_size=200))
-def test_any_bytes_are_refused_or_scored(check: Checker, value: bytes) -> None:
+def test_any_bytes_are_scored_or_rejected(check: Checker, value: bytes) -> None:
     check(value)
     check(b'{"request_id": "x", "data": {"age": %b}}' % value)
 
 
-def test_every_odd_value_in_every_place(check: Checker) -> None:
+def test_odd_value_in_any_place_is_scored_or_rejected(check: Checker) -> None:
     places = [
         *(b'{"request_id": "x", "data": {"%b": #}}' % name for name in (b"age", b"race", b"new")),
         b'{"request_id": "x", "data": {"hours_per_week": #}}',  # a number or a name
@@ -151,7 +151,7 @@ def with_limits(broker: Broker, limits: dict[str, int]) -> None:
 
 
 @pytest.mark.timeout(240)
-def test_nothing_that_is_sent_stops_anybody(
+def test_pipeline_survives_any_input(
     own_broker: Broker, make_pipeline: MakePipeline, adult: list[Row]
 ) -> None:
     with_limits(own_broker, {APP_MESSAGES: 64 * MIB, OUTCOMES: 64 * MIB})
@@ -200,7 +200,7 @@ def test_nothing_that_is_sent_stops_anybody(
     assert "(tombstone)" in shown.stdout
 
 
-def test_what_is_beyond_the_limit_the_producer_is_told(pipeline: Pipeline) -> None:
+def test_producer_gets_error_for_oversized_record(pipeline: Pipeline) -> None:
     kafka = pipeline.settings.kafka
     with Sender(kafka) as sender, pytest.raises(MessageSizeTooLargeError):
         sender.send(Outgoing(APP_MESSAGES, 0, None, b"x" * 2 * MIB)).get(timeout=30)
@@ -211,7 +211,7 @@ def test_what_is_beyond_the_limit_the_producer_is_told(pipeline: Pipeline) -> No
         producer.send(OUTCOMES, b"x" * 20 * MIB).get(timeout=30)
 
 
-def test_a_topic_that_takes_too_little_is_named_and_waited_for(
+def test_predictor_names_topic_with_too_small_limit_and_retries(
     own_broker: Broker, make_pipeline: MakePipeline
 ) -> None:
     with_limits(own_broker, {PREDICTIONS: 1_000, DEAD_LETTERS: 1_000})

@@ -31,7 +31,7 @@ def refuses(pipeline: Pipeline, *words: str) -> str:
 
 
 @pytest.mark.timeout(240)  # a model is made anew
-def test_what_is_mended_is_sent_again_once(
+def test_repaired_dead_letter_is_resent_once(
     make_pipeline: MakePipeline, prepared: Path, tmp_path: Path
 ) -> None:
     config, file = tmp_path / "pipeline.toml", tmp_path / "record.json"

@@ -42,7 +42,7 @@ def small(tmp_path: Path, adult_files: Path) -> Pipeline:
 
 
 @pytest.mark.timeout(180)
-def test_the_demo_ends_by_itself_and_loses_nothing(fresh: Pipeline) -> None:
+def test_demo_ends_by_itself_and_loses_nothing(fresh: Pipeline) -> None:
     demo = fresh.run(
         *("-m", "ops", "demo", "--messages", "60", "--interval", "0.05"),
         *("--outcome-delay", "0.5", "--evals", "1"),

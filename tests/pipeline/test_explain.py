@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from ops import __main__ as ops_command
-from ops import reproduce
 from tests.harness import Pipeline
 from train import evaluate, fit, retrain
 from utils import kafka_io, messages, preprocess_data
@@ -213,7 +212,9 @@ def by_itself(pipeline: Pipeline, *arguments: str) -> subprocess.CompletedProces
 # why
 
 
-def test_why_tells_the_whole_story(lived: Pipeline, command: Command) -> None:
+def test_why_shows_message_outcome_model_and_contributions(
+    lived: Pipeline, command: Command
+) -> None:
     shown = by_itself(lived, "why", "p-12")
     assert shown.returncode == 0, shown.stderr
     for words in ("message store", "colour x shape", "predictions-0 offset", "the same bits"):
@@ -247,7 +248,7 @@ def test_why_tells_the_whole_story(lived: Pipeline, command: Command) -> None:
     assert told["recomputed"] == {"probability": made["probability"], "same_bits": True}
 
 
-def test_why_finds_in_the_log_what_the_store_has_not_read(command: Command) -> None:
+def test_why_falls_back_to_the_log(command: Command) -> None:
     assert "app_messages-0 up to 23" in command("why", "q-3")[1]
     status, out, _ = command("why", "q-3", "--json")
     told = json.loads(out)
@@ -263,13 +264,13 @@ def test_why_finds_in_the_log_what_the_store_has_not_read(command: Command) -> N
     assert told["recomputed"]["same_bits"] and told["contributions"]["adds_up"]
 
 
-def test_why_of_missing_values(command: Command) -> None:
+def test_why_shows_missing_values(command: Command) -> None:
     told = json.loads(command("why", "a-1", "--json")[1])
     assert set(told["message"]["values"].values()) == {None}
     assert told["recomputed"]["same_bits"] and told["outcome"] is None
 
 
-def test_why_of_a_request_id_sent_twice_is_about_the_newer(command: Command) -> None:
+def test_why_shows_the_newer_of_two_messages(command: Command) -> None:
     rows = made_up(60, 2, seed=2)
     for arguments in (["--log"], []):
         told = json.loads(command("why", "twice", "--json", *arguments)[1])
@@ -281,7 +282,7 @@ def test_why_of_a_request_id_sent_twice_is_about_the_newer(command: Command) -> 
     assert "sent 2 times" in command("why", "twice", "--log")[1]
 
 
-def test_why_of_what_was_never_predicted(command: Command) -> None:
+def test_why_explains_requests_without_a_prediction(command: Command) -> None:
     status, out, _ = command("why", "bad")
     assert status == 0
     assert "rejected: Expected" in out
@@ -290,7 +291,7 @@ def test_why_of_what_was_never_predicted(command: Command) -> None:
     assert "no request 'nobody'" in err
 
 
-def test_why_without_a_broker(command: Command) -> None:
+def test_why_works_from_the_store_without_a_broker(command: Command) -> None:
     nowhere = {"KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1"}
     assert command("why", "p-3", **nowhere)[0] == 0  # the store has it
     status, _, err = command("why", "q-3", **nowhere)
@@ -298,7 +299,7 @@ def test_why_without_a_broker(command: Command) -> None:
     assert "no Kafka broker answers" in err
 
 
-def test_a_pruned_model_is_said_so_and_no_more(command: Command, changed: Path) -> None:
+def test_commands_say_when_a_model_was_pruned(command: Command, changed: Path) -> None:
     shutil.rmtree(changed / "models" / "1")
     home = {"PIPELINE_HOME": str(changed)}
     status, out, _ = command("why", "p-3", **home)
@@ -315,7 +316,9 @@ def test_a_pruned_model_is_said_so_and_no_more(command: Command, changed: Path) 
     assert (status, "model 7 never existed" in err) == (1, True)
 
 
-def test_several_classes(broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_contributions_explain_the_predicted_class_of_several(
+    broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Contributions are those of the predicted class; the softmax of all sums is right."""
     from ops import explain
 
@@ -344,7 +347,7 @@ def test_rebuild_gives_the_same_bytes(lived: Pipeline, command: Command) -> None
     assert command("rebuild", "1")[0] == 0  # of the base data alone
 
 
-def test_rebuild_of_a_training_by_the_trainers_own_code(
+def test_rebuild_reproduces_a_real_training(
     lived: Pipeline, command: Command, changed: Path
 ) -> None:
     settings = lived.settings.model_copy(update={"home": changed})
@@ -358,7 +361,7 @@ def test_rebuild_of_a_training_by_the_trainers_own_code(
     assert "are the same" in out
 
 
-def test_rebuild_says_what_differs(command: Command, changed: Path) -> None:
+def test_rebuild_names_what_differs(command: Command, changed: Path) -> None:
     config = changed / "other.toml"
     config.write_text((changed / "pipeline.toml").read_text().replace("cross =", "cross = [] #"))
     home = {"PIPELINE_HOME": str(changed), "PIPELINE_CONFIG": str(config)}
@@ -439,7 +442,9 @@ def test_replay_finds_what_is_missing_or_doubled(lived: Pipeline, command: Comma
 # A log whose beginning has expired: the last tests, for it does not come back.
 
 
-def test_an_expired_log(lived: Pipeline, command: Command, changed: Path) -> None:
+def test_replay_and_rebuild_name_expired_records(
+    lived: Pipeline, command: Command, changed: Path
+) -> None:
     admin = open_admin(lived.settings.kafka)
     admin.delete_records({TopicPartition(messages.APP_MESSAGES, 0): 6})
     admin.close()
@@ -454,8 +459,3 @@ def test_an_expired_log(lived: Pipeline, command: Command, changed: Path) -> Non
     assert status == 1
     assert "records of app_messages-0 before offset 6 have expired" in err
     assert "has not made it yet" in err
-
-
-def test_the_first_difference_of_two_files() -> None:
-    assert reproduce._first_difference(b"a\nb\n", b"a\nc\n") == "line 2: 'b', now 'c'"
-    assert reproduce._first_difference(b"a\n", b"a\nc\n") == "line 2: the end, now 'c'"

@@ -91,7 +91,7 @@ def running(
             pipeline.close()
 
 
-def test_a_current_that_cannot_be_used_keeps_the_old_model(running: Running) -> None:
+def test_unusable_current_json_keeps_the_old_model(running: Running) -> None:
     current = running.store.path / "current.json"
     was, serving = current.read_bytes(), running.store.current_id()
     damages = {
@@ -113,7 +113,7 @@ def test_a_current_that_cannot_be_used_keeps_the_old_model(running: Running) -> 
         current.write_bytes(was)
 
 
-def test_a_predictor_without_a_model_is_one_line(running: Running, tmp_path: Path) -> None:
+def test_predictor_without_a_model_ends_with_one_line(running: Running, tmp_path: Path) -> None:
     pipelines = {}
     for name, content in {"missing": None, "empty": b"", "lost": b'{"model_id": 77}'}.items():
         home = tmp_path / name
@@ -134,7 +134,7 @@ def test_a_predictor_without_a_model_is_one_line(running: Running, tmp_path: Pat
             assert line.startswith(f"predictor.py: {current}")
 
 
-def test_a_flipped_byte_keeps_the_old_model_until_it_is_mended(running: Running) -> None:
+def test_corrupt_model_is_not_loaded_until_it_is_repaired(running: Running) -> None:
     serving = running.store.current_id()
     with running.store.writing():  # so that the trainer's child does not come in between
         new = running.published()
@@ -149,7 +149,7 @@ def test_a_flipped_byte_keeps_the_old_model_until_it_is_mended(running: Running)
         assert running.answers(1)[0]["model_id"] == new
 
 
-def test_a_full_disk_delays_a_training(running: Running) -> None:
+def test_training_is_retried_after_a_full_disk(running: Running) -> None:
     models = running.store.path
     if not models.is_mount():
         pytest.skip("a file system of one's own needs root")
@@ -166,7 +166,7 @@ def test_a_full_disk_delays_a_training(running: Running) -> None:
     running.pipeline.wait_for_events("training_completed", completed + 1)
 
 
-def test_a_locked_and_a_damaged_store_under_a_trainer(running: Running) -> None:
+def test_trainer_recovers_from_locked_and_damaged_store(running: Running) -> None:
     path = running.pipeline.home / "messages" / "messages.db"
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
@@ -184,7 +184,7 @@ def test_a_locked_and_a_damaged_store_under_a_trainer(running: Running) -> None:
     until(lambda: running.pipeline.stored() == sent + 3, 30)
 
 
-def test_a_silent_broker_is_waited_for(running: Running) -> None:
+def test_scripts_survive_an_unresponsive_broker(running: Running) -> None:
     """For longer than a session may last; `make torture` has one of 60 s."""
     os.kill(running.broker.pid, signal.SIGSTOP)
     time.sleep(7)
@@ -218,7 +218,7 @@ class Clock:
             stream.write(seconds.to_bytes(8, sys.byteorder, signed=True))
 
 
-def test_a_clock_set_back_or_ahead_delays_nothing(
+def test_changed_system_clock_delays_nothing(
     prepared: Path, adult: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The broker's as well: the whole machine's."""
@@ -257,7 +257,7 @@ TIME_OF_DAY = {
 }
 
 
-def test_nothing_waits_by_a_clock_that_can_be_set_back() -> None:
+def test_no_module_measures_time_by_the_system_clock() -> None:
     found = {}
     packages = (file for name in ("ops", "train", "utils") for file in ROOT.glob(f"{name}/**/*.py"))
     for file in [*ROOT.glob("*.py"), *packages]:

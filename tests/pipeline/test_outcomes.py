@@ -30,7 +30,7 @@ def store_of(pipeline: Pipeline) -> MessageStore:
     return MessageStore.open(pipeline.settings.messages_url, bundle.features)
 
 
-def test_a_model_of_flipped_labels_never_stays(
+def test_model_of_flipped_labels_does_not_keep_serving(
     make_pipeline: MakePipeline, adult: list[Row]
 ) -> None:
     pipeline = make_pipeline(RETRAIN_EVERY="4000", EXTRA_MODELS_TO_KEEP="5")
@@ -54,7 +54,7 @@ def test_a_model_of_flipped_labels_never_stays(
     assert {p["model_id"] for p in predictions[-10:]} == {1}
 
 
-def test_a_refused_challenger_is_announced_and_the_champion_serves_on(
+def test_refused_challenger_is_announced_and_champion_keeps_serving(
     make_pipeline: MakePipeline, adult: list[Row]
 ) -> None:
     """Labels flipped only where the rows are for training: the gate sees the harm at once."""
@@ -81,7 +81,9 @@ def test_a_refused_challenger_is_announced_and_the_champion_serves_on(
     assert not pipeline.events("model_loaded")
 
 
-def test_every_kind_of_outcome_has_its_result(pipeline: Pipeline, adult: list[Row]) -> None:
+def test_trainer_stores_early_repeated_corrected_and_unknown_outcomes(
+    pipeline: Pipeline, adult: list[Row]
+) -> None:
     pipeline.start("predictor.py")
     trainer = pipeline.start("trainer.py", "--evals", "1")
     trainer.says("ready")
@@ -126,7 +128,7 @@ def test_every_kind_of_outcome_has_its_result(pipeline: Pipeline, adult: list[Ro
     assert trainer.end() == 0
 
 
-def test_a_killed_trainer_loses_and_doubles_no_row(
+def test_killed_trainer_neither_loses_nor_duplicates_rows(
     make_pipeline: MakePipeline, adult: list[Row]
 ) -> None:
     pipeline = make_pipeline(RETRAIN_EVERY="100000")

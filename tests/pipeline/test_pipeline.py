@@ -57,7 +57,7 @@ def test_every_row_of_adult_test_gets_one_prediction_in_order(
         assert record.key == json.loads(record.value)["request_id"].encode()
 
 
-def test_what_arrives_while_the_predictor_is_down_is_answered_later(
+def test_messages_sent_while_the_predictor_is_down_are_answered_later(
     pipeline: Pipeline, adult: list[Row]
 ) -> None:
     """The original had no consumer group: such messages were lost."""
@@ -99,7 +99,7 @@ BAD: list[tuple[str, bytes | None]] = [
 ]
 
 
-def test_bad_records_go_to_dead_letters_untouched(pipeline: Pipeline, adult: list[Row]) -> None:
+def test_bad_records_go_to_dead_letters_unchanged(pipeline: Pipeline, adult: list[Row]) -> None:
     predictor = pipeline.start("predictor.py")
     good = pipeline.send_rows(adult[:5], "before")
     pipeline.send((APP_MESSAGES, b"key", value) for _, value in BAD)
@@ -131,7 +131,7 @@ def test_bad_records_go_to_dead_letters_untouched(pipeline: Pipeline, adult: lis
     assert "has no record 999" in unknown.stderr
 
 
-def test_values_missing_null_unseen_or_extra_are_scored(
+def test_missing_null_unseen_and_extra_values_are_scored(
     pipeline: Pipeline, adult: list[Row]
 ) -> None:
     """The original died of a missing column and of a category not seen in training."""
@@ -150,7 +150,7 @@ def test_values_missing_null_unseen_or_extra_are_scored(
     assert not pipeline.records(DEAD_LETTERS)
 
 
-def test_a_request_id_sent_twice_is_two_messages(pipeline: Pipeline, adult: list[Row]) -> None:
+def test_repeated_request_id_gets_two_predictions(pipeline: Pipeline, adult: list[Row]) -> None:
     pipeline.start("predictor.py")
     for row in adult[:2]:
         pipeline.send([(APP_MESSAGES, b"same", {"request_id": "same", "data": row})])
@@ -159,9 +159,7 @@ def test_a_request_id_sent_twice_is_two_messages(pipeline: Pipeline, adult: list
     assert predictions[0]["probability"] != predictions[1]["probability"]
 
 
-def test_a_retrained_model_goes_live_while_predictions_go_on(
-    pipeline: Pipeline, adult: list[Row]
-) -> None:
+def test_retrained_model_serves_without_a_restart(pipeline: Pipeline, adult: list[Row]) -> None:
     """The original's reload never took effect, and its predictor kept the old preprocessor."""
     predictor = pipeline.start("predictor.py")
     trainer = pipeline.start("trainer.py", "--evals", "1")
@@ -184,7 +182,7 @@ def test_a_retrained_model_goes_live_while_predictions_go_on(
     assert predictor.end(signal.SIGINT) == 0
 
 
-def test_late_outcomes_give_one_request_each_n(
+def test_late_outcomes_request_one_retraining_per_n(
     make_pipeline: MakePipeline, adult: list[Row]
 ) -> None:
     pipeline = make_pipeline()
@@ -227,7 +225,7 @@ def test_several_predictors_share_the_partitions(
     check_requests(pipeline.events("retrain"), 10)
 
 
-def test_waiting_requests_become_one_training_and_each_is_answered(
+def test_pending_requests_share_one_training_and_each_is_answered(
     make_pipeline: MakePipeline, adult: list[Row]
 ) -> None:
     pipeline = make_pipeline(RETRAIN_EVERY="2")
@@ -246,7 +244,7 @@ def test_waiting_requests_become_one_training_and_each_is_answered(
     assert sorted(p.name for p in (pipeline.home / "models").glob("[0-9]*")) == ["1", "2"]
 
 
-def test_a_trainer_killed_at_work_trains_again(pipeline: Pipeline, adult: list[Row]) -> None:
+def test_killed_trainer_repeats_the_training(pipeline: Pipeline, adult: list[Row]) -> None:
     pipeline.start("predictor.py")
     trainer = pipeline.start("trainer.py", "--evals", "30")
     trainer.says("ready")
@@ -260,7 +258,7 @@ def test_a_trainer_killed_at_work_trains_again(pipeline: Pipeline, adult: list[R
     assert len(pipeline.events("training_completed")) == 1
 
 
-def test_a_second_trainer_waits_for_its_place(pipeline: Pipeline) -> None:
+def test_second_trainer_waits_until_the_first_ends(pipeline: Pipeline) -> None:
     first = pipeline.start("trainer.py")
     first.says("ready")
     second = pipeline.start("trainer.py")
@@ -270,7 +268,7 @@ def test_a_second_trainer_waits_for_its_place(pipeline: Pipeline) -> None:
     assert second.end() == 0
 
 
-def test_sample_app_says_which_predictions_are_missing(pipeline: Pipeline) -> None:
+def test_sample_app_reports_missing_predictions(pipeline: Pipeline) -> None:
     app = pipeline.run(*("sample_app.py", "--messages", "3", "--interval", "0", "--timeout", "1"))
     assert app.returncode == 1
     assert "sent 3, answered 0" in app.stdout
@@ -281,7 +279,7 @@ SCRIPTS = ["initialize.py", "predictor.py", "trainer.py", "sample_app.py"]
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_help_explains_every_variable(prepared: Any, script: str) -> None:
+def test_script_help_explains_the_environment(prepared: Any, script: str) -> None:
     done = Pipeline(prepared, "127.0.0.1:1").run(script, "--help")
     assert done.returncode == 0
     assert "KAFKA_BOOTSTRAP_SERVERS" in done.stdout
@@ -298,9 +296,7 @@ def test_help_explains_every_variable(prepared: Any, script: str) -> None:
         {"KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1"},  # no broker there
     ],
 )
-def test_a_users_mistake_is_one_line(
-    prepared: Any, script: str, environment: dict[str, str]
-) -> None:
+def test_user_error_is_one_line(prepared: Any, script: str, environment: dict[str, str]) -> None:
     pipeline = Pipeline(prepared, "127.0.0.1:1")
     pipeline.env |= environment
     done = pipeline.run(script)

@@ -220,7 +220,7 @@ def secured(tmp_path: Path, terminals: Terminals) -> Iterator[None]:
 
 @pytest.mark.timeout(300)
 @pytest.mark.usefixtures("secured")
-def test_every_command_runs(terminals: Terminals) -> None:
+def test_every_command_of_the_readme_runs(terminals: Terminals) -> None:
     for title, commands in sections().items():
         if title not in OPTIONAL:
             run_section(terminals, commands)
@@ -231,7 +231,7 @@ def test_every_command_runs(terminals: Terminals) -> None:
 
 @pytest.mark.optional
 @pytest.mark.timeout(300)
-def test_every_command_about_optional_packages_runs(terminals: Terminals) -> None:
+def test_every_command_for_optional_packages_runs(terminals: Terminals) -> None:
     run_section(terminals, ["python -m utils.broker"])
     for title in OPTIONAL:
         run_section(terminals, sections()[title])
@@ -273,17 +273,17 @@ def named_files() -> set[str]:
     return {*links, *paths}
 
 
-def test_every_command_known_here_is_in_the_readme() -> None:
+def test_every_tested_command_is_in_the_readme() -> None:
     there = {command for commands in sections().values() for command in commands}
     assert set(STEPS) <= there
 
 
-def test_every_variable_is_explained() -> None:
+def test_readme_explains_every_variable() -> None:
     table = README.partition("\n## Settings\n")[2].partition("\n## ")[0]
     assert not [v.name for v in settings.VARIABLES if f"`{v.name}`" not in table]
 
 
-def test_examples_of_records_are_records() -> None:
+def test_example_records_of_the_readme_decode() -> None:
     request, prediction, outcome = "".join(blocks("json")).splitlines()
     data = json.loads(request)
     assert set(data) == {"request_id", "data"}
@@ -294,11 +294,11 @@ def test_examples_of_records_are_records() -> None:
     assert data["request_id"] == answer.request_id == known.request_id
 
 
-def test_example_of_own_data_is_a_configuration() -> None:
+def test_example_configuration_of_the_readme_is_valid() -> None:
     example = tomllib.loads(example_of_own_data())
     settings.Settings.model_validate({"home": Path(), **example})
 
 
-def test_every_topic_is_explained() -> None:
+def test_readme_explains_every_topic() -> None:
     names = (*messages.CO_PARTITIONED, messages.RETRAIN_TOPIC, messages.DEAD_LETTERS)
     assert not [name for name in names if f"| `{name}` |" not in README]

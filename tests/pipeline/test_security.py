@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from tests.harness import Pipeline, listening_addresses
-from tests.unit.utils.message_store.test_store import FEATURES
+from tests.unit.utils.message_store.samples import FEATURES
 from utils import kafka_io, process, settings
 from utils.broker import Broker, free_port
 from utils.kafka_io import (
@@ -154,7 +154,7 @@ def secured(cluster: Cluster, prepared: Path, tmp_path: Path) -> Iterator[Pipeli
     pipeline.close()
 
 
-def test_a_cluster_with_tls_and_a_login(cluster: Cluster, secured: Pipeline) -> None:
+def test_pipeline_runs_on_cluster_with_tls_and_login(cluster: Cluster, secured: Pipeline) -> None:
     """Everything over SASL_SSL with the documented variables; one is at its most talkative."""
     begun = secured.run("initialize.py")
     assert begun.returncode == 0, begun.stderr[-2000:]
@@ -175,7 +175,7 @@ def test_a_cluster_with_tls_and_a_login(cluster: Cluster, secured: Pipeline) -> 
     shows_nothing(predictor.text(), PASSWORD)
 
 
-def test_a_login_in_plain_text_is_masked_in_the_log(cluster: Cluster, secured: Pipeline) -> None:
+def test_plain_password_is_masked_in_the_debug_log(cluster: Cluster, secured: Pipeline) -> None:
     """PLAIN sends the password as it is, and the client logs what it sends."""
     secured.env |= {
         "PIPELINE_LOG": "DEBUG",
@@ -194,7 +194,9 @@ def shows_nothing(text: str, password: str) -> None:
         assert shape not in text
 
 
-def test_what_is_refused_is_one_line_at_once(cluster: Cluster, secured: Pipeline) -> None:
+def test_scripts_end_with_one_line_when_connection_is_refused(
+    cluster: Cluster, secured: Pipeline
+) -> None:
     rounds = [[(script, REFUSED) for script in SCRIPTS]]
     rounds += [[("predictor.py", UNKNOWN), ("trainer.py", EXPIRED)]]
     for each in rounds:
@@ -208,7 +210,7 @@ def test_what_is_refused_is_one_line_at_once(cluster: Cluster, secured: Pipeline
 
 
 @pytest.mark.parametrize("reason", [REFUSED, UNKNOWN, EXPIRED])
-def test_whatever_is_opened_says_the_same(cluster: Cluster, reason: str) -> None:
+def test_every_client_gives_the_same_reason_for_a_refusal(cluster: Cluster, reason: str) -> None:
     """All that initialize, predictor, trainer and sample_app open, for each reason."""
     kafka = settings.load({**cluster.login, **cluster.wrong[reason]}).kafka
     member: dict[str, Any] = {"group": "g", "topics": ["t"], "instance_id": "s", "max_records": 1}
@@ -227,13 +229,13 @@ def test_whatever_is_opened_says_the_same(cluster: Cluster, reason: str) -> None
     assert time.monotonic() - begun < 25  # where each would try for 5 s
 
 
-def test_another_way_to_log_in_is_one_line(cluster: Cluster) -> None:
+def test_unsupported_sasl_mechanism_is_one_line(cluster: Cluster) -> None:
     kafka = settings.load({**cluster.login, "KAFKA_SASL_MECHANISM": "SCRAM-SHA-256"}).kafka
     with pytest.raises(Refused, match=r"knows no SCRAM-SHA-256 \(KAFKA_SASL_MECHANISM\)$"):
         kafka_io.check_broker(kafka)
 
 
-def test_a_server_that_only_listens_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_server_that_never_answers_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """The client alone would wait for the end of the handshake for ever."""
     monkeypatch.setattr(clients, "BOOTSTRAP_TIMEOUT_MS", 600)
     monkeypatch.setattr(connection, "HANDSHAKE_TIMEOUT_MS", 200)
@@ -251,7 +253,7 @@ MODULES = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "she
 CALLS = {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "pd.read_pickle"}
 
 
-def test_no_code_comes_out_of_data() -> None:
+def test_no_module_runs_code_from_data() -> None:
     """Nor out of a shell. `make check` has bandit look for more."""
     files = [*ROOT.glob("*.py"), *ROOT.glob("utils/**/*.py"), *ROOT.glob("train/**/*.py")]
     assert len(files) > 20

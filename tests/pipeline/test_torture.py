@@ -8,7 +8,7 @@ from utils.broker import Broker
 
 
 @pytest.mark.timeout(300)
-def test_nothing_is_lost_whatever_is_killed(
+def test_short_torture_run_finds_no_fault(
     make_pipeline: MakePipeline, own_broker: Broker, adult: list[dict[str, object]]
 ) -> None:
     pipeline = make_pipeline(**ENVIRONMENT)

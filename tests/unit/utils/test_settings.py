@@ -262,7 +262,8 @@ def test_sasl_needs_mechanism_username_and_password(protocol: str, missing: str)
 def test_login_is_not_needed_without_sasl() -> None:
     for protocol in ("PLAINTEXT", "SSL"):
         kafka = settings.load({"KAFKA_SECURITY_PROTOCOL": protocol}).kafka
-        assert kafka.sasl_mechanism is kafka.sasl_username is kafka.sasl_password is None
+        login = (kafka.sasl_mechanism, kafka.sasl_username, kafka.sasl_password)
+        assert login == (None, None, None)
 
 
 def test_ca_file_without_certificates_is_refused(tmp_path: Path) -> None:

@@ -1,41 +1,27 @@
 """What MLflow is told, a real one on SQLite; and that one which hangs costs nothing."""
 
-import contextlib
 import json
 import shutil
-import socket
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.conftest import MakePipeline
-from tests.harness import Pipeline, adult_in, until
+from tests.harness import Pipeline, adult_in
 from train import evaluate, retrain, tracking
 from train.results import Result
-from train.tracking import beside, outbox
 from train.tracking.tracker import Tracker
-from utils import process
 from utils.message_store import Batch, MessageStore, StoredMessage
 from utils.messages import APP_MESSAGES, PREDICTIONS
 from utils.model_store import ModelStore
 from utils.preprocess_data import read_frame
-from utils.settings import ROOT, Settings, SettingsError, load
+from utils.settings import ROOT, Settings
 
 Row = dict[str, Any]
 TARGET = "income_bracket"
 NAME = TARGET
 CONFIG = ROOT / "pipeline.toml"
-
-
-@pytest.fixture
-def home(prepared: Path, tmp_path: Path) -> Pipeline:
-    """A home with a first model, without a broker."""
-    shutil.copytree(prepared / "models", tmp_path / "models")
-    return Pipeline(tmp_path, "127.0.0.1:1")
 
 
 @pytest.fixture
@@ -197,69 +183,7 @@ def test_mlflow_is_told_everything(small: Pipeline, adult: list[Row]) -> None:
     assert (loaded.predict(frame) == bundle.score(bundle.features.transform(frame))).all()
 
 
-@pytest.fixture
-def silent() -> Iterator[tuple[str, list[socket.socket]]]:
-    """A server that accepts and never answers: its address, and who has come."""
-    come: list[socket.socket] = []
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def accept() -> None:
-            with contextlib.suppress(OSError):
-                while True:
-                    come.append(server.accept()[0])
-
-        threading.Thread(target=accept, daemon=True).start()
-        yield f"http://user:s3cret@127.0.0.1:{server.getsockname()[1]}", come
-        server.shutdown(socket.SHUT_RDWR)
-    for connection in come:
-        connection.close()
-
-
-@pytest.mark.optional
-def test_a_silent_mlflow_delays_neither_training_nor_swap(
-    make_pipeline: MakePipeline, adult: list[Row], silent: tuple[str, list[socket.socket]]
-) -> None:
-    """MLflow's client waits for ten minutes here: whatever waited for it would be seen."""
-    uri, come = silent
-    pipeline = make_pipeline(MLFLOW_TRACKING_URI=uri, MLFLOW_HTTP_REQUEST_TIMEOUT="600")
-    predictor = pipeline.start("predictor.py")
-    trainer = pipeline.start("trainer.py", "--evals", "1")
-    until(lambda: len(come) > 0, 60, lambda: trainer.text())  # it hangs from here on
-    pipeline.send_rows(adult[:25])
-    (completed,) = pipeline.wait_for_events("training_completed", 1)
-    if completed["accepted"]:
-        predictor.says("NEW MODEL RELOADED 2")
-    assert trainer.end() == 0
-    shown = uri.replace("user:s3cret@", "")
-    assert f"not logged yet, {shown} is silent: models 1, 2" in trainer.text()
-    assert "s3cret" not in trainer.text()
-    assert Tracker(pipeline.settings, print).waiting() == [1, 2]
-
-
-def test_what_waits_is_bounded(home: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outbox, "OUTBOX_MOST", 2)
-    settings = tracking.with_tracking(home.settings, wanted=True)
-    store = ModelStore(settings.models_dir)
-    for number in (2, 3):
-        shutil.copytree(store.path / "1", store.path / str(number))
-    for number in (1, 2, 3, 3):
-        outbox.enqueue(settings, store, number)
-    assert Tracker(settings, print).waiting() == [2, 3]
-    assert sorted(path.name for path in (home.home / "mlruns/outbox").iterdir()) == ["2", "3"]
-
-
-def test_it_is_off_unless_asked_for_and_says_what_is_missing(
-    home: Pipeline, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert not tracking.with_tracking(home.settings, wanted=False).mlflow.tracking_uri
-    outbox.enqueue(home.settings, ModelStore(home.settings.models_dir), 1)
-    assert not (home.home / "mlruns").exists()
-    monkeypatch.setattr(beside, "find_spec", lambda name: None)
-    with pytest.raises(process.UserError, match=r"install -r requirements-mlflow\.txt"):
-        tracking.with_tracking(home.settings, wanted=True)
-
-
-def test_secrets_of_the_uri_are_not_told() -> None:
+def test_errors_and_shown_uri_contain_no_secrets() -> None:
     uri = "https://user:p%40ss@host:1/x?token=abc"
     settings = Settings.model_validate(
         {"home": Path("/h"), "data": {"train": "", "target": ""}, "mlflow": {"tracking_uri": uri}}
@@ -268,7 +192,3 @@ def test_secrets_of_the_uri_are_not_told() -> None:
     told = tracker.explained(ValueError(f"at {uri}\n(https://user:***@host) p@ss failed"))
     assert tracker.shown == "https://host:1/x"
     assert not [secret for secret in ("p%40ss", "p@ss", "abc") if secret in told]
-    with pytest.raises(SettingsError) as error:
-        load({"MLFLOW_TRACKING_URI": "//user:s3cret@host"})
-    assert "MLFLOW_TRACKING_URI: is not a URI" in str(error.value)
-    assert "s3cret" not in str(error.value)

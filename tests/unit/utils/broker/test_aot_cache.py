@@ -44,7 +44,7 @@ class Tool:
         self._cache.make(self._command, dict(os.environ))
 
 
-def test_made_once_then_used_and_harmless_when_damaged(java: Path, tmp_path: Path) -> None:
+def test_cache_is_made_once_then_used_and_ignored_when_damaged(java: Path, tmp_path: Path) -> None:
     shelf = java.parents[1] / "lib" / "server"
     (shelf / "kafka-0.aot").write_bytes(b"of other jars")
     first, second = (Tool(java, tmp_path / name) for name in ("first", "second"))
@@ -80,7 +80,7 @@ def records(java: Path, jars: list[Path], folder: Path) -> bool:
     return "-XX:AOTMode=record" in AotCache(java, jars, folder).options(records=True)
 
 
-def test_what_cannot_be_made_is_tried_again(java: Path, tmp_path: Path) -> None:
+def test_failed_cache_creation_is_retried(java: Path, tmp_path: Path) -> None:
     (tmp_path / "classes.aotconf").write_bytes(b"cut short")
     cache = AotCache(java, ensure_jars(), tmp_path)
     cache.make([str(java)], dict(os.environ))

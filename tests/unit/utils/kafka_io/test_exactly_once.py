@@ -30,7 +30,7 @@ def restored(exchange: ExactlyOnce, timeout_ms: int = 100, seconds: float = 20.0
     return polled
 
 
-def test_a_join_that_outlives_its_poll_is_not_forgotten(pipeline: Pipeline) -> None:
+def test_join_longer_than_a_poll_completes(pipeline: Pipeline) -> None:
     """Seen on loaded machines: a trainer that was ready, and then read nothing for ever."""
     with closing(joined(pipeline)) as exchange:
         first = restored(exchange)
@@ -42,14 +42,14 @@ def test_a_join_that_outlives_its_poll_is_not_forgotten(pipeline: Pipeline) -> N
         assert restored(exchange, timeout_ms=1).restored == first.restored
 
 
-def test_a_member_joins_once(pipeline: Pipeline) -> None:
+def test_member_joins_once(pipeline: Pipeline) -> None:
     with closing(joined(pipeline)) as exchange:
         restored(exchange)
         exchange.poll(1_000)
         assert exchange._consumer._coordinator._generation.generation_id == 1
 
 
-def test_a_transaction_that_the_broker_forgot_is_not_committed_by_the_next_one(
+def test_next_commit_does_not_include_a_forgotten_transaction(
     prepared: Path, tmp_path: Path
 ) -> None:
     """As after a restart in which a partition was not told that it was aborted."""
@@ -73,7 +73,7 @@ def test_a_transaction_that_the_broker_forgot_is_not_committed_by_the_next_one(
         assert [record.key for record in pipeline.records(PREDICTIONS)] == [b"whole"]
 
 
-def test_a_partition_that_is_read_in_parts_does_not_wait_for_an_empty_one(
+def test_partly_read_partition_does_not_wait_for_an_empty_one(
     pipeline: Pipeline,
 ) -> None:
     """The client asks for the empty one alone, and the broker has 0.5 s to answer that."""

@@ -38,7 +38,7 @@ def plain(record: Any) -> tuple[Any, ...]:
 
 @given(records=records, largest=st.sampled_from([100, 10_000, 10**9]))
 @settings(deadline=None)
-def test_what_is_written_kafka_python_reads(records: list[Any], largest: int) -> None:
+def test_kafka_python_reads_encoded_batches(records: list[Any], largest: int) -> None:
     found = []
     for batch in record_batches.encode_batches(records, timestamp=1234, largest=largest):
         count = batch.next_offset()
@@ -55,7 +55,7 @@ def test_what_is_written_kafka_python_reads(records: list[Any], largest: int) ->
 
 @given(records=records, times=st.lists(st.integers(0, 2**41), min_size=150, max_size=150))
 @settings(deadline=None)
-def test_what_kafka_python_writes_is_read(records: list[Any], times: list[int]) -> None:
+def test_batches_of_kafka_python_are_decoded(records: list[Any], times: list[int]) -> None:
     written = MemoryRecordsBuilder(magic=2, compression_type=0, batch_size=10**9)
     for (key, value, headers), time in zip(records, times, strict=False):
         written.append(time, key, value, headers)
@@ -66,7 +66,7 @@ def test_what_kafka_python_writes_is_read(records: list[Any], times: list[int]) 
     assert {(record.topic, record.partition) for record in ours} == {tuple(TP)}
 
 
-def test_a_damaged_batch_is_an_error_and_not_a_record() -> None:
+def test_damaged_batch_is_an_error() -> None:
     (batch,) = record_batches.encode_batches(
         [(b"k", b"v" * 100, None)] * 3, timestamp=1, largest=10**6
     )
@@ -79,7 +79,7 @@ def test_a_damaged_batch_is_an_error_and_not_a_record() -> None:
             record_batches.decode_batch(DefaultRecordBatch(bytes(raw[:-length])), TP)
 
 
-def test_reading_begins_inside_a_batch_and_ends_after_it() -> None:
+def test_reading_can_begin_inside_a_batch() -> None:
     (batch,) = record_batches.encode_batches(
         [(None, b"%d" % n, None) for n in range(5)], timestamp=1, largest=10**6
     )

@@ -35,7 +35,7 @@ def admin_of(broker: Broker) -> Iterator[KafkaAdminClient]:
         yield admin
 
 
-def test_topics_change_under_the_processes(
+def test_pipeline_follows_missing_growing_expired_and_recreated_topics(
     own_broker: Broker, prepared: Path, tmp_path: Path, adult: list[Row]
 ) -> None:
     pipeline = Pipeline(tmp_path / "home", own_broker.bootstrap)

@@ -1,0 +1,34 @@
+"""The loss of a search, compared with LightGBM's own cross-validation."""
+
+import lightgbm as lgb
+import numpy as np
+import pytest
+
+from tests.unit.train.samples import search
+from train import fit
+
+
+@pytest.mark.parametrize("classes", ["two", "three"])
+def test_cross_validation_uses_the_parameters_of_fit(
+    classes: str, request: pytest.FixtureRequest
+) -> None:
+    """LightGBM's own cross-validation, told what `fit` tells it, finds the same loss."""
+    X, y, features = request.getfixturevalue(classes)
+    best = search((X, y, features), evals=2)
+    turn = np.empty(len(y), dtype=int)
+    shuffled = np.random.default_rng(1).permutation(len(y))
+    turn[shuffled[np.argsort(y[shuffled], kind="stable")]] = np.arange(len(y)) % 3
+    told = fit.lightgbm_params(features, best.params, threads=1, seed=1)
+    curves = lgb.cv(
+        told,
+        fit.dataset(X, y, features, threads=1),
+        num_boost_round=best.rounds,
+        folds=[(np.flatnonzero(turn != fold), np.flatnonzero(turn == fold)) for fold in range(3)],
+    )
+    assert curves[f"valid {told['metric']}-mean"][-1] == pytest.approx(best.loss, abs=1e-9)
+
+    booster = fit.fit(X, y, features, best.params, best.rounds, threads=1, seed=1)
+    assert booster.current_iteration() == best.rounds
+    assert {name: booster.params[name] for name in told} == told
+    objective = f"[objective: {'multiclass' if classes == 'three' else 'binary'}]"
+    assert objective in fit.model_text(booster)
