@@ -1,4 +1,4 @@
-"""`make demo`, as a newcomer runs it: to its end, and interrupted."""
+"""`make demo`: it ends by itself, and it can be interrupted."""
 
 import os
 import signal
@@ -6,19 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import Pipeline, adult_in, until
+from tests.harness import Pipeline, until, write_adult
 from utils.broker import free_port
 
 
 def processes_of(home: Path) -> list[str]:
-    """The command lines of living processes that were given this home."""
+    """The command lines of running processes that have this PIPELINE_HOME."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             environment = (folder / "environ").read_bytes().split(b"\0")
             command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
         except OSError:
-            continue  # it ended meanwhile, or is not ours
+            continue  # the process has ended, or belongs to another user
         if f"PIPELINE_HOME={home}".encode() in environment and command:
             found.append(command)
     return found
@@ -26,7 +26,7 @@ def processes_of(home: Path) -> list[str]:
 
 @pytest.fixture
 def fresh(tmp_path: Path, adult_files: Path) -> Pipeline:
-    """An empty home, but for the whole data set: what is downloaded is tested elsewhere."""
+    """A home with the whole data set and nothing else; downloads are tested elsewhere."""
     (tmp_path / "data").mkdir()
     for name in ("adult.data", "adult.test"):
         (tmp_path / "data" / name).symlink_to(adult_files / name)
@@ -35,8 +35,8 @@ def fresh(tmp_path: Path, adult_files: Path) -> Pipeline:
 
 @pytest.fixture
 def small(tmp_path: Path, adult_files: Path) -> Pipeline:
-    """The same with the first rows of it."""
-    config = adult_in(tmp_path / "home", adult_files, train=2_000, test=2_000)
+    """A home with the first rows of the data set."""
+    config = write_adult(tmp_path / "home", adult_files, train=2_000, test=2_000)
     port = free_port()
     return Pipeline(tmp_path / "home", f"127.0.0.1:{port}", PIPELINE_CONFIG=str(config))
 

@@ -1,4 +1,4 @@
-"""The notebooks run from top to bottom, and hold what they printed."""
+"""The notebooks run from top to bottom, and are committed with their outputs."""
 
 import json
 import os
@@ -17,10 +17,13 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_runs_from_top_to_bottom(
-    path: Path, prepared: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path, prepared_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("KAFKA_BOOTSTRAP_SERVERS", raising=False)
-    small = {"PIPELINE_HOME": str(prepared), "PIPELINE_CONFIG": str(prepared / "pipeline.toml")}
+    small = {
+        "PIPELINE_HOME": str(prepared_home),
+        "PIPELINE_CONFIG": str(prepared_home / "pipeline.toml"),
+    }
     environment = {**os.environ, "NOTEBOOK_SHORT": "1", **small}
     notebook = nbformat.read(path, as_version=4)
     where = {"metadata": {"path": str(path.parent)}}

@@ -1,4 +1,4 @@
-"""A cluster with TLS and a login, used for real; what is refused, and what nobody may see."""
+"""A real cluster with TLS and a login: refused connections, and secrets that no output shows."""
 
 import ast
 import datetime
@@ -43,22 +43,22 @@ LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F"}
 
 
 class Authority:
-    """A certificate authority of the test's own; its certificate is `<name>.crt`."""
+    """A certificate authority for the tests; its certificate is `<name>.crt`."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self._folder = folder
-        self._name = _called(name)
+        self._name = _x509_name(name)
         self._key = ec.generate_private_key(ec.SECP256R1())
         certificate = self._signed(self._name, self._key.public_key(), days=30, authority=True)
         self.file = folder / f"{name}.crt"
         self.file.write_bytes(certificate)
 
     def server(self, name: str, *, days: int) -> Path:
-        """A key and a certificate for this machine, valid so long; both in one file."""
+        """Write a key and a certificate for this machine, valid for `days`, to one file."""
         key = ec.generate_private_key(ec.SECP256R1())
         secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         path = self._folder / f"{name}.pem"
-        path.write_bytes(secret + self._signed(_called(name), key.public_key(), days=days))
+        path.write_bytes(secret + self._signed(_x509_name(name), key.public_key(), days=days))
         return path
 
     def _signed(
@@ -85,12 +85,12 @@ class Authority:
         return builder.sign(self._key, hashes.SHA256()).public_bytes(Encoding.PEM)
 
 
-def _called(name: str) -> x509.Name:
+def _x509_name(name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
 
 
 class Cluster:
-    """A broker whose listeners ask for TLS and a login; one has an expired certificate."""
+    """A broker whose listeners require TLS and a login; one has an expired certificate."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
@@ -146,16 +146,16 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 @pytest.fixture
-def secured(cluster: Cluster, prepared: Path, tmp_path: Path) -> Iterator[Pipeline]:
-    """A home with data and a model, and the login in its environment."""
+def secured(cluster: Cluster, prepared_home: Path, tmp_path: Path) -> Iterator[Pipeline]:
+    """A pipeline with data, a model, and the login in its environment."""
     pipeline = Pipeline(tmp_path, **cluster.login)
-    pipeline.copy_files_of(prepared)
+    pipeline.copy_files(prepared_home)
     yield pipeline
     pipeline.close()
 
 
 def test_pipeline_runs_on_cluster_with_tls_and_login(cluster: Cluster, secured: Pipeline) -> None:
-    """Everything over SASL_SSL with the documented variables; one is at its most talkative."""
+    """Everything runs over SASL_SSL with the documented variables; one script logs all it can."""
     begun = secured.run("initialize.py")
     assert begun.returncode == 0, begun.stderr[-2000:]
     assert "topics created" in begun.stdout
@@ -171,12 +171,12 @@ def test_pipeline_runs_on_cluster_with_tls_and_login(cluster: Cluster, secured: 
         assert listening_addresses(script.process.pid) == []
     assert set(listening_addresses(cluster.broker.pid)) <= LOOPBACK
     assert predictor.end() == 0 and trainer.end() == 0
-    assert "SaslAuthenticate" in predictor.text()  # it did say what it sent
-    shows_nothing(predictor.text(), PASSWORD)
+    assert "SaslAuthenticate" in predictor.text()  # the log has the requests of the login
+    check_password_is_hidden(predictor.text(), PASSWORD)
 
 
 def test_plain_password_is_masked_in_the_debug_log(cluster: Cluster, secured: Pipeline) -> None:
-    """PLAIN sends the password as it is, and the client logs what it sends."""
+    """PLAIN sends the password in plain text, and the client logs its requests."""
     secured.env |= {
         "PIPELINE_LOG": "DEBUG",
         "KAFKA_SASL_MECHANISM": "PLAIN",
@@ -186,10 +186,10 @@ def test_plain_password_is_masked_in_the_debug_log(cluster: Cluster, secured: Pi
     done = secured.run("initialize.py")
     assert done.returncode == 0
     assert r"\x00bob\x00***" in done.stderr
-    shows_nothing(done.stdout + done.stderr, PLAIN_PASSWORD)
+    check_password_is_hidden(done.stdout + done.stderr, PLAIN_PASSWORD)
 
 
-def shows_nothing(text: str, password: str) -> None:
+def check_password_is_hidden(text: str, password: str) -> None:
     for shape in (password, repr(password)[1:-1], repr(password.encode())[2:-1]):
         assert shape not in text
 
@@ -211,13 +211,13 @@ def test_scripts_end_with_one_line_when_connection_is_refused(
 
 @pytest.mark.parametrize("reason", [REFUSED, UNKNOWN, EXPIRED])
 def test_every_client_gives_the_same_reason_for_a_refusal(cluster: Cluster, reason: str) -> None:
-    """All that initialize, predictor, trainer and sample_app open, for each reason."""
+    """Every client that the scripts open raises Refused with this reason."""
     kafka = settings.load({**cluster.login, **cluster.wrong[reason]}).kafka
     member: dict[str, Any] = {"group": "g", "topics": ["t"], "instance_id": "s", "max_records": 1}
     begun = time.monotonic()
     for opened in (
         partial(kafka_io.check_broker, kafka),
-        partial(kafka_io.wait_for_broker, kafka, 60),  # not for a change of mind
+        partial(kafka_io.wait_for_broker, kafka, 60),  # does not wait: a refusal is final
         partial(kafka_io.ensure_topics, kafka, {}),
         partial(LogReader, kafka, ["t"]),
         partial(Sender, kafka),
@@ -226,7 +226,7 @@ def test_every_client_gives_the_same_reason_for_a_refusal(cluster: Cluster, reas
         with pytest.raises(Refused, match=re.escape(reason)) as failure:
             opened()
         assert "\n" not in str(failure.value)
-    assert time.monotonic() - begun < 25  # where each would try for 5 s
+    assert time.monotonic() - begun < 25  # retries of 5 s each would take longer
 
 
 def test_unsupported_sasl_mechanism_is_one_line(cluster: Cluster) -> None:
@@ -236,7 +236,7 @@ def test_unsupported_sasl_mechanism_is_one_line(cluster: Cluster) -> None:
 
 
 def test_server_that_never_answers_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The client alone would wait for the end of the handshake for ever."""
+    """The client alone would wait forever for the end of the handshake."""
     monkeypatch.setattr(clients, "BOOTSTRAP_TIMEOUT_MS", 600)
     monkeypatch.setattr(connection, "HANDSHAKE_TIMEOUT_MS", 200)
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -248,13 +248,13 @@ def test_server_that_never_answers_times_out(monkeypatch: pytest.MonkeyPatch) ->
 
 # The code
 
-#: They run what they read.
+#: Modules and calls that run code from their input.
 MODULES = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "jsonpickle"}
 CALLS = {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "pd.read_pickle"}
 
 
 def test_no_module_runs_code_from_data() -> None:
-    """Nor out of a shell. `make check` has bandit look for more."""
+    """Nor does one use a shell. `make check` runs bandit, which checks more."""
     files = [*ROOT.glob("*.py"), *ROOT.glob("utils/**/*.py"), *ROOT.glob("train/**/*.py")]
     assert len(files) > 20
     found = [
@@ -263,7 +263,7 @@ def test_no_module_runs_code_from_data() -> None:
         for node in ast.walk(ast.parse(file.read_text()))
         if _runs_data(node)
     ]
-    # An optional optimiser looks for it where scikit-learn no longer has it.
+    # The shim puts joblib where an optional optimiser expects it in scikit-learn.
     assert found == ["hunter_shims.py: import joblib"]
 
 

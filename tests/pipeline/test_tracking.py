@@ -1,4 +1,4 @@
-"""A pipeline beside an MLflow that hangs."""
+"""A pipeline whose MLflow server does not answer."""
 
 import contextlib
 import socket
@@ -16,33 +16,33 @@ Row = dict[str, Any]
 
 
 @pytest.fixture
-def silent() -> Iterator[tuple[str, list[socket.socket]]]:
-    """A server that accepts and never answers: its address, and who has come."""
-    come: list[socket.socket] = []
+def silent_server() -> Iterator[tuple[str, list[socket.socket]]]:
+    """A server that accepts and never answers: its address, and the connections so far."""
+    connections: list[socket.socket] = []
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def accept() -> None:
             with contextlib.suppress(OSError):
                 while True:
-                    come.append(server.accept()[0])
+                    connections.append(server.accept()[0])
 
         threading.Thread(target=accept, daemon=True).start()
-        yield f"http://user:s3cret@127.0.0.1:{server.getsockname()[1]}", come
+        yield f"http://user:s3cret@127.0.0.1:{server.getsockname()[1]}", connections
         server.shutdown(socket.SHUT_RDWR)
-    for connection in come:
+    for connection in connections:
         connection.close()
 
 
 @pytest.mark.optional
 def test_unresponsive_mlflow_delays_neither_training_nor_swap(
-    make_pipeline: MakePipeline, adult: list[Row], silent: tuple[str, list[socket.socket]]
+    make_pipeline: MakePipeline, adult: list[Row], silent_server: tuple[str, list[socket.socket]]
 ) -> None:
-    """MLflow's client waits for ten minutes here: whatever waited for it would be seen."""
-    uri, come = silent
+    """MLflow's client waits for ten minutes here, so anything that waited for it would time out."""
+    uri, connections = silent_server
     pipeline = make_pipeline(MLFLOW_TRACKING_URI=uri, MLFLOW_HTTP_REQUEST_TIMEOUT="600")
     predictor = pipeline.start("predictor.py")
     trainer = pipeline.start("trainer.py", "--evals", "1")
-    until(lambda: len(come) > 0, 60, lambda: trainer.text())  # it hangs from here on
+    until(lambda: len(connections) > 0, 60, trainer.text)  # from here on, tracking hangs
     pipeline.send_rows(adult[:25])
     (completed,) = pipeline.wait_for_events("training_completed", 1)
     if completed["accepted"]:

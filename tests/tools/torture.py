@@ -238,13 +238,13 @@ class Torture:
     """The processes of one pipeline and what is done to them.
 
     Args:
-        pipeline: Its home is prepared, its topics are there, ENVIRONMENT is in force.
-        broker: Its broker; to be used by the thread that started it.
-        rows: What the messages carry, the outcome inside.
-        seed: Of everything random here.
+        pipeline: Has a prepared home, topics, and the variables of ENVIRONMENT.
+        broker: Its broker; used only by the thread that started it.
+        rows: The data of the messages, with the outcome inside.
+        seed: Seeds everything random here.
         rate: Messages a second.
-        silence: Seconds that the broker is frozen for, now and then; 0 for never.
-        say: Told in one line what is done.
+        silence: Seconds for which the broker is frozen now and then; 0 for never.
+        say: Called with one line for each action.
     """
 
     def __init__(

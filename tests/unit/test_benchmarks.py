@@ -1,4 +1,4 @@
-"""The benchmarks can be chosen, take their options and keep their results; none is run."""
+"""The benchmarks' command line and their tables of results; no benchmark runs here."""
 
 from functools import partial
 from pathlib import Path
@@ -42,8 +42,8 @@ def test_rate_ignores_the_first_arrivals() -> None:
 def test_by_turns_gives_each_its_median() -> None:
     values = {"a": iter([1.0, 5.0, 3.0]), "b": iter([2.0, 2.0, 9.0])}
     turns = {name: partial(next, some) for name, some in values.items()}
-    said: list[str] = []
-    found = by_turns(3, turns, said.append)
+    lines: list[str] = []
+    found = by_turns(3, turns, lines.append)
     assert found == {"a": 3.0, "b": 2.0}
     assert at_least(found["a"], 3.0) == (">= 3", "reached")
-    assert [line[0] for line in said] == ["a", "b", "b", "a", "a", "b"]
+    assert [line[0] for line in lines] == ["a", "b", "b", "a", "a", "b"]

@@ -1,4 +1,4 @@
-"""Where things are; `make check` holds the imports against pyproject.toml."""
+"""The layout of the project; `make check` checks the imports against pyproject.toml."""
 
 import subprocess
 import sys

@@ -41,7 +41,7 @@ def run_main(home: Path, arguments: list[str]) -> None:
 
 @pytest.fixture
 def quick_command(processes: Any) -> Callable[..., tuple[int, str, str]]:
-    """The same in a process that need not import everything again."""
+    """Runs the command in a forked process, which need not import everything again."""
 
     def run(home: Path, *arguments: str) -> tuple[int, str, str]:
         process = processes.Process(target=run_main, args=(home, list(arguments)))

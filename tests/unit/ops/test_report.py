@@ -42,9 +42,9 @@ def test_report_prints_live_quality(home: Path, capsys: pytest.CaptureFixture[st
     with MessageStore(f"sqlite:///{home}/messages/messages.db", FEATURES) as store:
         store.ingest(judged_batch(400))
     assert main(["report", "--last", "70"]) == 0
-    shown = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for words in ("log loss", "AUC", "calibration", "last 70", "160", "400 messages, 360 of them"):
-        assert words in shown
+        assert words in printed
 
 
 def test_report_without_a_model_is_one_line(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

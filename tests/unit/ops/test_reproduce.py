@@ -1,4 +1,4 @@
-"""Where two files differ first."""
+"""The first difference of two files, as `rebuild` shows it."""
 
 from ops import reproduce
 

@@ -1,4 +1,4 @@
-"""Data sets that several tests of training share; nobody changes them."""
+"""Data sets that several tests of training share and do not change."""
 
 import numpy as np
 import pandas as pd
@@ -10,8 +10,8 @@ from utils.settings import Data
 
 
 @pytest.fixture(scope="session")
-def two() -> Rows:
-    """Two classes: numbers, some missing, and a category that matters."""
+def binary_rows() -> Rows:
+    """Two classes; numbers, some of them missing, and a category with influence."""
     rng = np.random.default_rng(7)
     rows = 1500
     frame = pd.DataFrame(
@@ -29,8 +29,8 @@ def two() -> Rows:
 
 
 @pytest.fixture(scope="session")
-def three() -> Rows:
-    """Three classes, numbers alone."""
+def multiclass_rows() -> Rows:
+    """Three classes; numbers only."""
     wine = load_wine(as_frame=True)
     names = np.array(["barolo", "grignolino", "barbera"])
     frame = wine.data.assign(kind=names[wine.target])

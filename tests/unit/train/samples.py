@@ -1,4 +1,4 @@
-"""Small data sets and searches that several tests of training use."""
+"""Helpers that several tests of training use."""
 
 from typing import Any
 

@@ -16,7 +16,7 @@ def test_validation_rows_are_a_stable_tenth() -> None:
     chosen = evaluate.is_validation_row(names)
     assert 0.095 < chosen.mean() < 0.105
     assert (evaluate.is_validation_row(names[::-1])[::-1] == chosen).all()
-    # What was validation in a published bundle must be so in every later version.
+    # Validation rows of a published bundle must stay validation rows in every later version.
     assert np.flatnonzero(chosen)[:6].tolist() == [6, 11, 13, 18, 30, 31]
     assert evaluate.is_validation_row([]).shape == (0,)
     assert evaluate.is_validation_row(["é", "日本"]).dtype == np.bool_
@@ -47,11 +47,11 @@ def test_paired_comparison_finds_worse_challengers(
 def test_metrics_agree_with_scikit_learn() -> None:
     rng = np.random.default_rng(3)
     codes = rng.integers(0, 2, 500)
-    said = np.clip(codes * 0.3 + rng.random(500) * 0.7, 0, 1).round(2)  # with ties
-    found = evaluate.metrics(said, codes)
-    assert found["log_loss"] == pytest.approx(log_loss(codes, np.clip(said, 1e-15, 1 - 1e-15)))
-    assert found["auc"] == pytest.approx(roc_auc_score(codes, said))
-    assert found["accuracy"] == ((said > 0.5) == codes).mean()
+    scores = np.clip(codes * 0.3 + rng.random(500) * 0.7, 0, 1).round(2)  # with ties
+    found = evaluate.metrics(scores, codes)
+    assert found["log_loss"] == pytest.approx(log_loss(codes, np.clip(scores, 1e-15, 1 - 1e-15)))
+    assert found["auc"] == pytest.approx(roc_auc_score(codes, scores))
+    assert found["accuracy"] == ((scores > 0.5) == codes).mean()
 
     several = rng.integers(0, 3, 500)
     table = rng.dirichlet([1, 1, 1], 500) * 0.5 + np.eye(3)[several] * 0.5
@@ -63,14 +63,15 @@ def test_metrics_agree_with_scikit_learn() -> None:
 
 def test_calibration_error_measures_overconfidence() -> None:
     rng = np.random.default_rng(4)
-    said = rng.random(100_000)
-    happened = (rng.random(100_000) < said).astype(int)
-    honest = evaluate.metrics(said, happened)["calibration"]
-    boastful = evaluate.metrics(np.where(said > 0.5, 0.99, 0.01), happened)["calibration"]
-    assert honest is not None
-    assert boastful is not None
-    assert honest < 0.01
-    assert boastful == pytest.approx(0.24, abs=0.01)
+    probabilities = rng.random(100_000)
+    outcomes = (rng.random(100_000) < probabilities).astype(int)
+    extreme = np.where(probabilities > 0.5, 0.99, 0.01)
+    calibrated = evaluate.metrics(probabilities, outcomes)["calibration"]
+    overconfident = evaluate.metrics(extreme, outcomes)["calibration"]
+    assert calibrated is not None
+    assert overconfident is not None
+    assert calibrated < 0.01
+    assert overconfident == pytest.approx(0.24, abs=0.01)
     assert evaluate.metrics(np.array([1.0, 0.0]), np.array([1, 0]))["calibration"] == 0
 
 

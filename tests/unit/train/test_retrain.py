@@ -1,4 +1,4 @@
-"""Which offsets a manifest says a model was trained on."""
+"""The offsets in a manifest, which say what a model was trained on."""
 
 from train.retrain import offsets_by_topic, training_offsets
 
@@ -14,5 +14,5 @@ def test_offsets_of_a_recreated_topic_are_ignored() -> None:
     assert training_offsets(manifest) == offsets
     assert training_offsets(manifest, {"app_messages": "a", "outcomes": "o"}) == offsets
     assert training_offsets(manifest, {"app_messages": "b"}) == {("outcomes", 1): 7}
-    del manifest["training"]["topic_ids"]  # of a model made before they were noted
+    del manifest["training"]["topic_ids"]  # older manifests have no ids
     assert training_offsets(manifest, {"app_messages": "b"}) == offsets

@@ -17,37 +17,42 @@ from utils import settings
 from utils.preprocess_data import read_frame
 
 
-def test_search_is_reproducible(two: Rows) -> None:
-    best = search(two)
-    assert search(two) == best
-    assert search(two, threads=1) == best
-    assert search(two, seed=2) != best
+def test_search_is_reproducible(binary_rows: Rows) -> None:
+    best = search(binary_rows)
+    assert search(binary_rows) == best
+    assert search(binary_rows, threads=1) == best
+    assert search(binary_rows, seed=2) != best
     assert best.evaluations == 4
     assert len(best.trials) == 5
     assert json.loads(json.dumps(asdict(best)))["params"] == best.params
 
 
-def test_search_evaluates_the_warm_start_first(two: Rows) -> None:
-    parent = {**search(two, evals=6).params, "num_leaves": 7, "cat_smooth": 11.5}
-    best = search(two, evals=2, start_from={**parent, "num_boost_round": 40, "of others": "x"})
+def test_search_evaluates_the_warm_start_first(binary_rows: Rows) -> None:
+    parent = {**search(binary_rows, evals=6).params, "num_leaves": 7, "cat_smooth": 11.5}
+    best = search(
+        binary_rows, evals=2, start_from={**parent, "num_boost_round": 40, "of others": "x"}
+    )
     assert best.trials[0].params == {**parent, "learning_rate": RACING_RATE}
-    assert search(two, evals=1, start_from=parent).params == parent
-    assert search(two, evals=2, start_from={"num_leaves": 7}).trials[0].params["num_leaves"] == 7
+    assert search(binary_rows, evals=1, start_from=parent).params == parent
+    assert (
+        search(binary_rows, evals=2, start_from={"num_leaves": 7}).trials[0].params["num_leaves"]
+        == 7
+    )
 
 
-def test_search_reports_progress(two: Rows) -> None:
-    told: list[tuple[int, int, float]] = []
-    best = search(two, evals=5, progress=lambda *figures: told.append(figures))
-    assert [(done, total) for done, total, _ in told] == [(done, 5) for done in range(1, 6)]
+def test_search_reports_progress(binary_rows: Rows) -> None:
+    calls: list[tuple[int, int, float]] = []
+    best = search(binary_rows, evals=5, progress=lambda *figures: calls.append(figures))
+    assert [(done, total) for done, total, _ in calls] == [(done, 5) for done in range(1, 6)]
     losses = [trial.loss for trial in best.trials[:5]]
-    assert [least for *_, least in told] == np.minimum.accumulate(losses).tolist()
-    told.clear()
-    search(two, evals=1, progress=lambda *figures: told.append(figures))
-    assert [(done, total) for done, total, _ in told] == [(1, 1)]
+    assert [least for *_, least in calls] == np.minimum.accumulate(losses).tolist()
+    calls.clear()
+    search(binary_rows, evals=1, progress=lambda *figures: calls.append(figures))
+    assert [(done, total) for done, total, _ in calls] == [(1, 1)]
 
 
-def test_search_learns_several_classes(three: Rows) -> None:
-    X, y, features = three
+def test_search_learns_several_classes(multiclass_rows: Rows) -> None:
+    X, y, features = multiclass_rows
     assert features.classes == ("barbera", "barolo", "grignolino")
     kept = np.arange(len(y)) % 4 == 0
     best = search((X[~kept], y[~kept], features))
@@ -60,7 +65,7 @@ def test_search_learns_several_classes(three: Rows) -> None:
 
 
 def test_search_on_adult_beats_the_original(adult_files: Path) -> None:
-    """The original: log loss 0.2865, accuracy 0.8688. The test rows decide nothing here."""
+    """The original has log loss 0.2865 and accuracy 0.8688. The search does not see test rows."""
     data = settings.load({}).data
     frame = read_frame(adult_files / data.train, data)
     kept = evaluate.is_validation_row([f"base-{line}" for line in range(len(frame))])
@@ -76,8 +81,8 @@ def test_search_on_adult_beats_the_original(adult_files: Path) -> None:
     assert abs(best.loss - found["log_loss"]) < 0.01  # the search's own figure was honest
 
 
-def test_search_handles_few_rows_and_a_single_class(two: Rows) -> None:
-    X, y, features = two
+def test_search_handles_few_rows_and_a_single_class(binary_rows: Rows) -> None:
+    X, y, features = binary_rows
     assert search((X[:30], y[:30], features), evals=3).rounds >= 1
     one_class = (X, np.zeros_like(y), features)
     assert math.isfinite(search(one_class, evals=2).loss)

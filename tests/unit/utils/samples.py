@@ -1,4 +1,4 @@
-"""Builders that several tests of utils use."""
+"""Helpers that several tests of utils use."""
 
 import json
 from typing import Any

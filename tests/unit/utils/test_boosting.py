@@ -1,4 +1,4 @@
-"""LightGBM as utils.boosting imports it."""
+"""LightGBM, imported by utils.boosting without its unused dependencies."""
 
 import subprocess
 import sys

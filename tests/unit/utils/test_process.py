@@ -1,4 +1,4 @@
-"""Instance ids of processes, one for each that lives and again for who comes after; niceness."""
+"""Instance ids, unique among running processes and reused later; and niceness."""
 
 import os
 import signal
@@ -22,8 +22,8 @@ with process.claim_instance_id(settings.load(), "predictor") as name:
 """
 
 
-def holder(home: Path) -> tuple["subprocess.Popen[str]", str]:
-    """A process that has taken a name, and the name."""
+def start_holder(home: Path) -> tuple["subprocess.Popen[str]", str]:
+    """Start a process that claims an instance id; the process and its id."""
     process = subprocess.Popen(
         [sys.executable, "-c", HOLDER],
         cwd=ROOT,
@@ -36,8 +36,8 @@ def holder(home: Path) -> tuple["subprocess.Popen[str]", str]:
 
 
 def test_instance_id_of_a_killed_process_is_reused_first(tmp_path: Path) -> None:
-    stopped, first = holder(tmp_path)
-    killed, second = holder(tmp_path)
+    stopped, first = start_holder(tmp_path)
+    killed, second = start_holder(tmp_path)
     assert len({first, second}) == 2
     stopped.send_signal(signal.SIGTERM)
     killed.kill()
@@ -49,7 +49,7 @@ def test_instance_id_of_a_killed_process_is_reused_first(tmp_path: Path) -> None
     ):
         assert (name, another) == (second, first)
     with claim_instance_id(config, "predictor") as name:
-        assert name == first  # all of them ended by themselves
+        assert name == first  # none of them was killed
 
 
 BUSY = """
@@ -67,7 +67,7 @@ print(time.process_time() - begun)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="niceness counts everywhere else")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits niceness to a session")
 def test_nice_process_yields_the_processor_to_other_sessions() -> None:
     core = min(os.sched_getaffinity(0))
     both = [
@@ -87,5 +87,5 @@ def test_nice_process_yields_the_processor_to_other_sessions() -> None:
         assert process.stdin is not None
         process.stdin.write("\n")
         process.stdin.flush()
-    seconds, of_the_nice_one = (float(process.communicate(timeout=30)[0]) for process in both)
-    assert of_the_nice_one < 0.5 * seconds
+    seconds, nice_seconds = (float(process.communicate(timeout=30)[0]) for process in both)
+    assert nice_seconds < 0.5 * seconds

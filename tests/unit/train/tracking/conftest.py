@@ -9,7 +9,7 @@ from tests.harness import Pipeline
 
 
 @pytest.fixture
-def home(prepared: Path, tmp_path: Path) -> Pipeline:
+def home(prepared_home: Path, tmp_path: Path) -> Pipeline:
     """A home with a first model, without a broker."""
-    shutil.copytree(prepared / "models", tmp_path / "models")
+    shutil.copytree(prepared_home / "models", tmp_path / "models")
     return Pipeline(tmp_path, "127.0.0.1:1")

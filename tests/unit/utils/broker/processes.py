@@ -1,10 +1,11 @@
-"""Helpers for tests that start processes and look at them."""
+"""Helpers for tests that watch processes end."""
 
 import time
 from pathlib import Path
 
 
 def gone_within(seconds: float, pid: int) -> bool:
+    """Whether a process ends within this time; a zombie has ended."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         try:

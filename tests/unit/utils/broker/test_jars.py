@@ -18,18 +18,18 @@ from utils.broker import (
 
 
 class Repository(SimpleHTTPRequestHandler):
-    """A Maven repository made of the cache, which cuts some files short once."""
+    """A Maven repository with the jars of the cache; it truncates some files once."""
 
-    asked: list[str] = []
-    cut_short: set[str] = set()
+    requests: list[str] = []
+    to_truncate: set[str] = set()
 
     def do_GET(self) -> None:
-        self.asked.append(self.path)
+        self.requests.append(self.path)
         super().do_GET()
 
     def copyfile(self, source: object, outputfile: object) -> None:
-        if self.path in self.cut_short:
-            self.cut_short.remove(self.path)
+        if self.path in self.to_truncate:
+            self.to_truncate.remove(self.path)
             self.close_connection = True
         else:
             super().copyfile(source, outputfile)  # type: ignore[arg-type]
@@ -40,7 +40,7 @@ class Repository(SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A repository at this machine, the only one that jgo knows; its folder."""
+    """A local repository, the only one that jgo knows; its folder."""
     folder = tmp_path / "repository"
     for jar, file in zip(load_lock(), ensure_jars(), strict=True):
         (folder / jar.path).parent.mkdir(parents=True, exist_ok=True)
@@ -49,7 +49,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
     def handler(*args: object) -> Repository:
         return Repository(*args, directory=str(folder))  # type: ignore[arg-type]
 
-    Repository.asked.clear()
+    Repository.requests.clear()
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         config = tmp_path / "jgo.conf"
@@ -74,7 +74,7 @@ def test_damaged_and_missing_jars_are_fetched_again(tmp_path: Path, repository: 
     flip_a_bit(cache / first.path)
     (cache / second.path).unlink()
     assert find_damaged(jars, cache) == [first, second]
-    Repository.cut_short.add(f"/{first.path}")  # and once more, as the connection drops
+    Repository.to_truncate.add(f"/{first.path}")  # retried, for the connection drops
     ensure_jars(cache)
     assert find_damaged(jars, cache) == []
     assert not list(cache.glob(".*"))
@@ -82,10 +82,10 @@ def test_damaged_and_missing_jars_are_fetched_again(tmp_path: Path, repository: 
 
 def test_concurrent_callers_fetch_the_jars_once(tmp_path: Path, repository: Path) -> None:
     cache = tmp_path / "cache"
-    with ThreadPoolExecutor(2) as both:  # a lock of Linux's is an open file's, not a process's
-        ways = list(both.map(lambda _: ensure_jars(cache), range(2)))
-    assert ways[0] == ways[1] and find_damaged(load_lock(), cache) == []
-    jars = [path for path in Repository.asked if path.endswith(".jar")]
+    with ThreadPoolExecutor(2) as threads:  # flock belongs to the open file, so threads will do
+        paths = list(threads.map(lambda _: ensure_jars(cache), range(2)))
+    assert paths[0] == paths[1] and find_damaged(load_lock(), cache) == []
+    jars = [path for path in Repository.requests if path.endswith(".jar")]
     assert sorted(jars) == sorted(f"/{jar.path}" for jar in load_lock())
 
 

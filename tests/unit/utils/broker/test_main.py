@@ -23,7 +23,7 @@ pytestmark = pytest.mark.timeout(150)  # most tests start a broker of their own
 
 @contextmanager
 def command(home: Path, port: int) -> Iterator["subprocess.Popen[str]"]:
-    """`python -m utils.broker`; whatever a test leaves of it is killed."""
+    """Run `python -m utils.broker`; kill it if the test leaves it running."""
     process = subprocess.Popen(
         [sys.executable, "-m", "utils.broker"],
         cwd=ROOT,
@@ -75,14 +75,14 @@ def test_first_signal_stops_cleanly_and_second_at_once(tmp_path: Path) -> None:
         again = run([], {"KAFKA_BOOTSTRAP_SERVERS": f"localhost:{port}"})
         assert again.returncode == 0 and "nothing to start" in again.stdout
         java = java_of(process)
-        os.kill(java, signal.SIGSTOP)  # so it cannot stop in order
+        os.kill(java, signal.SIGSTOP)  # so that it cannot stop cleanly
         process.send_signal(signal.SIGTERM)
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(0.5)
         process.send_signal(signal.SIGTERM)
         assert process.wait(1) == -signal.SIGTERM
         assert gone_within(5, java)
-    with command(tmp_path, port) as process:  # at once, on what the first left behind
+    with command(tmp_path, port) as process:  # at once, in the home that the first one left
         assert f"ready at localhost:{port}" in first_line(process)
         java = java_of(process)
         process.send_signal(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""The broker that users, tests and the demo start: real Java, real sockets, real signals."""
+"""The broker that users, tests and the demo start, with real Java, sockets and signals."""
 
 import os
 import re
@@ -18,7 +18,7 @@ from utils.broker import (
     is_answering,
 )
 
-pytestmark = pytest.mark.timeout(150)  # most start brokers of their own
+pytestmark = pytest.mark.timeout(150)  # most tests start a broker of their own
 
 
 def topics(bootstrap: str) -> list[str]:
@@ -37,7 +37,7 @@ def create_topic(bootstrap: str, name: str) -> None:
         admin.close()
 
 
-def mapped(pid: int) -> str:
+def memory_maps(pid: int) -> str:
     return Path(f"/proc/{pid}/maps").read_text()
 
 
@@ -56,9 +56,9 @@ def test_topics_survive_a_stop_and_a_kill(tmp_path: Path) -> None:
     assert gone_within(0.1, first.pid) and not is_answering(first.bootstrap)
     with Broker(home) as second:
         assert topics(second.bootstrap) == ["kept"]
-        assert re.search(r"/kafka-\w+\.aot$", mapped(second.pid), re.M)  # written by the first
+        assert re.search(r"/kafka-\w+\.aot$", memory_maps(second.pid), re.M)  # written by the first
         bootstrap, killed = second.bootstrap, second.pid
-        os.kill(killed, signal.SIGKILL)  # from outside, as a fault-injecting test does
+        os.kill(killed, signal.SIGKILL)  # from outside, as fault injection does
         second.start()
         assert second.bootstrap == bootstrap and second.pid != killed
         assert topics(bootstrap) == ["kept"]
@@ -94,9 +94,3 @@ def test_failed_start_gives_the_reason_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(BrokerError, match="Unrecognized VM option 'Nonsense'") as failure:
         Broker(tmp_path, jvm=["-XX:+Nonsense"]).start()
     assert "\n" not in str(failure.value)
-
-
-# The command
-
-
-# The jars

@@ -34,7 +34,7 @@ def message(
 
 
 def judged_batch(rows: int) -> Batch:
-    """Predictions of models 1 and 2 by turns, newest last; each tenth without outcome."""
+    """Predictions of models 1 and 2 in turn, newest last; every tenth has no outcome."""
     draws = np.random.default_rng(1).random((rows, 2))
     batch = Batch()
     for place, (probability, chance) in enumerate(draws.tolist()):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from tests.harness import file_system
+from tests.harness import mount_tmpfs
 from tests.unit.databases import execute, new_schema
 from tests.unit.utils.message_store.samples import FEATURES, contents, message, one_line
 from utils.message_store import (
@@ -31,7 +31,7 @@ def path(tmp_path: Path) -> Path:
 
 @contextmanager
 def holding_the_lock(url: str) -> Iterator[None]:
-    """Another writer that does not come to an end."""
+    """Hold the lock of another writer."""
     engine = sa.create_engine(url, isolation_level="AUTOCOMMIT")
     try:
         with engine.connect() as connection:
@@ -93,7 +93,7 @@ def test_unsupported_url_is_one_line(url: str) -> None:
     one_line(failure.value)
 
 
-def filled(path: Path, rows: int = 3000) -> None:
+def fill_store(path: Path, rows: int = 3000) -> None:
     with MessageStore(f"sqlite:///{path}", FEATURES) as store:
         messages = [message(f"r{i}", 0, i, "no", float(i), f"t{i % 9}") for i in range(rows)]
         store.ingest(Batch(messages, offsets={(APP_MESSAGES, 0): rows}))
@@ -115,7 +115,7 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damaged_file_is_set_aside_and_recreated(path: Path, damage: str) -> None:
-    filled(path)
+    fill_store(path)
     DAMAGES[damage](path)
     lines: list[str] = []
     with MessageStore(f"sqlite:///{path}", FEATURES, report=lines.append) as store:
@@ -127,11 +127,11 @@ def test_damaged_file_is_set_aside_and_recreated(path: Path, damage: str) -> Non
 
 
 def test_file_damaged_while_open_is_recreated(path: Path) -> None:
-    filled(path)
+    fill_store(path)
     lines: list[str] = []
     rows = [message(f"r{i}", 0, i, "yes", 0.0, "t1") for i in range(3000)]
     with MessageStore(f"sqlite:///{path}", FEATURES, report=lines.append) as store:
-        with MessageStore(f"sqlite:///{path}", FEATURES) as other:  # or the cache would do
+        with MessageStore(f"sqlite:///{path}", FEATURES) as other:  # invalidates the page cache
             other.ingest(Batch([message("a", 1, 0, "no")]))
         overwrite(path, 4096, path.stat().st_size - 4096)
         with pytest.raises(StoreReplaced) as failure:
@@ -146,7 +146,7 @@ def test_file_damaged_while_open_is_recreated(path: Path) -> None:
 
 
 def test_reader_leaves_a_damaged_file_unchanged(path: Path) -> None:
-    filled(path)
+    fill_store(path)
     DAMAGES["not SQLite"](path)
     before = path.read_bytes()
     with pytest.raises(StoreError, match="damaged") as failure:
@@ -157,14 +157,14 @@ def test_reader_leaves_a_damaged_file_unchanged(path: Path) -> None:
 
 
 def test_dropped_tables_are_recreated(path: Path) -> None:
-    filled(path)
+    fill_store(path)
     with MessageStore(f"sqlite:///{path}", FEATURES, report=lambda line: None) as store:
         with closing(sqlite3.connect(path)) as other:
             other.executescript("DROP TABLE messages; DROP TABLE messages_offsets;")
         with pytest.raises(StoreError) as failure:
             store.snapshot()
         one_line(failure.value)
-        filled(path, rows=5)
+        fill_store(path, rows=5)
         assert len(store.snapshot().request_ids) == 5
 
 
@@ -188,9 +188,9 @@ def test_store_works_again_after_a_file_size_limit(path: Path) -> None:
 
 def test_store_works_again_after_a_full_file_system(tmp_path: Path) -> None:
     rows = [message(f"r{i}", 0, i, "no", float(i), f"text {i}") for i in range(20_000)]
-    with file_system(tmp_path, "1m") as there:
-        if not there:
-            pytest.skip("a file system of one's own needs root")
+    with mount_tmpfs(tmp_path, "1m") as mounted:
+        if not mounted:
+            pytest.skip("mounting a file system needs root")
         with MessageStore(f"sqlite:///{tmp_path}/messages.db", FEATURES) as store:
             with pytest.raises(StoreError, match="disk is full"):
                 store.ingest(Batch(rows))
@@ -200,7 +200,7 @@ def test_store_works_again_after_a_full_file_system(tmp_path: Path) -> None:
 
 
 def test_read_only_file_can_be_read_but_not_written(path: Path) -> None:
-    filled(path)
+    fill_store(path)
     with MessageStore(f"sqlite:///file:{path}?mode=ro&uri=true", FEATURES) as store:
         with pytest.raises(StoreError, match="read-only") as failure:
             store.ingest(Batch([message("a", 1, 0, "no")]))

@@ -31,12 +31,12 @@ from utils.message_store import (
 )
 from utils.messages import APP_MESSAGES, OUTCOMES, PREDICTIONS
 
-# --- what it should hold, said once more and plainly --------------------------------------
+# A simple model of what the store should hold
 
 
 @dataclass(frozen=True)
 class Log:
-    """Records by topic and partition; the offset of one is its place."""
+    """Records by topic and partition; a record's offset is its index."""
 
     records: dict[tuple[str, int], list[Any]]
 
@@ -56,7 +56,7 @@ class Log:
         return batch
 
     def expected(self) -> dict[str, Any]:
-        """What a store holds that has read all of it."""
+        """The contents of a store that has read the whole log."""
         newest: dict[str, dict[str, Any]] = {topic: {} for topic in (APP_MESSAGES, OUTCOMES)}
         for (topic, partition), records in sorted(self.records.items()):
             for offset, record in enumerate(records):
@@ -76,7 +76,7 @@ class Log:
         return {place: len(records) for place, records in self.records.items()}
 
 
-# --- the rules ----------------------------------------------------------------------------
+# Rules for outcomes
 
 RULES: dict[str, tuple[Batch, dict[str, str]]] = {
     "the outcome inside the message": (Batch([message("a", 0, 0, "yes")]), {"a": "yes"}),
@@ -94,16 +94,16 @@ RULES: dict[str, tuple[Batch, dict[str, str]]] = {
         Batch([message("a", 0, 0, "no"), message("a", 0, 1, "no")], [("a", "yes", 0, 0, 1)]),
         {"a": "yes"},
     ),
-    "an outcome nobody asked for": (Batch([message("a", 0, 0)], [("b", "no", 0, 0, 1)]), {}),
-    "an unknown class is refused, the outcome before it stays": (
+    "an outcome without a message": (Batch([message("a", 0, 0)], [("b", "no", 0, 0, 1)]), {}),
+    "an unknown class is refused, the earlier outcome is kept": (
         Batch([message("a", 0, 0, "huh")], [("a", "no", 0, 0, 1), ("a", "huh", 0, 1, 2)]),
         {"a": "no"},
     ),
-    "of a request_id sent twice the newer": (
+    "the newer message of a repeated request_id counts": (
         Batch([message("a", 0, 0, "no"), message("a", 0, 1, "yes")]),
         {"a": "yes"},
     ),
-    "the newer has no outcome: that of the older is not its own": (
+    "the outcome of an older message does not count for the newer": (
         Batch([message("a", 0, 0, "no"), message("a", 0, 1)]),
         {},
     ),
@@ -160,26 +160,26 @@ logs = st.fixed_dictionaries(
 
 
 def check_any_interleaving(url: str, log: Log, data: st.DataObject) -> None:
-    """However the partitions come, cut into batches and sent again: the same store."""
+    """Any order of partitions, split into any batches and repeated, gives the same store."""
     with MessageStore(url, FEATURES) as store:
         read = dict.fromkeys(log.ends(), 0)
         while waiting := [place for place, end in log.ends().items() if read[place] < end]:
             place = data.draw(st.sampled_from(waiting))
-            first = data.draw(st.integers(0, read[place]))  # again from before what it has
+            first = data.draw(st.integers(0, read[place]))  # may repeat records
             end = data.draw(st.integers(read[place] + 1, log.ends()[place]))
             store.ingest(log.batch(place, first, end))
             read[place] = end
         for place in log.ends():
             store.ingest(log.batch(place, 0, log.ends()[place]))
         assert contents(store.snapshot()) == log.expected()
-        assert contents(store.newer_than({})) == log.expected()  # read row by row
+        assert contents(store.newer_than({})) == log.expected()  # reads row by row
         assert store.offsets() == log.ends()
         for name in {record[0] for records in log.records.values() for record in records}:
             check_request(store, log, name)
 
 
 def check_request(store: MessageStore, log: Log, name: str) -> None:
-    """What `request` says of the prediction is what the log says last."""
+    """The prediction in `request` is the last one of the log."""
     made = [
         (*record[1:], partition, offset)
         for partition in (0, 1)
@@ -257,7 +257,7 @@ def test_newer_than_considers_messages_and_outcomes(url: str) -> None:
 
         assert newer({}) == ["a", "b", "c", "d"]
         assert newer(log.ends()) == []
-        # Trained on when c's outcome was not known, and partition 1 not there yet.
+        # Trained when c's outcome was not known and partition 1 did not exist.
         trained = {(APP_MESSAGES, 0): 3, (OUTCOMES, 0): 1}
         assert newer(trained) == ["c", "d"]
         assert newer({**trained, (APP_MESSAGES, 1): 1}) == ["c"]
@@ -276,7 +276,9 @@ def test_probabilities_of_several_classes_are_kept(url: str) -> None:
         store.ingest(Batch(rows, predictions=made))
         assert store.request("r")["probability"] == [0.1, 0.2, 0.7]  # type: ignore[index]
         judged = store.judged(7)
-        assert judged.probabilities.tolist() == [[0.1, 0.2, 0.7]]  # the others: of other classes
+        assert judged.probabilities.tolist() == [
+            [0.1, 0.2, 0.7]
+        ]  # the others have another number of classes
         assert judged.outcomes.tolist() == ["c"]
 
 
@@ -294,7 +296,7 @@ def test_quality_rows_are_the_judged_predictions_of_each_model(url: str) -> None
     assert first.missing_since.tolist() == [1000 * place for place in range(0, rows, 10)]
 
 
-# --- kills, and readers beside the writer -------------------------------------------------
+# Killed writers and concurrent readers
 
 
 def kill_log(rows: int) -> Log:
@@ -307,7 +309,7 @@ def kill_log(rows: int) -> Log:
 
 
 def ingest_all(url: str, rows: int, done: Any) -> None:
-    """What the killed process does: read on from the store's own offsets."""
+    """The process that is killed: continues from the store's own offsets."""
     log = kill_log(rows)
     with MessageStore(url, FEATURES) as store:
         read = store.offsets()
@@ -344,7 +346,7 @@ def test_kills_neither_lose_nor_duplicate_rows(url: str, processes: Any) -> None
 
 
 def test_snapshot_is_consistent_while_rows_arrive(url: str) -> None:
-    """While rows arrive, rows and offsets of each snapshot belong together."""
+    """The offsets of each snapshot match its rows."""
     stop = threading.Event()
 
     def write() -> None:

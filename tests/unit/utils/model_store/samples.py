@@ -16,7 +16,7 @@ FILES = ("model.txt", "features.json", "manifest.json")
 
 
 def make_draft(classes: int = 2, rounds: int = 5) -> Draft:
-    """A real model of 400 made-up rows."""
+    """A real model of 400 random rows."""
     random = np.random.default_rng(7)
     frame = pd.DataFrame(
         {
@@ -63,23 +63,23 @@ def one_line(error: Any) -> str:
 Damage = Callable[[Path], object]
 
 
-def as_symlink(path: Path) -> None:
+def replace_by_symlink(path: Path) -> None:
     elsewhere = path.parent.parent / "elsewhere"
     path.rename(elsewhere)
     path.symlink_to(elsewhere)
 
 
-def as_pipe(path: Path) -> None:
+def replace_by_pipe(path: Path) -> None:
     path.unlink()
     os.mkfifo(path)
 
 
-def nested(path: Path) -> None:
+def write_nested_json(path: Path) -> None:
     path.write_text('{"model_id":' + "[" * 100_000)
 
 
 def state(store: ModelStore) -> dict[str, bytes]:
-    """Every file's content but that of the lock, by name."""
+    """The content of every file except the lock, by name."""
     return {
         str(path.relative_to(store.path)): path.read_bytes()
         for path in store.path.rglob("*")

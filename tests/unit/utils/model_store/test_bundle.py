@@ -15,12 +15,12 @@ import pytest
 from tests.unit.utils.model_store.samples import (
     FILES,
     Damage,
-    as_pipe,
-    as_symlink,
     make_draft,
-    nested,
     one_line,
+    replace_by_pipe,
+    replace_by_symlink,
     state,
+    write_nested_json,
 )
 from utils.model_store import BundleError, Draft, ModelStore
 from utils.model_store.bundle import seal, sha256
@@ -86,7 +86,7 @@ def test_unloadable_draft_is_not_published(
 
 
 def forge(folder: Path, **changes: Any) -> None:
-    """Change a manifest and make its hashes right again, as one who means harm would."""
+    """Change a manifest and correct its hashes, as an attacker would."""
     manifest = json.loads((folder / "manifest.json").read_bytes()) | changes
     for name in ("model.txt", "features.json"):
         if "sha256" not in changes:
@@ -95,7 +95,7 @@ def forge(folder: Path, **changes: Any) -> None:
     (folder / "manifest.json").write_bytes(seal(manifest))
 
 
-def without_a_feature(folder: Path) -> None:
+def remove_feature(folder: Path) -> None:
     features = json.loads((folder / "features.json").read_bytes())
     del features["numerical"]["age"]
     features["order"].remove("age")
@@ -103,35 +103,35 @@ def without_a_feature(folder: Path) -> None:
     forge(folder)
 
 
-def with_other_scaling(folder: Path) -> None:
+def change_scaling(folder: Path) -> None:
     features = json.loads((folder / "features.json").read_bytes())
     features["numerical"]["size"] = [-1.0, 1.0]
     (folder / "features.json").write_text(json.dumps(features))
     forge(folder)
 
 
-def with_another_class(folder: Path) -> None:
+def add_class(folder: Path) -> None:
     features = json.loads((folder / "features.json").read_bytes())
     features["classes"].append("one more")
     (folder / "features.json").write_text(json.dumps(features))
     forge(folder)
 
 
-def with_garbage(folder: Path) -> None:
+def replace_model_by_garbage(folder: Path) -> None:
     (folder / "model.txt").write_text("garbage")
     forge(folder)
 
 
-def emptied(folder: Path) -> None:
+def remove_files(folder: Path) -> None:
     for path in folder.iterdir():
         path.unlink()
 
 
-def halved(path: Path) -> None:
+def truncate_to_half(path: Path) -> None:
     os.truncate(path, path.stat().st_size // 2)
 
 
-def as_folder(path: Path) -> None:
+def replace_by_folder(path: Path) -> None:
     path.unlink()
     path.mkdir()
 
@@ -141,17 +141,17 @@ OUTSIDE = {"model.txt": "0" * 64, "features.json": "0" * 64, "../../outside": "0
 
 DAMAGES: dict[str, tuple[Damage, str]] = {
     "no folder": (lambda folder: shutil.rmtree(folder), "No such file"),
-    "empty folder": (emptied, "No such file"),
-    "folder a link": (as_symlink, "bundle 1"),
+    "empty folder": (remove_files, "No such file"),
+    "folder a link": (replace_by_symlink, "bundle 1"),
     "one file more": (lambda folder: (folder / "run.pkl").touch(), "'run.pkl' does not belong"),
-    "path that climbs": (lambda folder: forge(folder, sha256=OUTSIDE), "hashes of other files"),
-    "path that is absolute": (
+    "path with ..": (lambda folder: forge(folder, sha256=OUTSIDE), "hashes of other files"),
+    "absolute path": (
         lambda folder: forge(folder, sha256={"/etc/passwd": "0" * 64}),
         "hashes of other files",
     ),
-    "feature missing": (without_a_feature, "5 features, features.json makes 4"),
-    "other scaling": (with_other_scaling, "golden rows do not score"),
-    "other classes": (with_another_class, "does not predict the 3 classes"),
+    "feature missing": (remove_feature, "5 features, features.json makes 4"),
+    "other scaling": (change_scaling, "golden rows do not score"),
+    "other classes": (add_class, "does not predict the 3 classes"),
     "no golden rows": (lambda folder: forge(folder, golden=[]), "golden"),
     "golden rows of another model": (
         lambda folder: forge(folder, golden=[{"data": {"age": 3}, "probability": 0.123}]),
@@ -167,14 +167,14 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     ),
     "another's number": (lambda folder: forge(folder, model_id=3), "that of bundle 3"),
     "manifest a list": (lambda folder: (folder / "manifest.json").write_text("[]"), "manifest"),
-    "manifest nested": (lambda folder: nested(folder / "manifest.json"), "manifest"),
+    "manifest nested": (lambda folder: write_nested_json(folder / "manifest.json"), "manifest"),
     "manifest edited": (
         lambda folder: (folder / "manifest.json").write_bytes(
             (folder / "manifest.json").read_bytes().replace(b'"seed": 7', b'"seed": 8')
         ),
         "manifest.json does not match",
     ),
-    "garbage with the right hash": (with_garbage, "Model file"),
+    "garbage with the right hash": (replace_model_by_garbage, "Model file"),
 }
 
 
@@ -182,11 +182,11 @@ FILE_DAMAGES: dict[str, tuple[Damage, str]] = {
     "missing": (lambda path: path.unlink(), "No such file"),
     "empty": (lambda path: path.write_bytes(b""), ""),
     "not UTF-8": (lambda path: path.write_bytes(b"\xff"), ""),
-    "truncated": (halved, ""),
+    "truncated": (truncate_to_half, ""),
     "huge": (lambda path: os.truncate(path, 2**40), "too large"),
-    "a link": (as_symlink, ""),
-    "a pipe": (as_pipe, "not a plain file"),
-    "a folder": (as_folder, "not a plain file"),
+    "a link": (replace_by_symlink, ""),
+    "a pipe": (replace_by_pipe, "not a plain file"),
+    "a folder": (replace_by_folder, "not a plain file"),
 }
 
 

@@ -1,4 +1,4 @@
-"""Bundles on a real disk: killed writers, damaged files, full disks, two writers at once."""
+"""The model store on a real disk: killed and concurrent writers, damaged files, full disks."""
 
 import os
 import resource
@@ -12,30 +12,27 @@ import pytest
 
 from tests.unit.utils.model_store.samples import (
     Damage,
-    as_pipe,
-    as_symlink,
-    nested,
     one_line,
+    replace_by_pipe,
+    replace_by_symlink,
     state,
+    write_nested_json,
 )
 from utils.feature_tools import FeatureTools
 from utils.model_store import BundleError, Draft, ModelStore, ModelStoreError
 
 
-def parts(draft: Draft) -> dict[str, Any]:
-    """A draft as another process can be handed it."""
+def to_parts(draft: Draft) -> dict[str, Any]:
+    """A draft in a form that can be sent to another process."""
     return {**vars(draft), "features": draft.features.to_json()}
 
 
-def joined(parts: dict[str, Any]) -> Draft:
+def from_parts(parts: dict[str, Any]) -> Draft:
     return Draft(**{**parts, "features": FeatureTools.from_json(parts["features"])})
 
 
 def temporary_files(store: ModelStore) -> list[str]:
     return [path.name for path in store.path.glob(".tmp*")]
-
-
-# What a bundle is.
 
 
 def test_refused_bundle_is_kept_but_does_not_serve(store: ModelStore, draft: Draft) -> None:
@@ -48,7 +45,7 @@ def test_refused_bundle_is_kept_but_does_not_serve(store: ModelStore, draft: Dra
     assert store.load_current().model_id == 1
 
 
-# Writers that are killed.
+# Killed writers
 
 STEPS = ("written", "renamed", "recorded", "serving")
 
@@ -58,7 +55,7 @@ def publish_and_die(path: str, made: dict[str, Any], last_step: str) -> None:
         if step == last_step:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    ModelStore(Path(path)).publish(joined(made), on_step=on_step)
+    ModelStore(Path(path)).publish(from_parts(made), on_step=on_step)
 
 
 @pytest.mark.parametrize("last_step", STEPS)
@@ -69,24 +66,24 @@ def test_store_recovers_from_a_writer_killed_after_any_step(
     store.publish(draft)
     process = processes.Process(
         target=publish_and_die,
-        args=(str(store.path), parts(replace(draft, batch_ids=["b"])), last_step),
+        args=(str(store.path), to_parts(replace(draft, batch_ids=["b"])), last_step),
     )
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
 
-    # A reader needs no mending: it has the old bundle or the new one.
+    # Readers need no recovery: they see the old bundle or the new one.
     done = STEPS.index(last_step)
     assert store.load_current().model_id == (2 if done < STEPS.index("serving") else 3)
 
     store.reconcile()
-    born = done >= STEPS.index("renamed")
-    assert store.load_current().model_id == (3 if born else 2)
-    assert [line["model_id"] for line in store.history()] == ([1, 2, 3] if born else [1, 2])
-    assert ("b" in store.trainings_for(["b"])) == born
+    published = done >= STEPS.index("renamed")
+    assert store.load_current().model_id == (3 if published else 2)
+    assert [line["model_id"] for line in store.history()] == ([1, 2, 3] if published else [1, 2])
+    assert ("b" in store.trainings_for(["b"])) == published
     assert not temporary_files(store)
     assert store.reconcile() == []
-    assert store.publish(draft) == (4 if born else 3)
+    assert store.publish(draft) == (4 if published else 3)
 
 
 def test_reconcile_removes_leftovers_of_a_killed_writer(store: ModelStore, draft: Draft) -> None:
@@ -118,7 +115,7 @@ def test_unloadable_new_folder_does_not_serve(store: ModelStore, draft: Draft) -
     shutil.copytree(store.path / "1", store.path / "2")
     assert "bundle 2" in store.reconcile()[0]
     assert store.current_id() == 1
-    assert store.publish(draft) == 3  # the number is taken all the same
+    assert store.publish(draft) == 3  # the id is used up all the same
 
 
 def test_lost_history_is_rebuilt(store: ModelStore, draft: Draft) -> None:
@@ -144,16 +141,16 @@ def test_damaged_history_is_one_line(store: ModelStore, draft: Draft) -> None:
             with pytest.raises(ModelStoreError, match="line 1") as error:
                 use()
             one_line(error)
-    assert store.load_current().model_id == 1  # who only reads is not concerned
+    assert store.load_current().model_id == 1  # readers do not need the history
     path.write_bytes(whole)
     assert store.publish(draft) == 2
 
 
-# Several at once.
+# Concurrent writers and readers
 
 
 def publish_many(path: str, made: dict[str, Any], times: int, keep_extra: int | None) -> None:
-    store, draft = ModelStore(Path(path)), joined(made)
+    store, draft = ModelStore(Path(path)), from_parts(made)
     for _ in range(times):
         store.publish(replace(draft, batch_ids=[str(os.getpid())]))
         if keep_extra is not None:
@@ -163,7 +160,7 @@ def publish_many(path: str, made: dict[str, Any], times: int, keep_extra: int | 
 def test_concurrent_writers_get_different_ids(
     store: ModelStore, draft: Draft, processes: Any
 ) -> None:
-    made = parts(draft)
+    made = to_parts(draft)
     writers = [
         processes.Process(target=publish_many, args=(str(store.path), made, 4, None))
         for _ in range(3)
@@ -182,7 +179,7 @@ def test_concurrent_writers_get_different_ids(
 
 def test_reader_sees_only_whole_bundles(store: ModelStore, draft: Draft, processes: Any) -> None:
     store.publish(draft)
-    writer = processes.Process(target=publish_many, args=(str(store.path), parts(draft), 25, 0))
+    writer = processes.Process(target=publish_many, args=(str(store.path), to_parts(draft), 25, 0))
     writer.start()
     seen = []
     while writer.is_alive():
@@ -194,7 +191,7 @@ def test_reader_sees_only_whole_bundles(store: ModelStore, draft: Draft, process
     assert store.on_disk() == [26]
 
 
-# Bundles that are not what they should be.
+# A damaged current.json
 
 
 CURRENTS: dict[str, Damage] = {
@@ -203,7 +200,7 @@ CURRENTS: dict[str, Damage] = {
     "zeros": lambda path: path.write_bytes(bytes(30)),
     "half": lambda path: path.write_text('{"model_'),
     "not UTF-8": lambda path: path.write_bytes(b'{"model_id": "\xff"}'),
-    "nested": nested,
+    "nested": write_nested_json,
     "a list": lambda path: path.write_text("[2]"),
     "nothing": lambda path: path.write_text("null"),
     "no model": lambda path: path.write_text("{}"),
@@ -214,8 +211,8 @@ CURRENTS: dict[str, Damage] = {
     "enormous": lambda path: path.write_text('{"model_id": 1' + "0" * 5000 + "}"),
     "not there": lambda path: path.write_text('{"model_id": 77}'),
     "huge": lambda path: os.truncate(path, 2**40),
-    "a link": as_symlink,
-    "a pipe": as_pipe,
+    "a link": replace_by_symlink,
+    "a pipe": replace_by_pipe,
 }
 
 
@@ -235,7 +232,7 @@ def test_damaged_current_json_is_one_line_and_repaired(
     assert store.load_current().model_id == 2
 
 
-# Pruning and going back.
+# Pruning and rollback
 
 
 @pytest.mark.parametrize(
@@ -298,7 +295,7 @@ def test_rollback_changes_the_serving_bundle(store: ModelStore, draft: Draft) ->
     assert store.rollback(2, "again") == 2
     assert len(store.history()) == 4
     assert store.reconcile() == []
-    # What was taken out of service is the first accepted one to go.
+    # The bundle that was rolled back is the first accepted one to be pruned.
     assert store.publish(replace(draft, parent_id=2)) == 4
     store.prune(1)
     assert store.on_disk() == [2, 4]
@@ -314,19 +311,19 @@ def test_rollback_recovers_from_a_lost_serving_bundle(store: ModelStore, draft: 
     shutil.rmtree(store.path / "2")
     with pytest.raises(BundleError, match="rollback N"):
         store.load_current()
-    store.reconcile()  # does not choose by itself
+    store.reconcile()  # does not choose a bundle by itself
     with pytest.raises(BundleError):
         store.load_current()
     assert store.rollback(1, "2 is lost") == 2
     assert store.load_current().model_id == 1
 
 
-# Disks that are full.
+# Full disks
 
 
 def test_full_disk_at_any_write_keeps_the_old_state(small_disk: Path, draft: Draft) -> None:
     store = ModelStore(small_disk / "models")
-    # History lines of a page each, so that this step runs out of space too.
+    # Each history line fills a page, so that writing it runs out of space too.
     draft = replace(draft, gate={"why": "x" * 4000})
     store.publish(draft)
     filler = small_disk / "filler"
@@ -355,7 +352,7 @@ def test_full_disk_at_any_write_keeps_the_old_state(small_disk: Path, draft: Dra
 def publish_with_a_limit(path: str, made: dict[str, Any], limit: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
     try:
-        ModelStore(Path(path)).publish(joined(made))
+        ModelStore(Path(path)).publish(from_parts(made))
     except ModelStoreError as error:
         assert "File too large" in str(error)
         os._exit(17)
@@ -367,13 +364,10 @@ def test_file_size_limit_keeps_the_old_state(
     store.publish(draft)
     before = state(store)
     process = processes.Process(
-        target=publish_with_a_limit, args=(str(store.path), parts(draft), 3000)
+        target=publish_with_a_limit, args=(str(store.path), to_parts(draft), 3000)
     )
     process.start()
     process.join()
     assert process.exitcode == 17
     assert state(store) == before
     assert not temporary_files(store)
-
-
-# The command line.
