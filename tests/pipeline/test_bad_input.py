@@ -23,7 +23,7 @@ from tests.tools.bad_input import (
     Checker,
     adult_features,
     messages_of,
-    mutated,
+    mutate,
 )
 from utils.broker import Broker
 from utils.kafka_io import Outgoing, Sender
@@ -60,7 +60,7 @@ def test_mutated_message_is_scored_or_rejected(check: Checker, adult: list[Row])
         random = Random(seed)
         check(value)
         for _ in range(times):
-            value = mutated(value if len(value) < 1_000 else random.choice(real), random)
+            value = mutate(value if len(value) < 1_000 else random.choice(real), random)
             check(value)
 
     check_mutations()
