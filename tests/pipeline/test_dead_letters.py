@@ -78,9 +78,9 @@ def check_list_and_show(pipeline: Pipeline) -> None:
 
 def resend_repaired_record(pipeline: Pipeline, file: Path) -> None:
     """The record was wrong: another value takes its place."""
-    file.write_text('{"request_id": "mended", "data": {"age": 39}}')
+    file.write_text('{"request_id": "repaired", "data": {"age": 39}}')
     assert dead_letters(pipeline, "resend", "0", "--value", str(file)) == "sent 1 again\n"
-    assert [p["request_id"] for p in pipeline.wait_for(PREDICTIONS, 1)] == ["mended"]
+    assert [p["request_id"] for p in pipeline.wait_for(PREDICTIONS, 1)] == ["repaired"]
 
 
 def train_with_text_hours(pipeline: Pipeline, config: Path, predictor: Script) -> None:
@@ -103,5 +103,5 @@ def resend_all_and_one_again(pipeline: Pipeline) -> None:
     assert dead_letters(pipeline, "resend", "1", "--again") == "sent 1 again\n"
     assert [p["request_id"] for p in pipeline.wait_for(PREDICTIONS, 4)][-1] == "a"
     assert [json.loads(r.value)["request_id"] for r in pipeline.records(PREDICTIONS)] == [
-        *("mended", "a", "b", "a")
+        *("repaired", "a", "b", "a")
     ]

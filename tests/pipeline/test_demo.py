@@ -25,7 +25,7 @@ def processes_of(home: Path) -> list[str]:
 
 
 @pytest.fixture
-def fresh(tmp_path: Path, adult_files: Path) -> Pipeline:
+def fresh_pipeline(tmp_path: Path, adult_files: Path) -> Pipeline:
     """A home with the whole data set and nothing else; downloads are tested elsewhere."""
     (tmp_path / "data").mkdir()
     for name in ("adult.data", "adult.test"):
@@ -34,7 +34,7 @@ def fresh(tmp_path: Path, adult_files: Path) -> Pipeline:
 
 
 @pytest.fixture
-def small(tmp_path: Path, adult_files: Path) -> Pipeline:
+def small_pipeline(tmp_path: Path, adult_files: Path) -> Pipeline:
     """A home with the first rows of the data set."""
     config = write_adult(tmp_path / "home", adult_files, train=2_000, test=2_000)
     port = free_port()
@@ -42,8 +42,8 @@ def small(tmp_path: Path, adult_files: Path) -> Pipeline:
 
 
 @pytest.mark.timeout(180)
-def test_demo_ends_by_itself_and_loses_nothing(fresh: Pipeline) -> None:
-    demo = fresh.run(
+def test_demo_ends_by_itself_and_loses_nothing(fresh_pipeline: Pipeline) -> None:
+    demo = fresh_pipeline.run(
         *("-m", "ops", "demo", "--messages", "60", "--interval", "0.05"),
         *("--outcome-delay", "0.5", "--evals", "1"),
         timeout=110,
@@ -57,15 +57,19 @@ def test_demo_ends_by_itself_and_loses_nothing(fresh: Pipeline) -> None:
         "nothing lost, nothing twice",
     ):
         assert text in demo.stdout, demo.stdout
-    assert not processes_of(fresh.home)
+    assert not processes_of(fresh_pipeline.home)
 
 
 @pytest.mark.timeout(150)
 @pytest.mark.parametrize("when", ["initialize |", "CONSUMER"])
-def test_ctrl_c_leaves_no_process_behind(small: Pipeline, when: str) -> None:
-    demo = small.start("-m", "ops", "demo", "--evals", "1")
+def test_ctrl_c_leaves_no_process_behind(small_pipeline: Pipeline, when: str) -> None:
+    demo = small_pipeline.start("-m", "ops", "demo", "--evals", "1")
     demo.says(when, timeout=60)
     os.kill(demo.process.pid, signal.SIGINT)
     assert demo.process.wait(60) == 130, demo.text()
     assert "Traceback" not in demo.text()
-    until(lambda: not processes_of(small.home), 5, lambda: str(processes_of(small.home)))
+    until(
+        lambda: not processes_of(small_pipeline.home),
+        5,
+        lambda: str(processes_of(small_pipeline.home)),
+    )

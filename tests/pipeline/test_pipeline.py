@@ -142,7 +142,7 @@ def test_missing_null_unseen_and_extra_values_are_scored(
         {**adult[0], "native_country": "Atlantis"},
         {**adult[0], "colour": {"deep": ["red"]}},
         dict.fromkeys(adult[0]),
-        {**adult[0], "income_bracket": "a class nobody knows"},
+        {**adult[0], "income_bracket": "an unknown class"},
     ]
     pipeline.send_rows(rows)
     predictions = pipeline.wait_for(PREDICTIONS, len(rows))

@@ -198,7 +198,7 @@ def terminals(tmp_path: Path, adult_files: Path) -> Iterator[Terminals]:
 
 
 @pytest.fixture
-def secured(tmp_path: Path, terminals: Terminals) -> Iterator[None]:
+def secured_cluster(tmp_path: Path, terminals: Terminals) -> Iterator[None]:
     """A cluster that requires a login, in place of the README's example."""
     (example,) = re.findall(r"^export KAFKA_BOOTSTRAP_SERVERS=(\S+example\S+)", README, re.M)
     port = free_port()
@@ -220,7 +220,7 @@ def secured(tmp_path: Path, terminals: Terminals) -> Iterator[None]:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.usefixtures("secured")
+@pytest.mark.usefixtures("secured_cluster")
 def test_every_command_of_the_readme_runs(terminals: Terminals) -> None:
     for title, commands in sections().items():
         if title not in OPTIONAL:

@@ -146,7 +146,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 @pytest.fixture
-def secured(cluster: Cluster, prepared_home: Path, tmp_path: Path) -> Iterator[Pipeline]:
+def secured_pipeline(cluster: Cluster, prepared_home: Path, tmp_path: Path) -> Iterator[Pipeline]:
     """A pipeline with data, a model, and the login in its environment."""
     pipeline = Pipeline(tmp_path, **cluster.login)
     pipeline.copy_files(prepared_home)
@@ -154,19 +154,21 @@ def secured(cluster: Cluster, prepared_home: Path, tmp_path: Path) -> Iterator[P
     pipeline.close()
 
 
-def test_pipeline_runs_on_cluster_with_tls_and_login(cluster: Cluster, secured: Pipeline) -> None:
+def test_pipeline_runs_on_cluster_with_tls_and_login(
+    cluster: Cluster, secured_pipeline: Pipeline
+) -> None:
     """Everything runs over SASL_SSL with the documented variables; one script logs all it can."""
-    begun = secured.run("initialize.py")
-    assert begun.returncode == 0, begun.stderr[-2000:]
-    assert "topics created" in begun.stdout
-    predictor = secured.start("predictor.py", PIPELINE_LOG="debug")
-    trainer = secured.start("trainer.py", "--evals", "1")
+    done = secured_pipeline.run("initialize.py")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "topics created" in done.stdout
+    predictor = secured_pipeline.start("predictor.py", PIPELINE_LOG="debug")
+    trainer = secured_pipeline.start("trainer.py", "--evals", "1")
     trainer.says("ready")
-    app = secured.run("sample_app.py", "--messages", "30", "--interval", "0")
+    app = secured_pipeline.run("sample_app.py", "--messages", "30", "--interval", "0")
     assert app.returncode == 0, app.stdout[-2000:]
     assert "sent 30, answered 30" in app.stdout
-    assert len(secured.values(PREDICTIONS)) == 30
-    secured.wait_for_events("training_completed", 1)
+    assert len(secured_pipeline.values(PREDICTIONS)) == 30
+    secured_pipeline.wait_for_events("training_completed", 1)
     for script in (predictor, trainer):
         assert listening_addresses(script.process.pid) == []
     assert set(listening_addresses(cluster.broker.pid)) <= LOOPBACK
@@ -175,15 +177,17 @@ def test_pipeline_runs_on_cluster_with_tls_and_login(cluster: Cluster, secured: 
     check_password_is_hidden(predictor.text(), PASSWORD)
 
 
-def test_plain_password_is_masked_in_the_debug_log(cluster: Cluster, secured: Pipeline) -> None:
+def test_plain_password_is_masked_in_the_debug_log(
+    cluster: Cluster, secured_pipeline: Pipeline
+) -> None:
     """PLAIN sends the password in plain text, and the client logs its requests."""
-    secured.env |= {
+    secured_pipeline.env |= {
         "PIPELINE_LOG": "DEBUG",
         "KAFKA_SASL_MECHANISM": "PLAIN",
         "KAFKA_SASL_USERNAME": "bob",
         "KAFKA_SASL_PASSWORD": PLAIN_PASSWORD,
     }
-    done = secured.run("initialize.py")
+    done = secured_pipeline.run("initialize.py")
     assert done.returncode == 0
     assert r"\x00bob\x00***" in done.stderr
     check_password_is_hidden(done.stdout + done.stderr, PLAIN_PASSWORD)
@@ -195,12 +199,14 @@ def check_password_is_hidden(text: str, password: str) -> None:
 
 
 def test_scripts_end_with_one_line_when_connection_is_refused(
-    cluster: Cluster, secured: Pipeline
+    cluster: Cluster, secured_pipeline: Pipeline
 ) -> None:
     rounds = [[(script, REFUSED) for script in SCRIPTS]]
     rounds += [[("predictor.py", UNKNOWN), ("trainer.py", EXPIRED)]]
     for each in rounds:
-        scripts = [secured.start(script, **cluster.wrong[reason]) for script, reason in each]
+        scripts = [
+            secured_pipeline.start(script, **cluster.wrong[reason]) for script, reason in each
+        ]
         for (name, reason), script in zip(each, scripts, strict=True):
             assert script.process.wait(60) == 1
             (line,) = script.text().splitlines()
@@ -214,7 +220,7 @@ def test_every_client_gives_the_same_reason_for_a_refusal(cluster: Cluster, reas
     """Every client that the scripts open raises Refused with this reason."""
     kafka = settings.load({**cluster.login, **cluster.wrong[reason]}).kafka
     member: dict[str, Any] = {"group": "g", "topics": ["t"], "instance_id": "s", "max_records": 1}
-    begun = time.monotonic()
+    started = time.monotonic()
     for opened in (
         partial(kafka_io.check_broker, kafka),
         partial(kafka_io.wait_for_broker, kafka, 60),  # does not wait: a refusal is final
@@ -226,7 +232,7 @@ def test_every_client_gives_the_same_reason_for_a_refusal(cluster: Cluster, reas
         with pytest.raises(Refused, match=re.escape(reason)) as failure:
             opened()
         assert "\n" not in str(failure.value)
-    assert time.monotonic() - begun < 25  # retries of 5 s each would take longer
+    assert time.monotonic() - started < 25  # retries of 5 s each would take longer
 
 
 def test_unsupported_sasl_mechanism_is_one_line(cluster: Cluster) -> None:

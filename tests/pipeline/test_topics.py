@@ -32,7 +32,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 @dataclass
-class Running:
+class Scripts:
     """A predictor and a trainer that notice changes of topics sooner."""
 
     pipeline: Pipeline
@@ -42,7 +42,7 @@ class Running:
 
 
 @pytest.fixture
-def running(empty_broker: Broker, prepared_home: Path, tmp_path: Path) -> Iterator[Running]:
+def scripts(empty_broker: Broker, prepared_home: Path, tmp_path: Path) -> Iterator[Scripts]:
     """Scripts that were started while there were no topics."""
     pipeline = Pipeline(tmp_path / "home", empty_broker.bootstrap)
     pipeline.copy_files(prepared_home)
@@ -51,36 +51,36 @@ def running(empty_broker: Broker, prepared_home: Path, tmp_path: Path) -> Iterat
     try:
         predictor = pipeline.start(str(program), "predictor.py")
         trainer = pipeline.start(str(program), "trainer.py", "--evals", "1")
-        yield Running(pipeline, empty_broker, predictor, trainer)
+        yield Scripts(pipeline, empty_broker, predictor, trainer)
     finally:
         pipeline.close()
 
 
 def test_scripts_follow_missing_growing_expired_and_recreated_topics(
-    running: Running, adult: list[Row]
+    scripts: Scripts, adult: list[Row]
 ) -> None:
     """One test, for each change builds on the topics that the one before left."""
-    scripts_start_when_topics_appear(running, adult)
-    predictor_serves_added_partitions(running, adult)
-    scripts_skip_expired_records(running, adult)
-    trainer_starts_over_with_a_recreated_topic(running, adult)
-    assert running.predictor.end() == 0 and running.trainer.end() == 0
+    scripts_start_when_topics_appear(scripts, adult)
+    predictor_serves_added_partitions(scripts, adult)
+    scripts_skip_expired_records(scripts, adult)
+    trainer_starts_over_with_a_recreated_topic(scripts, adult)
+    assert scripts.predictor.end() == 0 and scripts.trainer.end() == 0
 
 
-def scripts_start_when_topics_appear(running: Running, adult: list[Row]) -> None:
-    pipeline = running.pipeline
-    running.predictor.says("waiting for topic app_messages, outcomes (initialize.py creates it)")
-    running.trainer.says("waiting for topic retrain_topic")
+def scripts_start_when_topics_appear(scripts: Scripts, adult: list[Row]) -> None:
+    pipeline = scripts.pipeline
+    scripts.predictor.says("waiting for topic app_messages, outcomes (initialize.py creates it)")
+    scripts.trainer.says("waiting for topic retrain_topic")
     kafka_io.ensure_topics(pipeline.settings.kafka, GROUPS)
     pipeline.send_rows(adult[:25], "first")
     pipeline.wait_for(PREDICTIONS, 25)
     pipeline.wait_for_events("training_completed", 1)
 
 
-def predictor_serves_added_partitions(running: Running, adult: list[Row]) -> None:
+def predictor_serves_added_partitions(scripts: Scripts, adult: list[Row]) -> None:
     """Without a restart."""
-    pipeline, predictor = running.pipeline, running.predictor
-    with admin_of(running.broker) as admin:
+    pipeline, predictor = scripts.pipeline, scripts.predictor
+    with admin_of(scripts.broker) as admin:
         admin.create_partitions(dict.fromkeys(CO_PARTITIONED, 2))
     until(lambda: "serves partitions [0, 1]" in predictor.text(), 30, predictor.text)
     pipeline.send(_as_messages(adult[25:30], "more"), partition=1)
@@ -88,10 +88,10 @@ def predictor_serves_added_partitions(running: Running, adult: list[Row]) -> Non
     until(lambda: pipeline.stored_messages() == 30, 30)
 
 
-def scripts_skip_expired_records(running: Running, adult: list[Row]) -> None:
+def scripts_skip_expired_records(scripts: Scripts, adult: list[Row]) -> None:
     """Records that expire before anyone reads them; the scripts continue after them."""
-    pipeline, predictor = running.pipeline, running.predictor
-    with paused(predictor, running.trainer), admin_of(running.broker) as admin:
+    pipeline, predictor = scripts.pipeline, scripts.predictor
+    with paused(predictor, scripts.trainer), admin_of(scripts.broker) as admin:
         pipeline.send_rows(adult[30:40], "expired")
         admin.delete_records({TopicPartition(APP_MESSAGES, 0): 35})
     predictor.says("app_messages-0: offset 25 is not in the log any more (35 to 35)")
@@ -102,15 +102,15 @@ def scripts_skip_expired_records(running: Running, adult: list[Row]) -> None:
     assert predictor.text().count("outcomes-0 has no committed offset") == 1
 
 
-def trainer_starts_over_with_a_recreated_topic(running: Running, adult: list[Row]) -> None:
+def trainer_starts_over_with_a_recreated_topic(scripts: Scripts, adult: list[Row]) -> None:
     """Offsets, and so the ids of batches, begin at 0 again."""
-    pipeline = running.pipeline
-    with admin_of(running.broker) as admin:
+    pipeline = scripts.pipeline
+    with admin_of(scripts.broker) as admin:
         admin.delete_topics([APP_MESSAGES])
     kafka_io.ensure_topics(pipeline.settings.kafka.model_copy(update={"partitions": 2}), GROUPS)
     pipeline.send_rows(adult[100:125], "again")
     pipeline.wait_for(PREDICTIONS, 58)
-    running.trainer.says("app_messages was deleted and made again; what there was is now")
+    scripts.trainer.says("app_messages was deleted and made again; what there was is now")
     completed = pipeline.wait_for_events("training_completed", 2)
     assert [c["batch_id"] for c in completed] == ["app_messages-0-0"] * 2
     assert completed[0]["model_id"] < completed[1]["model_id"]

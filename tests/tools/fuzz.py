@@ -49,9 +49,9 @@ def main() -> None:
     found = settings.load()
     real = bad_input.messages_of(adult_rows(found))
     check = bad_input.Checker(bad_input.adult_features(found))
-    begun = time.monotonic()
+    started = time.monotonic()
 
-    def mutate(value: bytes, largest: int, seed: int) -> bytes:
+    def choose_and_mutate(value: bytes, largest: int, seed: int) -> bytes:
         """Mutate a real message, or an input that reached new code."""
         chance = random.Random(seed)
         if chance.random() < 0.5:
@@ -67,12 +67,12 @@ def main() -> None:
         check(value)
         if check.seen.total() == options.runs:
             check.compare()
-            seconds = time.monotonic() - begun
+            seconds = time.monotonic() - started
             print(f"{options.runs:,} inputs in {seconds:.0f} s, no fault: {check.summary()}")
 
     libfuzzer = [f"-runs={options.runs}", f"-seed={options.seed}", f"-timeout={TIMEOUT}"]
     libfuzzer += [f"-max_len={bad_input.LARGEST}", "-reduce_inputs=0", "-len_control=0"]
-    atheris.Setup([sys.argv[0], *libfuzzer], one_input, custom_mutator=mutate)
+    atheris.Setup([sys.argv[0], *libfuzzer], one_input, custom_mutator=choose_and_mutate)
     atheris.Fuzz()
 
 

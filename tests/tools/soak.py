@@ -190,8 +190,8 @@ class Soak:
             },
         )
         store = ModelStore(self.pipeline.settings.models_dir)
-        begun = time.monotonic()
-        while (now := time.monotonic() - begun) < 60 * options.minutes and not watcher.ended():
+        started = time.monotonic()
+        while (now := time.monotonic() - started) < 60 * options.minutes and not watcher.ended():
             sent = self._sent()
             watcher.sample(sent, store.current_id())
             print(f"\r{now:5.0f} s, {sent:,} messages", end="", flush=True)
@@ -201,7 +201,7 @@ class Soak:
             outputs = "\n".join(scripts[name].text()[-2000:] for name in ended if name in scripts)
             raise SystemExit(f"{', '.join(ended)} ended by itself\n{outputs}")
         self.curves = watcher.curves
-        self._finish(sample_app, trainer, time.monotonic() - begun)
+        self._finish(sample_app, trainer, time.monotonic() - started)
 
     def _sent(self) -> int:
         ends = partition_bounds(self.pipeline.settings.kafka, APP_MESSAGES)

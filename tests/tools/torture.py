@@ -101,10 +101,10 @@ class Feeder(threading.Thread):
 
     def run(self) -> None:
         sender = Sender(self._pipeline.settings.kafka, linger_ms=2)
-        begun, number = time.monotonic(), 0
+        started, number = time.monotonic(), 0
         try:
             while not self._halt.wait(0.01):
-                due = int((time.monotonic() - begun) * self._rate)
+                due = int((time.monotonic() - started) * self._rate)
                 for record in self._records(range(number, due)):
                     sender = self._send(sender, record)
                 number = max(number, due)
@@ -611,10 +611,10 @@ class Log:
         self.figures["messages"] = len(self.good)
 
     def _check_predictions(self) -> Iterator[str]:
-        asked, given = _by_partition(self.good), _by_partition(self._predictions)
+        requested, given = _by_partition(self.good), _by_partition(self._predictions)
         missing = duplicates = 0
-        for partition in sorted(asked.keys() | given.keys()):
-            ids, found = asked.get(partition, []), given.get(partition, [])
+        for partition in sorted(requested.keys() | given.keys()):
+            ids, found = requested.get(partition, []), given.get(partition, [])
             lost, more = Counter(ids) - Counter(found), Counter(found) - Counter(ids)
             missing, duplicates = missing + lost.total(), duplicates + more.total()
             if lost:
@@ -682,11 +682,11 @@ class Log:
     def _check_trainings(self) -> Iterator[str]:
         completed = [event for event in self._events if event.get("training_completed")]
         answers = Counter(event["batch_id"] for event in completed)
-        asked = {event["batch_id"] for event in self._events if event.get("retrain")}
-        if asked - answers.keys():
-            yield f"never trained: {_some(Counter(asked - answers.keys()))}"
-        if answers.keys() - asked:
-            yield f"trained, but never requested: {_some(Counter(answers.keys() - asked))}"
+        requested = {event["batch_id"] for event in self._events if event.get("retrain")}
+        if requested - answers.keys():
+            yield f"never trained: {_some(Counter(requested - answers.keys()))}"
+        if answers.keys() - requested:
+            yield f"trained, but never requested: {_some(Counter(answers.keys() - requested))}"
         ids = [line["model_id"] for line in self._store.history() if "model_id" in line]
         if ids != sorted(set(ids)):
             yield f"model ids in the history do not increase: {ids}"
@@ -703,12 +703,12 @@ class Log:
     def _check_probabilities(self) -> Iterator[str]:
         """Recompute each prediction with the model that it names."""
         by_model: dict[int, list[tuple[Any, Any]]] = defaultdict(list)
-        asked, given = defaultdict(list), defaultdict(list)
+        requested, given = defaultdict(list), defaultdict(list)
         for record in self.good:
-            asked[record.partition].append(record)
+            requested[record.partition].append(record)
         for record in self._predictions:
             given[record.partition].append(json.loads(record.value))
-        for partition, records in asked.items():
+        for partition, records in requested.items():
             for record, prediction in zip(records, given[partition], strict=False):
                 by_model[prediction["model_id"]].append((record, prediction))
         wrong, names = 0, self._features.classes

@@ -235,7 +235,7 @@ def test_optimiser_without_its_package_names_the_requirements_file(
 
 
 @pytest.fixture
-def small(empty_broker: Broker, adult_files: Path, tmp_path: Path) -> Pipeline:
+def small_pipeline(empty_broker: Broker, adult_files: Path, tmp_path: Path) -> Pipeline:
     """A pipeline with the first rows of Adult, and no model yet."""
     home = tmp_path / "home"
     config = write_adult(home, adult_files, train=2_000, test=2_000)
@@ -252,31 +252,33 @@ def test_optional_optimisers_are_in_requirements_dev(package: str) -> None:
 @pytest.mark.optional
 @pytest.mark.timeout(300)
 def test_optimisers_learn_from_earlier_searches_in_a_real_pipeline(
-    small: Pipeline, adult: list[dict[str, Any]]
+    small_pipeline: Pipeline, adult: list[dict[str, Any]]
 ) -> None:
     """Initialise twice, then retrain, first with HyperparameterHunter and then with Optuna."""
     hunter = ("--hyper", "hyperparameterhunter", "--evals", "3")
     for text, options in (("", hunter), ("learnt from 2 earlier", (*hunter, "--force"))):
-        done = small.run("initialize.py", *options)
+        done = small_pipeline.run("initialize.py", *options)
         assert done.returncode == 0, done.stderr
         assert text in done.stdout and "Traceback" not in done.stderr
-    assets = small.settings.searches_dir / train_hyperparameterhunter.ASSETS
+    assets = small_pipeline.settings.searches_dir / train_hyperparameterhunter.ASSETS
     recorded = list((assets / train_hyperparameterhunter.DESCRIPTIONS).glob("*.json"))
     assert len(recorded) == 6
     assert not [path for path in assets.rglob("*") if path.suffix in (".pkl", ".db", ".new")]
 
-    predictor = small.start("predictor.py")
-    trainer = small.start("trainer.py", *hunter)
-    small.send_rows(adult[:25], "first")
-    small.wait_for_events("training_completed", 2)
+    predictor = small_pipeline.start("predictor.py")
+    trainer = small_pipeline.start("trainer.py", *hunter)
+    small_pipeline.send_rows(adult[:25], "first")
+    small_pipeline.wait_for_events("training_completed", 2)
     assert trainer.end() == 0
-    trainer = small.start("trainer.py", "--hyper", "optuna", "--evals", "3")
-    small.send_rows(adult[25:50], "second")
-    small.wait_for_events("training_completed", 3)
+    trainer = small_pipeline.start("trainer.py", "--hyper", "optuna", "--evals", "3")
+    small_pipeline.send_rows(adult[25:50], "second")
+    small_pipeline.wait_for_events("training_completed", 3)
     assert (trainer.end(), predictor.end()) == (0, 0)
 
     by_hunter, by_optuna = (
-        json.loads((small.settings.models_dir / number / "manifest.json").read_text())["training"]
+        json.loads((small_pipeline.settings.models_dir / number / "manifest.json").read_text())[
+            "training"
+        ]
         for number in ("3", "4")
     )
     assert (by_hunter["hyper"], by_optuna["hyper"]) == ("hyperparameterhunter", "optuna")
@@ -284,4 +286,4 @@ def test_optimisers_learn_from_earlier_searches_in_a_real_pipeline(
     leaderboard = pd.read_csv(assets / train_hyperparameterhunter.LEADERBOARD)
     assert len(leaderboard) == 9
     assert leaderboard["cross_experiment_key"].nunique() == 2
-    assert (small.settings.searches_dir / "optuna.log").exists()
+    assert (small_pipeline.settings.searches_dir / "optuna.log").exists()

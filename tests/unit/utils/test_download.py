@@ -122,13 +122,13 @@ def test_interrupted_download_is_retried(server: Server, tmp_path: Path) -> None
 def test_failed_download_is_one_line_and_leaves_no_file(
     server: Server, tmp_path: Path, path: str, why: str, tries: int
 ) -> None:
-    began = time.monotonic()
+    started = time.monotonic()
     with pytest.raises(DownloadError, match=why) as error:
         fetch(server.file(path), tmp_path, print, silence=0.5)
     assert "\n" not in str(error.value)
     assert server.requests == [path] * tries
     assert list(tmp_path.iterdir()) == []
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - started < 5
 
 
 def test_failed_download_keeps_the_existing_file(server: Server, tmp_path: Path) -> None:

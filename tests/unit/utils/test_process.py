@@ -60,10 +60,10 @@ if int(sys.argv[2]):
     process.be_nice(int(sys.argv[2]))
 print("busy", flush=True)
 sys.stdin.readline()
-until, begun = time.monotonic() + 1.0, time.process_time()
+until, started = time.monotonic() + 1.0, time.process_time()
 while time.monotonic() < until:
     pass
-print(time.process_time() - begun)
+print(time.process_time() - started)
 """
 
 

@@ -25,7 +25,7 @@ NAME = TARGET
 
 
 @pytest.fixture
-def small(adult_files: Path, bootstrap: str, tmp_path: Path) -> Pipeline:
+def small_pipeline(adult_files: Path, bootstrap: str, tmp_path: Path) -> Pipeline:
     """A home with the first rows of the data set, and no model yet."""
     config = write_adult(tmp_path / "home", adult_files, train=4_000)
     return Pipeline(tmp_path / "home", bootstrap, PIPELINE_CONFIG=str(config))
@@ -140,13 +140,15 @@ class Mlflow:
 
 @pytest.mark.optional
 @pytest.mark.timeout(180)
-def test_mlflow_mirrors_models_gate_and_live_quality(small: Pipeline, adult: list[Row]) -> None:
+def test_mlflow_mirrors_models_gate_and_live_quality(
+    small_pipeline: Pipeline, adult: list[Row]
+) -> None:
     """One test, for each act builds on the models of the one before."""
-    done = small.run("initialize.py", "--mlflow", "--evals", "3")
+    done = small_pipeline.run("initialize.py", "--mlflow", "--evals", "3")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "model 1 logged to sqlite:///" in done.stdout
 
-    settings = tracking.with_tracking(small.settings, wanted=True)
+    settings = tracking.with_tracking(small_pipeline.settings, wanted=True)
     mlflow = Mlflow(settings.mlflow.tracking_uri)
     pipeline = OfflinePipeline(settings, adult)
     mlflow.check_run(1, pipeline.store.load(1).manifest)

@@ -94,8 +94,8 @@ def seconds_until(exchange: ExactlyOnce, sender: Sender, count: int) -> float:
     for _ in range(count):
         sender.send(Outgoing(APP_MESSAGES, 0, None, b"{}"))
     sender.flush()
-    began = time.monotonic()
+    started = time.monotonic()
     while count > 0:
-        assert time.monotonic() < began + 10
+        assert time.monotonic() < started + 10
         count -= sum(map(len, exchange.poll(1_000).records.values()))
-    return time.monotonic() - began
+    return time.monotonic() - started
