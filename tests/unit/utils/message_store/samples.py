@@ -46,12 +46,6 @@ def judged_batch(rows: int) -> Batch:
     return batch
 
 
-def one_line(error: BaseException) -> str:
-    text = str(error)
-    assert text and "\n" not in text and "secret" not in text
-    return text
-
-
 def contents(snapshot: Snapshot) -> dict[str, Any]:
     columns = [[None if pd.isna(v) else v for v in snapshot.frame[name]] for name in snapshot.frame]
     rows = zip(snapshot.request_ids, *columns, snapshot.outcomes, strict=True)

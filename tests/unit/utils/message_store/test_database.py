@@ -14,7 +14,8 @@ import sqlalchemy as sa
 
 from tests.harness import mount_tmpfs
 from tests.unit.databases import execute, new_schema
-from tests.unit.utils.message_store.samples import FEATURES, contents, message, one_line
+from tests.unit.errors import one_line
+from tests.unit.utils.message_store.samples import FEATURES, contents, message
 from utils.message_store import (
     Batch,
     MessageStore,

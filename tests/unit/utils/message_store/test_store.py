@@ -14,13 +14,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.unit.databases import Database
+from tests.unit.errors import one_line
 from tests.unit.utils.message_store.samples import (
     FEATURES,
     contents,
     judged_batch,
     make_features,
     message,
-    one_line,
 )
 from utils.message_store import (
     Batch,

@@ -7,11 +7,11 @@ import pytest
 import sqlalchemy as sa
 
 from tests.unit.databases import execute
+from tests.unit.errors import one_line
 from tests.unit.utils.message_store.samples import (
     FEATURES,
     make_features,
     message,
-    one_line,
 )
 from utils.message_store import (
     Batch,

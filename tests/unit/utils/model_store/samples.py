@@ -54,12 +54,6 @@ def make_draft(classes: int = 2, rounds: int = 5) -> Draft:
     )
 
 
-def one_line(error: Any) -> str:
-    text = str(error.value)
-    assert text and "\n" not in text
-    return text
-
-
 Damage = Callable[[Path], object]
 
 

@@ -12,11 +12,11 @@ import msgspec
 import numpy as np
 import pytest
 
+from tests.unit.errors import one_line
 from tests.unit.utils.model_store.samples import (
     FILES,
     Damage,
     make_draft,
-    one_line,
     replace_by_pipe,
     replace_by_symlink,
     state,
@@ -81,7 +81,7 @@ def test_unloadable_draft_is_not_published(
     before = state(store)
     with pytest.raises(BundleError) as error:
         store.publish(replace(draft, **change))
-    assert "bundle 2" in one_line(error)
+    assert "bundle 2" in one_line(error.value)
     assert state(store) == before
 
 
@@ -193,7 +193,7 @@ FILE_DAMAGES: dict[str, tuple[Damage, str]] = {
 def refusal(store: ModelStore) -> str:
     with pytest.raises(BundleError) as error:
         store.load(1)
-    text = one_line(error)
+    text = one_line(error.value)
     assert "bundle 1 " in text
     assert len(text) < 400
     return text

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from tests.unit.errors import one_line
 from tests.unit.utils.model_store.samples import (
     Damage,
-    one_line,
     replace_by_pipe,
     replace_by_symlink,
     state,
@@ -140,7 +140,7 @@ def test_damaged_history_is_one_line(store: ModelStore, draft: Draft) -> None:
         for use in (store.history, store.reconcile, lambda: store.publish(draft)):
             with pytest.raises(ModelStoreError, match="line 1") as error:
                 use()
-            one_line(error)
+            one_line(error.value)
     assert store.load_current().model_id == 1  # readers do not need the history
     path.write_bytes(whole)
     assert store.publish(draft) == 2
@@ -225,7 +225,7 @@ def test_damaged_current_json_is_one_line_and_repaired(
     CURRENTS[name](store.path / "current.json")
     with pytest.raises(BundleError) as error:
         store.load_current()
-    assert "current.json" in one_line(error)
+    assert "current.json" in one_line(error.value)
     assert len(str(error.value)) < 400
     assert store.load(2).model_id == 2
     assert "current.json names bundle 2 again" in store.reconcile()[0]
