@@ -1,4 +1,4 @@
-"""What every test may ask for: a real broker, and homes that are ready for use."""
+"""Fixtures for all tests: a real broker, and homes that are ready for use."""
 
 import fcntl
 import gc
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.harness import Pipeline, adult_in, file_system, forget_everything
+from tests.harness import Pipeline, delete_topics_and_groups, mount_tmpfs, write_adult
 from utils import download, preprocess_data, settings
 from utils.broker import SHORT_LIVED, Broker
 from utils.settings import ROOT
@@ -19,11 +19,11 @@ MakePipeline = Callable[..., Pipeline]
 
 
 def pytest_configure() -> None:
-    """What all processes here inherit: they live for seconds, and there are hundreds."""
+    """Set the environment of all test processes: hundreds, which live for seconds."""
     os.environ["JDK_JAVA_OPTIONS"] = " ".join(SHORT_LIVED)
-    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # NumPy's import would start a spinning one
-    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # each would compile the pipeline again
-    gc.disable()  # what tests import stays, and to look for garbage in it takes a third of its time
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # else importing NumPy starts a spinning thread
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else each compiles the pipeline again
+    gc.disable()  # collecting garbage would take a third of the time of the imports, which stay
 
 
 def pytest_collection_finish() -> None:
@@ -32,9 +32,9 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what may take long, so that no worker is alone with one of those in the end.
+    """Run slow tests first, so that no worker ends alone with one of them.
 
-    The first worker has these and then what is quick, of which idle ones take their share.
+    The first worker gets the slow tests and then quick ones, which idle workers steal.
     """
 
     def order(item: pytest.Item) -> tuple[float, bool]:
@@ -46,43 +46,43 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    """A broker of the session's own, on a free port; a test that harms it starts it again."""
+    """The session's broker, on a free port; a test that stops it starts it again."""
     with Broker(tmp_path_factory.mktemp("broker")) as running:
         yield running
 
 
 @pytest.fixture
 def bootstrap(broker: Broker) -> str:
-    """Where the session's broker listens, host:port."""
+    """The address of the session's broker, host:port."""
     return broker.bootstrap
 
 
 @pytest.fixture(scope="session")
-def shared(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
-    """A folder of the whole session, whichever worker runs a test."""
+def session_folder(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A folder that all workers of the session share."""
     base = tmp_path_factory.getbasetemp()
     return base if worker_id == "master" else base.parent
 
 
 @pytest.fixture(scope="session")
-def adult_files(shared: Path) -> Path:
-    """Where all of adult.data and adult.test is: the clone's data/, which keeps it."""
-    with one_at_a_time(shared / "adult.lock"):
+def adult_files(session_folder: Path) -> Path:
+    """The folder with the whole adult.data and adult.test: the clone's data/, which keeps them."""
+    with file_lock(session_folder / "adult.lock"):
         for data_file in settings.load({}).data.files:
             download.fetch(data_file, ROOT / "data", print)
     return ROOT / "data"
 
 
 @pytest.fixture(scope="session")
-def prepared(broker: Broker, adult_files: Path, shared: Path) -> Path:
-    """A home that initialize.py has prepared: a tenth of Adult's training rows, a first model.
+def prepared_home(broker: Broker, adult_files: Path, session_folder: Path) -> Path:
+    """A home after initialize.py: a tenth of Adult's training rows, and a first model.
 
-    Made by the first of the workers that run tests side by side; only to be copied from.
+    The first worker that needs it makes it for all. Tests copy it and do not change it.
     """
-    home = shared / "prepared"
-    with one_at_a_time(shared / "prepared.lock"):
+    home = session_folder / "prepared"
+    with file_lock(session_folder / "prepared.lock"):
         if not (home / "models" / "current.json").exists():
-            config = adult_in(home, adult_files, train=3_000)
+            config = write_adult(home, adult_files, train=3_000)
             pipeline = Pipeline(home, broker.bootstrap, PIPELINE_CONFIG=str(config))
             done = pipeline.run("initialize.py", "--evals", "2")
             assert done.returncode == 0, done.stdout + done.stderr
@@ -90,18 +90,18 @@ def prepared(broker: Broker, adult_files: Path, shared: Path) -> Path:
 
 
 @contextmanager
-def one_at_a_time(path: Path) -> Iterator[None]:
-    """Keep the other worker out, by a lock on a file."""
+def file_lock(path: Path) -> Iterator[None]:
+    """Hold a lock on a file, so that other workers wait."""
     with path.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
 @pytest.fixture(scope="session")
-def adult(prepared: Path) -> list[dict[str, Any]]:
-    """All rows of adult.test as messages carry them, the outcome inside."""
-    pipeline = Pipeline(prepared, "127.0.0.1:1")
-    return preprocess_data.sample_rows(prepared / "data", pipeline.settings.data)
+def adult(prepared_home: Path) -> list[dict[str, Any]]:
+    """All rows of adult.test as messages carry them, with the outcome inside."""
+    pipeline = Pipeline(prepared_home, "127.0.0.1:1")
+    return preprocess_data.sample_rows(prepared_home / "data", pipeline.settings.data)
 
 
 @pytest.fixture
@@ -109,36 +109,38 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 256 KiB."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    with file_system(folder, "256k") as there:
-        if not there:
-            pytest.skip("a file system of one's own needs root")
+    with mount_tmpfs(folder, "256k") as mounted:
+        if not mounted:
+            pytest.skip("mounting a file system needs root")
         yield folder
 
 
 @pytest.fixture
-def own_broker(broker: Broker) -> Broker:
-    """The session's broker, empty: the topics' names are fixed, so its log is the test's alone."""
-    return emptied(broker)
+def empty_broker(broker: Broker) -> Broker:
+    """The session's broker without topics: their names are fixed, so tests cannot share them."""
+    return clear_broker(broker)
 
 
-def emptied(broker: Broker) -> Broker:
-    """The session's broker without topics and groups, running whatever was done to it."""
+def clear_broker(broker: Broker) -> Broker:
+    """Start the broker if it is stopped, and delete its topics and groups."""
     if not broker.running:
         broker.start()
-    forget_everything(broker.bootstrap)
+    delete_topics_and_groups(broker.bootstrap)
     return broker
 
 
 @pytest.fixture
-def make_pipeline(own_broker: Broker, prepared: Path, tmp_path: Path) -> Iterator[MakePipeline]:
-    """Makes pipelines whose home is ready, with the environment asked for."""
+def make_pipeline(
+    empty_broker: Broker, prepared_home: Path, tmp_path: Path
+) -> Iterator[MakePipeline]:
+    """Makes pipelines whose home is ready, with the given environment."""
     made: list[Pipeline] = []
 
     def make(**environment: str) -> Pipeline:
         home = tmp_path / "home"
         home.mkdir(exist_ok=True)
-        pipeline = Pipeline(home, own_broker.bootstrap, **environment)
-        pipeline.copy_of(prepared)
+        pipeline = Pipeline(home, empty_broker.bootstrap, **environment)
+        pipeline.copy_of(prepared_home)
         made.append(pipeline)
         return pipeline
 

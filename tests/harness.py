@@ -1,4 +1,4 @@
-"""A whole pipeline in a temporary home, driven as a user drives it."""
+"""A whole pipeline in a temporary home, driven as a user would."""
 
 import json
 import os
@@ -41,20 +41,20 @@ class Script:
             )
 
     def text(self) -> str:
-        """What it has printed so far."""
+        """The output so far."""
         return self.output.read_text()
 
     def says(self, text: str, timeout: float = 30.0) -> None:
-        """Wait until it has printed `text`."""
+        """Wait until the output contains `text`."""
         until(lambda: text in self.text(), timeout, lambda: f"{text!r} in:\n{self.text()}")
 
     def kill(self) -> None:
-        """SIGKILL, no goodbye."""
+        """Send SIGKILL and wait for the end."""
         self.process.kill()
         self.process.wait()
 
     def end(self, number: int = signal.SIGTERM, timeout: float = 40.0) -> int:
-        """Ask it to end; its exit status."""
+        """Send a signal, SIGTERM by default, and return the exit status."""
         if self.process.poll() is None:
             self.process.send_signal(number)
         return self.process.wait(timeout)
@@ -74,27 +74,27 @@ class Pipeline:
         self.settings: Settings = settings.load(self.env)
         self.scripts: list[Script] = []
 
-    def copy_of(self, prepared: Path) -> None:
-        """Begin with another home's data set and models, and with new topics."""
-        self.copy_files_of(prepared)
+    def copy_of(self, prepared_home: Path) -> None:
+        """Copy another home's data set and models, and create the topics."""
+        self.copy_files(prepared_home)
         kafka_io.ensure_topics(self.settings.kafka, messages.GROUPS)
 
-    def copy_files_of(self, prepared: Path) -> None:
-        """Begin with another home's data set and models, and with its pipeline.toml, if any."""
+    def copy_files(self, prepared_home: Path) -> None:
+        """Copy another home's data set and models; use its pipeline.toml, if any."""
         for folder in ("data", "models"):
-            shutil.copytree(prepared / folder, self.home / folder, dirs_exist_ok=True)
+            shutil.copytree(prepared_home / folder, self.home / folder, dirs_exist_ok=True)
         (self.home / "messages").mkdir(exist_ok=True)
-        if (config := prepared / "pipeline.toml").exists():
+        if (config := prepared_home / "pipeline.toml").exists():
             self.env.setdefault("PIPELINE_CONFIG", str(config))
 
     def start(self, *command: str, python: str = sys.executable, **environment: str) -> Script:
-        """Start a script, with another interpreter if asked to."""
+        """Start a script in the background."""
         script = Script(self.home, {**self.env, **environment}, *command, python=python)
         self.scripts.append(script)
         return script
 
     def run(self, *command: str, timeout: float = 90.0) -> subprocess.CompletedProcess[str]:
-        """Run a script to its end."""
+        """Run a script and wait for its end."""
         return subprocess.run(
             [sys.executable, *command],
             cwd=ROOT,
@@ -104,8 +104,8 @@ class Pipeline:
             timeout=timeout,
         )
 
-    def stored(self) -> int:
-        """How many messages the trainer's store holds; 0 while there is none."""
+    def stored_messages(self) -> int:
+        """Count the messages in the trainer's store; 0 without a store."""
         features = ModelStore(self.settings.models_dir).load_current().features
         try:
             with MessageStore.open(self.settings.messages_url, features) as store:
@@ -114,7 +114,7 @@ class Pipeline:
             return 0
 
     def send(self, records: Iterable[tuple[str, bytes | None, Any]], partition: int = 0) -> None:
-        """Send (topic, key, value): bytes as they are, all else as JSON."""
+        """Send records (topic, key, value): bytes unchanged, other values as JSON."""
         with Sender(self.settings.kafka, linger_ms=5) as sender:
             for topic, key, value in records:
                 raw = value if value is None or isinstance(value, bytes) else _json(value)
@@ -122,7 +122,7 @@ class Pipeline:
             sender.flush()
 
     def send_rows(self, rows: Iterable[dict[str, Any]], prefix: str = "r") -> list[str]:
-        """Send rows as messages with the ids prefix-0, prefix-1, ...; returns the ids."""
+        """Send rows as messages with the ids prefix-0, prefix-1, ...; return the ids."""
         records = [(f"{prefix}-{number}", row) for number, row in enumerate(rows)]
         self.send(
             (messages.APP_MESSAGES, name.encode(), {"request_id": name, "data": row})
@@ -131,7 +131,7 @@ class Pipeline:
         return [name for name, _ in records]
 
     def records(self, topic: str) -> list[Any]:
-        """Every committed record of a topic, by (partition, offset)."""
+        """Read every committed record of a topic, ordered by (partition, offset)."""
         with LogReader(self.settings.kafka, [topic]) as reader:
             ends = reader.ends()
             found: list[Any] = []
@@ -141,26 +141,26 @@ class Pipeline:
         return sorted(found, key=lambda record: (record.partition, record.offset))
 
     def values(self, topic: str) -> list[Any]:
-        """The same, decoded."""
+        """Read the decoded values of a topic."""
         return [json.loads(record.value) for record in self.records(topic)]
 
     def events(self, kind: str) -> list[Any]:
-        """The records of `retrain_topic` that have this key: "retrain", ..."""
+        """Read the records of `retrain_topic` that have this key: "retrain", ..."""
         return [value for value in self.values(messages.RETRAIN_TOPIC) if value.get(kind)]
 
     def wait_for(self, topic: str, count: int, timeout: float = 40.0) -> list[Any]:
-        """Wait until a topic holds so many records, and not one more; they, decoded."""
-        return [json.loads(record.value) for record in self.wait_for_raw(topic, count, timeout)]
+        """Wait until a topic holds exactly `count` records; return their decoded values."""
+        return [json.loads(record.value) for record in self.wait_for_records(topic, count, timeout)]
 
-    def wait_for_raw(self, topic: str, count: int, timeout: float = 40.0) -> list[Any]:
-        """The same, as the log has them."""
+    def wait_for_records(self, topic: str, count: int, timeout: float = 40.0) -> list[Any]:
+        """Wait until a topic holds exactly `count` records; return them."""
         self._wait(topic, lambda found: len(found) >= count, timeout, f"{count} in {topic}")
         records = self.records(topic)
         assert len(records) == count
         return records
 
     def wait_for_events(self, kind: str, count: int, timeout: float = 60.0) -> list[Any]:
-        """Wait until so many records of a kind are on `retrain_topic`."""
+        """Wait until `retrain_topic` holds `count` records of a kind; return them."""
 
         def enough(found: list[Any]) -> bool:
             return sum(kind in json.loads(record.value) for record in found) >= count
@@ -178,18 +178,20 @@ class Pipeline:
                 for records in reader.poll(100).values():
                     found += records
                 if time.monotonic() > deadline:
-                    told = "\n".join(script.text()[-2000:] for script in self.scripts)
-                    raise AssertionError(f"in {timeout} s not {what}, but {len(found)}:\n{told}")
+                    outputs = "\n".join(script.text()[-2000:] for script in self.scripts)
+                    raise AssertionError(
+                        f"expected {what} within {timeout} s, found {len(found)}:\n{outputs}"
+                    )
 
     def close(self) -> None:
-        """Leave no process behind."""
+        """Kill the processes that still run."""
         for script in self.scripts:
             if script.process.poll() is None:
                 script.kill()
 
 
 def listening_addresses(pid: int) -> list[str]:
-    """The addresses at which a process listens, in hexadecimal as /proc writes them."""
+    """The addresses on which a process listens, in hexadecimal as in /proc."""
     sockets = set()
     for descriptor in Path(f"/proc/{pid}/fd").iterdir():
         with suppress(FileNotFoundError):  # closed meanwhile
@@ -204,8 +206,8 @@ def listening_addresses(pid: int) -> list[str]:
 
 
 @contextmanager
-def file_system(folder: Path, size: str) -> Iterator[bool]:
-    """A small file system of its own at a folder; False where that needs root."""
+def mount_tmpfs(folder: Path, size: str) -> Iterator[bool]:
+    """Mount a small file system at a folder; yield False if that is not permitted."""
     command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
     able = not os.geteuid() and shutil.which("mount") is not None
     if not (able and subprocess.run(command, capture_output=True).returncode == 0):
@@ -217,14 +219,14 @@ def file_system(folder: Path, size: str) -> Iterator[bool]:
         subprocess.run(["umount", "-l", folder], check=True)
 
 
-def adult_in(home: Path, whole: Path, train: int, test: int | None = None) -> Path:
-    """Put the first rows of Adult into a home; what trains on a tenth of it is as right.
+def write_adult(home: Path, whole: Path, train: int, test: int | None = None) -> Path:
+    """Write the first rows of Adult into a home: a training on a tenth of them tests as much.
 
     Args:
-        home: Gets data/ and a pipeline.toml that asks for no download.
-        whole: Where all of adult.data and adult.test is.
-        train: How many rows of adult.data.
-        test: How many of adult.test; None for all.
+        home: Gets data/ and a pipeline.toml without downloads.
+        whole: The folder with the whole adult.data and adult.test.
+        train: Number of rows of adult.data.
+        test: Number of rows of adult.test; None for all.
 
     Returns:
         The pipeline.toml, for PIPELINE_CONFIG.
@@ -234,8 +236,8 @@ def adult_in(home: Path, whole: Path, train: int, test: int | None = None) -> Pa
         lines = (whole / name).read_text("utf-8").splitlines(keepends=True)
         (home / "data" / name).write_text("".join(lines[:rows]), "utf-8")
     config = home / "pipeline.toml"
-    as_it_is = (ROOT / "pipeline.toml").read_text("utf-8")
-    config.write_text(re.sub(r"\[\[data\.files\]\].*?(?=\[training\])", "", as_it_is, flags=re.S))
+    committed = (ROOT / "pipeline.toml").read_text("utf-8")
+    config.write_text(re.sub(r"\[\[data\.files\]\].*?(?=\[training\])", "", committed, flags=re.S))
     return config
 
 
@@ -247,17 +249,17 @@ def _json(value: Any) -> bytes:
 
 
 def until(
-    condition: Callable[[], bool], timeout: float, what: Callable[[], str] = lambda: "it"
+    condition: Callable[[], bool], timeout: float, what: Callable[[], str] = lambda: "the condition"
 ) -> None:
-    """Wait for a condition; fail with words when it does not come about."""
+    """Wait for a condition; fail with a description when it does not become true."""
     deadline = time.monotonic() + timeout
     while not condition():
-        assert time.monotonic() < deadline, f"in {timeout} s not: {what()}"
+        assert time.monotonic() < deadline, f"not within {timeout} s: {what()}"
         time.sleep(0.05)
 
 
-def forget_everything(bootstrap: str) -> None:
-    """Take a broker's topics and groups away, also those of processes that were killed."""
+def delete_topics_and_groups(bootstrap: str) -> None:
+    """Delete all topics and groups, also groups whose members were killed."""
     admin = KafkaAdminClient(bootstrap_servers=bootstrap)
     try:
         groups = [group["group_id"] for group in admin.list_groups()]

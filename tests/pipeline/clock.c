@@ -1,6 +1,6 @@
-/* Preloaded, it moves a process's time of day, as setting the machine's clock would: by the
-   seconds (a 64-bit integer) that the file named by CLOCK_SHIFT holds at the moment. What a
-   process measures with the monotonic clock is left alone, as it is by Linux. */
+/* A preloaded library that shifts a process's system clock, as if the machine's were set. The
+   shift in seconds is a 64-bit integer in the file that CLOCK_SHIFT names. The monotonic clock
+   is unchanged, as on Linux. */
 #include <fcntl.h>
 #include <stdint.h>
 #include <stdlib.h>

@@ -1,4 +1,4 @@
-"""`make demo`, as a newcomer runs it: to its end, and interrupted."""
+"""`make demo`: it ends by itself, and it can be interrupted."""
 
 import os
 import signal
@@ -6,27 +6,27 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import Pipeline, adult_in, until
+from tests.harness import Pipeline, until, write_adult
 from utils.broker import free_port
 
 
 def processes_of(home: Path) -> list[str]:
-    """The command lines of living processes that were given this home."""
+    """The command lines of running processes that have this PIPELINE_HOME."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             environment = (folder / "environ").read_bytes().split(b"\0")
             command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
         except OSError:
-            continue  # it ended meanwhile, or is not ours
+            continue  # the process has ended, or belongs to another user
         if f"PIPELINE_HOME={home}".encode() in environment and command:
             found.append(command)
     return found
 
 
 @pytest.fixture
-def fresh(tmp_path: Path, adult_files: Path) -> Pipeline:
-    """An empty home, but for the whole data set: what is downloaded is tested elsewhere."""
+def fresh_pipeline(tmp_path: Path, adult_files: Path) -> Pipeline:
+    """A home with the whole data set and nothing else; downloads are tested elsewhere."""
     (tmp_path / "data").mkdir()
     for name in ("adult.data", "adult.test"):
         (tmp_path / "data" / name).symlink_to(adult_files / name)
@@ -34,16 +34,16 @@ def fresh(tmp_path: Path, adult_files: Path) -> Pipeline:
 
 
 @pytest.fixture
-def small(tmp_path: Path, adult_files: Path) -> Pipeline:
-    """The same with the first rows of it."""
-    config = adult_in(tmp_path / "home", adult_files, train=2_000, test=2_000)
+def small_pipeline(tmp_path: Path, adult_files: Path) -> Pipeline:
+    """A home with the first rows of the data set."""
+    config = write_adult(tmp_path / "home", adult_files, train=2_000, test=2_000)
     port = free_port()
     return Pipeline(tmp_path / "home", f"127.0.0.1:{port}", PIPELINE_CONFIG=str(config))
 
 
 @pytest.mark.timeout(180)
-def test_the_demo_ends_by_itself_and_loses_nothing(fresh: Pipeline) -> None:
-    demo = fresh.run(
+def test_demo_ends_by_itself_and_loses_nothing(fresh_pipeline: Pipeline) -> None:
+    demo = fresh_pipeline.run(
         *("-m", "ops", "demo", "--messages", "60", "--interval", "0.05"),
         *("--outcome-delay", "0.5", "--evals", "1"),
         timeout=110,
@@ -57,15 +57,19 @@ def test_the_demo_ends_by_itself_and_loses_nothing(fresh: Pipeline) -> None:
         "nothing lost, nothing twice",
     ):
         assert text in demo.stdout, demo.stdout
-    assert not processes_of(fresh.home)
+    assert not processes_of(fresh_pipeline.home)
 
 
 @pytest.mark.timeout(150)
 @pytest.mark.parametrize("when", ["initialize |", "CONSUMER"])
-def test_ctrl_c_leaves_no_process_behind(small: Pipeline, when: str) -> None:
-    demo = small.start("-m", "ops", "demo", "--evals", "1")
+def test_ctrl_c_leaves_no_process_behind(small_pipeline: Pipeline, when: str) -> None:
+    demo = small_pipeline.start("-m", "ops", "demo", "--evals", "1")
     demo.says(when, timeout=60)
     os.kill(demo.process.pid, signal.SIGINT)
     assert demo.process.wait(60) == 130, demo.text()
     assert "Traceback" not in demo.text()
-    until(lambda: not processes_of(small.home), 5, lambda: str(processes_of(small.home)))
+    until(
+        lambda: not processes_of(small_pipeline.home),
+        5,
+        lambda: str(processes_of(small_pipeline.home)),
+    )

@@ -1,4 +1,4 @@
-"""why, replay and rebuild, on a log that a real predictor has answered."""
+"""`why`, `replay` and `rebuild`, on a log that a real predictor has answered."""
 
 import json
 import shutil
@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from ops import __main__ as ops_command
-from ops import reproduce
 from tests.harness import Pipeline
 from train import evaluate, fit, retrain
 from utils import kafka_io, messages, preprocess_data
@@ -38,8 +37,8 @@ retrain_every = 1000
 Command = Callable[..., tuple[int, str, str]]
 
 
-def made_up(rows: int, classes: int, seed: int) -> list[dict[str, Any]]:
-    """Rows whose class follows from their values, nearly."""
+def make_rows(rows: int, classes: int, seed: int) -> list[dict[str, Any]]:
+    """Random rows whose class mostly follows from their values."""
     random = np.random.default_rng(seed)
     made = []
     for size, age, colour, shape in zip(
@@ -56,16 +55,16 @@ def made_up(rows: int, classes: int, seed: int) -> list[dict[str, Any]]:
     return made
 
 
-def without_outcome(row: dict[str, Any]) -> dict[str, Any]:
+def remove_outcome(row: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in row.items() if name != "kind"}
 
 
 def prepare(home: Path, bootstrap: str, classes: int, **environment: str) -> Pipeline:
-    """A home with a data set of its own and the topics."""
+    """Make a home with a small data set, and create the topics."""
     (home / "data").mkdir(parents=True)
     config = home / "pipeline.toml"
     config.write_text(CONFIG.format(positive='positive = "class 1"' if classes == 2 else ""))
-    rows = made_up(400, classes, seed=1)
+    rows = make_rows(400, classes, seed=1)
     lines = [",".join(rows[0]), *(",".join(map(str, row.values())) for row in rows)]
     (home / "data" / "train.csv").write_text("\n".join(lines) + "\n")
     pipeline = Pipeline(home, bootstrap, PIPELINE_CONFIG=str(config), **environment)
@@ -74,7 +73,7 @@ def prepare(home: Path, bootstrap: str, classes: int, **environment: str) -> Pip
 
 
 def publish(pipeline: Pipeline, snapshot: Snapshot | None, parent_id: int | None) -> int:
-    """Make a model as a training does, with parameters that need no search."""
+    """Train and publish a model with fixed parameters instead of a search."""
     settings = pipeline.settings
     rows = retrain.gather_rows(settings, snapshot)
     features = retrain.fit_preprocessor(rows, settings)
@@ -105,7 +104,7 @@ def publish(pipeline: Pipeline, snapshot: Snapshot | None, parent_id: int | None
 
 
 def read_log(pipeline: Pipeline) -> Snapshot:
-    """What a trainer does: the log into the message store, and a snapshot of it."""
+    """Read the log into the message store, as a trainer does; a snapshot of the store."""
     settings = pipeline.settings
     features = ModelStore(settings.models_dir).load_current().features
     ends = {
@@ -118,7 +117,7 @@ def read_log(pipeline: Pipeline) -> Snapshot:
         Ingest(settings.kafka, store, features) as ingest,
     ):
         while sum(store.offsets().values()) < sum(ends.values()) - len(ends):
-            ingest.step()  # up to the marks of the last transactions
+            ingest.step()  # up to the commit markers of the last transactions
         while ingest.step():
             pass
         return store.snapshot()
@@ -131,32 +130,32 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
 
 
 @pytest.fixture(scope="module")
-def lived(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
-    """A home with two models and a log that a predictor answered with both.
+def used_home(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
+    """A home with two models, and a log that a predictor answered with both.
 
-    Partition 0: p-0 to p-19, a rejected one, `twice` two times; then model 2 and q-0 to
-    q-9. Partition 1: a-0 to a-4.
+    Partition 0 has p-0 to p-19, a rejected message and `twice` two times, then, for model 2,
+    q-0 to q-9. Partition 1 has a-0 to a-4.
     """
-    home = tmp_path_factory.mktemp("lived") / "home"
+    home = tmp_path_factory.mktemp("used") / "home"
     pipeline = prepare(home, broker.bootstrap, classes=2, PARTITIONS="4")
     try:
-        _live(pipeline)
+        _fill_log(pipeline)
         yield pipeline
     finally:
         pipeline.close()
 
 
-def _live(pipeline: Pipeline) -> None:
+def _fill_log(pipeline: Pipeline) -> None:
     assert publish(pipeline, None, None) == 1
     predictor = pipeline.start("predictor.py")
-    rows = made_up(60, 2, seed=2)
+    rows = make_rows(60, 2, seed=2)
     pipeline.send_rows(rows[:10], "p")
     pipeline.send([(messages.APP_MESSAGES, b"bad", {"request_id": "bad", "data": {"size": "x"}})])
-    for row in (rows[10], without_outcome(rows[11])):
+    for row in (rows[10], remove_outcome(rows[11])):
         pipeline.send([(messages.APP_MESSAGES, b"twice", {"request_id": "twice", "data": row})])
     late = [(f"p-{number}", rows[number]) for number in range(10, 20)]
     pipeline.send(
-        (messages.APP_MESSAGES, name.encode(), {"request_id": name, "data": without_outcome(row)})
+        (messages.APP_MESSAGES, name.encode(), {"request_id": name, "data": remove_outcome(row)})
         for name, row in late
     )
     pipeline.send(
@@ -183,12 +182,12 @@ def _live(pipeline: Pipeline) -> None:
 
 @pytest.fixture
 def command(
-    lived: Pipeline, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    used_home: Pipeline, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Command:
-    """The command line without another process: status, stdout, stderr."""
+    """Runs the command in this process: status, stdout, stderr."""
 
     def run(*arguments: str, **environment: str) -> tuple[int, str, str]:
-        for name, value in {**lived.env, **environment}.items():
+        for name, value in {**used_home.env, **environment}.items():
             monkeypatch.setenv(name, value)
         monkeypatch.setattr(sys, "argv", ["ops", *arguments])
         capsys.readouterr()
@@ -201,39 +200,41 @@ def command(
 
 
 @pytest.fixture
-def changed(lived: Pipeline, tmp_path: Path) -> Path:
-    """A copy of the home, to be harmed."""
-    return Path(shutil.copytree(lived.home, tmp_path / "changed"))
+def copied_home(used_home: Pipeline, tmp_path: Path) -> Path:
+    """A copy of the home that a test may damage."""
+    return Path(shutil.copytree(used_home.home, tmp_path / "copy"))
 
 
-def by_itself(pipeline: Pipeline, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run_command(pipeline: Pipeline, *arguments: str) -> subprocess.CompletedProcess[str]:
     return pipeline.run("-m", "ops", *arguments)
 
 
 # why
 
 
-def test_why_tells_the_whole_story(lived: Pipeline, command: Command) -> None:
-    shown = by_itself(lived, "why", "p-12")
+def test_why_shows_message_outcome_model_and_contributions(
+    used_home: Pipeline, command: Command
+) -> None:
+    shown = run_command(used_home, "why", "p-12")
     assert shown.returncode == 0, shown.stderr
     for words in ("message store", "colour x shape", "predictions-0 offset", "the same bits"):
         assert words in shown.stdout, shown.stdout
 
     status, out, _ = command("why", "p-12", "--json")
-    told = json.loads(out)
-    row = made_up(60, 2, seed=2)[12]
+    report = json.loads(out)
+    row = make_rows(60, 2, seed=2)[12]
     assert status == 0
-    assert told["message"]["values"] == without_outcome(row)
-    assert told["message"]["partition"] == 0
-    assert told["outcome"]["outcome"] == row["kind"]
-    assert told["outcome"]["offset"] == 2  # on `outcomes`
-    made = next(p for p in lived.values(messages.PREDICTIONS) if p["request_id"] == "p-12")
-    assert {name: told["answer"][name] for name in made if name != "request_id"} == {
+    assert report["message"]["values"] == remove_outcome(row)
+    assert report["message"]["partition"] == 0
+    assert report["outcome"]["outcome"] == row["kind"]
+    assert report["outcome"]["offset"] == 2  # on `outcomes`
+    made = next(p for p in used_home.values(messages.PREDICTIONS) if p["request_id"] == "p-12")
+    assert {name: report["answer"][name] for name in made if name != "request_id"} == {
         name: value for name, value in made.items() if name != "request_id"
     }
-    model = told["model"]
+    model = report["model"]
     assert (model["model_id"], model["pruned"], model["parent_id"]) == (1, False, None)
-    parts = told["contributions"]
+    parts = report["contributions"]
     assert {part["name"] for part in parts["features"]} == {
         *("size", "age", "colour", "shape", "colour x shape")
     }
@@ -244,44 +245,44 @@ def test_why_tells_the_whole_story(lived: Pipeline, command: Command) -> None:
     assert parts["adds_up"] and parts["of"] == "class 1"
     crossed = next(part for part in parts["features"] if part["name"] == "colour x shape")
     assert crossed["value"] == f"{row['colour']} x {row['shape']}"
-    assert told["recomputed"] == {"probability": made["probability"], "same_bits": True}
+    assert report["recomputed"] == {"probability": made["probability"], "same_bits": True}
 
 
-def test_why_finds_in_the_log_what_the_store_has_not_read(command: Command) -> None:
+def test_why_falls_back_to_the_log(command: Command) -> None:
     assert "app_messages-0 up to 23" in command("why", "q-3")[1]
     status, out, _ = command("why", "q-3", "--json")
-    told = json.loads(out)
-    assert (status, told["source"]) == (0, "the log")
-    assert told["model"]["model_id"] == 2
-    assert told["model"]["parent_id"] == 1
-    assert told["model"]["offsets"]["app_messages"]["0"] == 23
-    assert told["model"]["gate"]["mean_difference"] == -0.0125
-    assert told["outcome"] == {
-        "outcome": made_up(60, 2, seed=2)[23]["kind"],
+    report = json.loads(out)
+    assert (status, report["source"]) == (0, "the log")
+    assert report["model"]["model_id"] == 2
+    assert report["model"]["parent_id"] == 1
+    assert report["model"]["offsets"]["app_messages"]["0"] == 23
+    assert report["model"]["gate"]["mean_difference"] == -0.0125
+    assert report["outcome"] == {
+        "outcome": make_rows(60, 2, seed=2)[23]["kind"],
         **dict.fromkeys(("partition", "offset", "timestamp")),
     }
-    assert told["recomputed"]["same_bits"] and told["contributions"]["adds_up"]
+    assert report["recomputed"]["same_bits"] and report["contributions"]["adds_up"]
 
 
-def test_why_of_missing_values(command: Command) -> None:
-    told = json.loads(command("why", "a-1", "--json")[1])
-    assert set(told["message"]["values"].values()) == {None}
-    assert told["recomputed"]["same_bits"] and told["outcome"] is None
+def test_why_shows_missing_values(command: Command) -> None:
+    report = json.loads(command("why", "a-1", "--json")[1])
+    assert set(report["message"]["values"].values()) == {None}
+    assert report["recomputed"]["same_bits"] and report["outcome"] is None
 
 
-def test_why_of_a_request_id_sent_twice_is_about_the_newer(command: Command) -> None:
-    rows = made_up(60, 2, seed=2)
+def test_why_shows_the_newer_of_two_messages(command: Command) -> None:
+    rows = make_rows(60, 2, seed=2)
     for arguments in (["--log"], []):
-        told = json.loads(command("why", "twice", "--json", *arguments)[1])
-        assert told["message"]["values"] == without_outcome(rows[11])
-        assert told["recomputed"]["same_bits"]
-    told = json.loads(command("why", "twice", "--json", "--log")[1])
-    assert (told["sent"], len(told["predictions"])) == (2, 2)
-    assert told["answer"] == told["predictions"][1]
+        report = json.loads(command("why", "twice", "--json", *arguments)[1])
+        assert report["message"]["values"] == remove_outcome(rows[11])
+        assert report["recomputed"]["same_bits"]
+    report = json.loads(command("why", "twice", "--json", "--log")[1])
+    assert (report["sent"], len(report["predictions"])) == (2, 2)
+    assert report["answer"] == report["predictions"][1]
     assert "sent 2 times" in command("why", "twice", "--log")[1]
 
 
-def test_why_of_what_was_never_predicted(command: Command) -> None:
+def test_why_explains_requests_without_a_prediction(command: Command) -> None:
     status, out, _ = command("why", "bad")
     assert status == 0
     assert "rejected: Expected" in out
@@ -290,7 +291,7 @@ def test_why_of_what_was_never_predicted(command: Command) -> None:
     assert "no request 'nobody'" in err
 
 
-def test_why_without_a_broker(command: Command) -> None:
+def test_why_works_from_the_store_without_a_broker(command: Command) -> None:
     nowhere = {"KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1"}
     assert command("why", "p-3", **nowhere)[0] == 0  # the store has it
     status, _, err = command("why", "q-3", **nowhere)
@@ -298,9 +299,9 @@ def test_why_without_a_broker(command: Command) -> None:
     assert "no Kafka broker answers" in err
 
 
-def test_a_pruned_model_is_said_so_and_no_more(command: Command, changed: Path) -> None:
-    shutil.rmtree(changed / "models" / "1")
-    home = {"PIPELINE_HOME": str(changed)}
+def test_commands_say_when_a_model_was_pruned(command: Command, copied_home: Path) -> None:
+    shutil.rmtree(copied_home / "models" / "1")
+    home = {"PIPELINE_HOME": str(copied_home)}
     status, out, _ = command("why", "p-3", **home)
     assert status == 0
     assert "PRUNED" in out and "base value" not in out
@@ -315,20 +316,22 @@ def test_a_pruned_model_is_said_so_and_no_more(command: Command, changed: Path) 
     assert (status, "model 7 never existed" in err) == (1, True)
 
 
-def test_several_classes(broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Contributions are those of the predicted class; the softmax of all sums is right."""
+def test_contributions_explain_the_predicted_class_of_several(
+    broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The softmax of the sums of all classes gives the probability."""
     from ops import explain
 
     pipeline = prepare(tmp_path / "home", broker.bootstrap, classes=3)
     publish(pipeline, None, None)
     bundle = ModelStore(pipeline.settings.models_dir).load_current()
-    for row in made_up(20, 3, seed=5):
-        values = without_outcome(row)
+    for row in make_rows(20, 3, seed=5):
+        values = remove_outcome(row)
         decoded = [bundle.features.row_type(*values.values())]
         recorded = bundle.score(bundle.features.transform_rows(decoded))[0].tolist()
-        told = explain._contributions(bundle, values, recorded)
-        assert told["recomputed"]["same_bits"]
-        parts = told["contributions"]
+        report = explain._contributions(bundle, values, recorded)
+        assert report["recomputed"]["same_bits"]
+        parts = report["contributions"]
         assert parts["adds_up"]
         assert parts["of"] == bundle.features.classes[int(np.argmax(recorded))]
         assert parts["probability"] == pytest.approx(max(recorded), abs=1e-9)
@@ -337,38 +340,40 @@ def test_several_classes(broker: Broker, tmp_path: Path, monkeypatch: pytest.Mon
 # rebuild
 
 
-def test_rebuild_gives_the_same_bytes(lived: Pipeline, command: Command) -> None:
-    done = by_itself(lived, "rebuild", "2")
+def test_rebuild_gives_the_same_bytes(used_home: Pipeline, command: Command) -> None:
+    done = run_command(used_home, "rebuild", "2")
     assert (done.returncode, done.stderr) == (0, "")
     assert "are the same" in done.stdout
     assert command("rebuild", "1")[0] == 0  # of the base data alone
 
 
-def test_rebuild_of_a_training_by_the_trainers_own_code(
-    lived: Pipeline, command: Command, changed: Path
+def test_rebuild_reproduces_a_real_training(
+    used_home: Pipeline, command: Command, copied_home: Path
 ) -> None:
-    settings = lived.settings.model_copy(update={"home": changed})
+    settings = used_home.settings.model_copy(update={"home": copied_home})
     features = ModelStore(settings.models_dir).load_current().features
     with MessageStore.open(settings.messages_url, features) as store:
         snapshot = store.snapshot()
     result = retrain.train(settings, snapshot=snapshot, hyper="hyperopt", evals=1)
     assert (result.model_id, result.parent_id) == (3, 2)
-    status, out, _ = command("rebuild", "3", PIPELINE_HOME=str(changed))
+    status, out, _ = command("rebuild", "3", PIPELINE_HOME=str(copied_home))
     assert status == 0
     assert "are the same" in out
 
 
-def test_rebuild_says_what_differs(command: Command, changed: Path) -> None:
-    config = changed / "other.toml"
-    config.write_text((changed / "pipeline.toml").read_text().replace("cross =", "cross = [] #"))
-    home = {"PIPELINE_HOME": str(changed), "PIPELINE_CONFIG": str(config)}
+def test_rebuild_names_what_differs(command: Command, copied_home: Path) -> None:
+    config = copied_home / "other.toml"
+    config.write_text(
+        (copied_home / "pipeline.toml").read_text().replace("cross =", "cross = [] #")
+    )
+    home = {"PIPELINE_HOME": str(copied_home), "PIPELINE_CONFIG": str(config)}
     status, _, err = command("rebuild", "2", **home)
     assert status == 1
     assert "DIFFERENT: features.json, line" in err and "model.txt, line" in err
 
-    with (changed / "data" / "train.csv").open("a") as file:
+    with (copied_home / "data" / "train.csv").open("a") as file:
         file.write("1,1,red,round,class 1\n")
-    status, _, err = command("rebuild", "2", PIPELINE_HOME=str(changed))
+    status, _, err = command("rebuild", "2", PIPELINE_HOME=str(copied_home))
     assert status == 1
     assert "train.csv has changed since" in err
 
@@ -376,8 +381,8 @@ def test_rebuild_says_what_differs(command: Command, changed: Path) -> None:
 # replay
 
 
-def test_replay_reproduces_every_bit(lived: Pipeline, command: Command) -> None:
-    done = by_itself(lived, "replay")
+def test_replay_reproduces_every_bit(used_home: Pipeline, command: Command) -> None:
+    done = run_command(used_home, "replay")
     assert (done.returncode, done.stderr) == (0, "")
     assert "37 predictions reproduced bit for bit: 27 by model 1, 10 by model 2" in done.stdout
     assert "1 messages were rejected" in done.stdout
@@ -387,10 +392,10 @@ def test_replay_reproduces_every_bit(lived: Pipeline, command: Command) -> None:
     assert (status, "no partition 9" in err) == (1, True)
 
 
-def test_replay_finds_the_first_bit_that_differs(lived: Pipeline, command: Command) -> None:
-    """In partition 2, which no predictor has seen: what it would say, but for one bit."""
-    bundle = ModelStore(lived.settings.models_dir).load(2)
-    rows = [without_outcome(row) for row in made_up(60, 2, seed=2)[30:34]]
+def test_replay_finds_the_first_bit_that_differs(used_home: Pipeline, command: Command) -> None:
+    """Partition 2, which no predictor reads, gets correct predictions but for one bit."""
+    bundle = ModelStore(used_home.settings.models_dir).load(2)
+    rows = [remove_outcome(row) for row in make_rows(60, 2, seed=2)[30:34]]
     decoded = [bundle.features.row_type(*row.values()) for row in rows]
     probabilities = bundle.score(bundle.features.transform_rows(decoded)).tolist()
     probabilities[2] = float(np.nextafter(probabilities[2], 1))
@@ -402,7 +407,7 @@ def test_replay_finds_the_first_bit_that_differs(lived: Pipeline, command: Comma
         answer |= {"probability": probability, "model_id": 2}
         records.append((messages.APP_MESSAGES, name.encode(), message))
         records.append((messages.PREDICTIONS, name.encode(), answer))
-    lived.send(records, partition=2)
+    used_home.send(records, partition=2)
     assert command("replay", "--partition", "2", "--to", "1")[0] == 0
     status, _, err = command("replay")
     assert status == 1
@@ -412,35 +417,37 @@ def test_replay_finds_the_first_bit_that_differs(lived: Pipeline, command: Comma
     assert json.loads(command("why", "z-2", "--json")[1])["recomputed"]["same_bits"] is False
 
 
-def test_replay_finds_what_is_missing_or_doubled(lived: Pipeline, command: Command) -> None:
+def test_replay_finds_what_is_missing_or_doubled(used_home: Pipeline, command: Command) -> None:
     sent = [(messages.APP_MESSAGES, None, {"request_id": n, "data": {"age": 3}}) for n in "xy"]
-    lived.send(sent, partition=3)
+    used_home.send(sent, partition=3)
     status, out, _ = command("replay", "--partition", "3")
     assert status == 0
     assert "2 messages at the end have no prediction yet" in out
-    bundle = ModelStore(lived.settings.models_dir).load(2)
+    bundle = ModelStore(used_home.settings.models_dir).load(2)
     row = bundle.decoder(json.dumps(sent[0][2]).encode()).data
     probability = float(bundle.score(bundle.features.transform_rows([row]))[0])
     code = int(probability > 0.5)
 
     def answer(name: str) -> tuple[str, bytes, Any]:
-        told = {"prediction": code, "label": f"class {code}", "probability": probability}
-        return messages.PREDICTIONS, name.encode(), {"request_id": name, **told, "model_id": 2}
+        content = {"prediction": code, "label": f"class {code}", "probability": probability}
+        return messages.PREDICTIONS, name.encode(), {"request_id": name, **content, "model_id": 2}
 
-    lived.send([answer("x"), answer("x")], partition=3)
+    used_home.send([answer("x"), answer("x")], partition=3)
     status, _, err = command("replay", "--partition", "3")
     assert status == 1
     assert "offset 1: the message is 'y'" in err and "a prediction is doubled" in err
-    lived.send([(messages.APP_MESSAGES, None, sent[0][2])], partition=3)
+    used_home.send([(messages.APP_MESSAGES, None, sent[0][2])], partition=3)
     status, _, err = command("replay", "--partition", "3")
     assert (status, "is doubled" in err) == (1, True)
 
 
-# A log whose beginning has expired: the last tests, for it does not come back.
+# The test that deletes records comes last: they cannot be restored.
 
 
-def test_an_expired_log(lived: Pipeline, command: Command, changed: Path) -> None:
-    admin = open_admin(lived.settings.kafka)
+def test_replay_and_rebuild_name_expired_records(
+    used_home: Pipeline, command: Command, copied_home: Path
+) -> None:
+    admin = open_admin(used_home.settings.kafka)
     admin.delete_records({TopicPartition(messages.APP_MESSAGES, 0): 6})
     admin.close()
     status, out, _ = command("replay", "--partition", "0")
@@ -448,14 +455,9 @@ def test_an_expired_log(lived: Pipeline, command: Command, changed: Path) -> Non
     assert "26 predictions reproduced" in out
     assert "have expired: it was replayed from offset 6 on" in out
     assert command("rebuild", "2")[0] == 0  # the message store has read just as far
-    home = {"PIPELINE_HOME": str(changed)}
-    (changed / "messages" / "messages.db").unlink()
+    home = {"PIPELINE_HOME": str(copied_home)}
+    (copied_home / "messages" / "messages.db").unlink()
     status, _, err = command("rebuild", "2", **home)
     assert status == 1
     assert "records of app_messages-0 before offset 6 have expired" in err
     assert "has not made it yet" in err
-
-
-def test_the_first_difference_of_two_files() -> None:
-    assert reproduce._first_difference(b"a\nb\n", b"a\nc\n") == "line 2: 'b', now 'c'"
-    assert reproduce._first_difference(b"a\n", b"a\nc\n") == "line 2: the end, now 'c'"

@@ -1,6 +1,6 @@
-"""What goes wrong on a machine: a clear line, the old state kept, and on when it is mended.
+"""Faults of the machine: the scripts report them in one line, keep their state and recover.
 
-What each part does by itself is tested with the part; here are whole processes.
+The unit tests cover each part by itself; here are whole processes.
 """
 
 import ast
@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.conftest import emptied
-from tests.harness import Pipeline, file_system, until
+from tests.conftest import clear_broker
+from tests.harness import Pipeline, mount_tmpfs, until
 from utils.broker import Broker
 from utils.kafka_io import Outgoing, Sender
 from utils.messages import APP_MESSAGES, PREDICTIONS, RETRAIN_TOPIC
@@ -32,7 +32,7 @@ Row = dict[str, Any]
 
 
 class Running:
-    """A predictor and a trainer at work, with `models/` on a small disk where there can be one."""
+    """A running predictor and trainer; `models/` is on a small disk if one can be mounted."""
 
     def __init__(self, pipeline: Pipeline, broker: Broker, rows: list[Row]) -> None:
         self.pipeline = pipeline
@@ -45,20 +45,20 @@ class Running:
         self.trainer.says("ready")
         self.predictor.says("serves partitions [0]")
 
-    def answers(self, count: int) -> list[Any]:
-        """Send so many rows and wait for their predictions."""
+    def predict(self, count: int) -> list[Any]:
+        """Send rows, wait for their predictions and return them."""
         rows = [self._rows[(self._sent + n) % len(self._rows)] for n in range(count)]
         self.pipeline.send_rows(rows, f"at-{self._sent}")
         self._sent += count
         return self.pipeline.wait_for(PREDICTIONS, self._sent)[-count:]
 
     def announce(self) -> None:
-        """Have the predictor look at current.json."""
+        """Make the predictor read current.json."""
         with Sender(self.pipeline.settings.kafka) as sender:
             sender.send(Outgoing(RETRAIN_TOPIC, 0, None, b'{"training_completed": true}'))
 
-    def published(self) -> int:
-        """A new bundle, the serving one once more."""
+    def publish(self) -> int:
+        """Publish a copy of the serving bundle; its model id."""
         serving = self.store.load_current()
         manifest = serving.manifest
         return self.store.publish(
@@ -76,22 +76,22 @@ class Running:
 
 @pytest.fixture(scope="module")
 def running(
-    broker: Broker, prepared: Path, adult: list[Row], tmp_path_factory: pytest.TempPathFactory
+    broker: Broker, prepared_home: Path, adult: list[Row], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Running]:
-    """For all tests here: no other may take the session's broker in between."""
-    emptied(broker)
+    """Shared by the tests here; tests of other modules must not use the broker in between."""
+    clear_broker(broker)
     pipeline = Pipeline(tmp_path_factory.mktemp("running"), broker.bootstrap)
     models = pipeline.settings.models_dir
     models.mkdir()
-    with file_system(models, "16m"):
+    with mount_tmpfs(models, "16m"):
         try:
-            pipeline.copy_of(prepared)
+            pipeline.copy_of(prepared_home)
             yield Running(pipeline, broker, adult)
         finally:
             pipeline.close()
 
 
-def test_a_current_that_cannot_be_used_keeps_the_old_model(running: Running) -> None:
+def test_unusable_current_json_keeps_the_old_model(running: Running) -> None:
     current = running.store.path / "current.json"
     was, serving = current.read_bytes(), running.store.current_id()
     damages = {
@@ -108,12 +108,12 @@ def test_a_current_that_cannot_be_used_keeps_the_old_model(running: Running) -> 
             running.announce()
             running.predictor.says(f"model {serving} keeps serving: {current}")
             running.predictor.says(complaint)
-            assert running.answers(1)[0]["model_id"] == serving
+            assert running.predict(1)[0]["model_id"] == serving
     finally:
         current.write_bytes(was)
 
 
-def test_a_predictor_without_a_model_is_one_line(running: Running, tmp_path: Path) -> None:
+def test_predictor_without_a_model_ends_with_one_line(running: Running, tmp_path: Path) -> None:
     pipelines = {}
     for name, content in {"missing": None, "empty": b"", "lost": b'{"model_id": 77}'}.items():
         home = tmp_path / name
@@ -134,31 +134,31 @@ def test_a_predictor_without_a_model_is_one_line(running: Running, tmp_path: Pat
             assert line.startswith(f"predictor.py: {current}")
 
 
-def test_a_flipped_byte_keeps_the_old_model_until_it_is_mended(running: Running) -> None:
+def test_corrupt_model_is_not_loaded_until_it_is_repaired(running: Running) -> None:
     serving = running.store.current_id()
-    with running.store.writing():  # so that the trainer's child does not come in between
-        new = running.published()
+    with running.store.writing():  # keeps the trainer's child from publishing meanwhile
+        new = running.publish()
         model = running.store.path / str(new) / "model.txt"
         was = model.read_bytes()
         model.write_bytes(was.replace(b"tree", b"tsee", 1))
         running.announce()
         running.predictor.says(f"bundle {new} in {running.store.path}: model.txt does not match")
-        assert running.answers(1)[0]["model_id"] == serving
+        assert running.predict(1)[0]["model_id"] == serving
         model.write_bytes(was)
         running.predictor.says(f"NEW MODEL RELOADED {new}")
-        assert running.answers(1)[0]["model_id"] == new
+        assert running.predict(1)[0]["model_id"] == new
 
 
-def test_a_full_disk_delays_a_training(running: Running) -> None:
+def test_training_is_retried_after_a_full_disk(running: Running) -> None:
     models = running.store.path
     if not models.is_mount():
-        pytest.skip("a file system of one's own needs root")
+        pytest.skip("mounting a file system needs root")
     filler, completed = models / "filler", len(running.pipeline.events("training_completed"))
     with filler.open("wb") as file, pytest.raises(OSError, match="No space left"):
         while True:
             file.write(bytes(1 << 16))
     try:
-        running.answers(25)
+        running.predict(25)
         running.trainer.says("the training failed, again in 5 s: cannot write bundle", 60)
         assert "No space left on device" in running.trainer.text()
     finally:
@@ -166,30 +166,30 @@ def test_a_full_disk_delays_a_training(running: Running) -> None:
     running.pipeline.wait_for_events("training_completed", completed + 1)
 
 
-def test_a_locked_and_a_damaged_store_under_a_trainer(running: Running) -> None:
+def test_trainer_recovers_from_locked_and_damaged_store(running: Running) -> None:
     path = running.pipeline.home / "messages" / "messages.db"
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        running.answers(3)
+        running.predict(3)
         running.trainer.says("messages.db: locked by another process")
         other.execute("ROLLBACK")
         running.trainer.says("all is well again")
         sent = len(running.pipeline.values(APP_MESSAGES))
-        until(lambda: running.pipeline.stored() == sent, 30)
-        other.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # else the pages are elsewhere
+        until(lambda: running.pipeline.stored_messages() == sent, 30)
+        other.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # else the pages are in the WAL
         with path.open("r+b") as file:
             file.write(bytes(path.stat().st_size))
-    running.answers(3)
+    running.predict(3)
     running.trainer.says("the file was damaged; what there was is now messages.db.damaged-1")
-    until(lambda: running.pipeline.stored() == sent + 3, 30)
+    until(lambda: running.pipeline.stored_messages() == sent + 3, 30)
 
 
-def test_a_silent_broker_is_waited_for(running: Running) -> None:
-    """For longer than a session may last; `make torture` has one of 60 s."""
+def test_scripts_survive_an_unresponsive_broker(running: Running) -> None:
+    """For longer than the session timeout; `make torture` has an outage of 60 s."""
     os.kill(running.broker.pid, signal.SIGSTOP)
     time.sleep(7)
     os.kill(running.broker.pid, signal.SIGCONT)
-    running.answers(5)
+    running.predict(5)
     for script in (running.predictor, running.trainer):
         assert script.process.poll() is None
         assert "Traceback" not in script.text()
@@ -199,12 +199,12 @@ def test_a_silent_broker_is_waited_for(running: Running) -> None:
 
 
 class Clock:
-    """A time of day that can be set, for processes that are started in its environment."""
+    """A system clock that can be set, for processes that start in its environment."""
 
     def __init__(self, folder: Path) -> None:
         compiler = shutil.which("cc")
         if compiler is None:
-            pytest.skip("clock.c wants a C compiler")
+            pytest.skip("clock.c needs a C compiler")
         library, self._shift = folder / "clock.so", folder / "clock"
         source = Path(__file__).with_name("clock.c")
         command = [compiler, "-shared", "-fPIC", "-O2", "-o", str(library), str(source)]
@@ -213,15 +213,15 @@ class Clock:
         self._shift.write_bytes(bytes(8))
 
     def set(self, seconds: int) -> None:
-        """So far from the machine's, from now on."""
-        with self._shift.open("r+b") as stream:  # never empty: processes have it mapped
+        """Shift the clock by this from the machine's."""
+        with self._shift.open("r+b") as stream:  # never truncated: processes have it mapped
             stream.write(seconds.to_bytes(8, sys.byteorder, signed=True))
 
 
-def test_a_clock_set_back_or_ahead_delays_nothing(
-    prepared: Path, adult: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_changed_system_clock_delays_nothing(
+    prepared_home: Path, adult: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The broker's as well: the whole machine's."""
+    """The clock of the broker changes as well."""
     clock = Clock(tmp_path)
     with monkeypatch.context() as patch:
         for name, value in clock.environment.items():
@@ -230,13 +230,13 @@ def test_a_clock_set_back_or_ahead_delays_nothing(
         broker.start()
     pipeline = Pipeline(tmp_path, broker.bootstrap, **clock.environment)
     try:
-        pipeline.copy_of(prepared)
+        pipeline.copy_of(prepared_home)
         running = Running(pipeline, broker, adult)
-        running.answers(25)
+        running.predict(25)
         pipeline.wait_for_events("training_completed", 1)
         for requests, shift in ((2, -3_600), (3, 86_400)):
             clock.set(shift)
-            running.answers(25)
+            running.predict(25)
             pipeline.wait_for_events("training_completed", requests, timeout=30)
         back, ahead = np.diff([record.timestamp for record in pipeline.records(PREDICTIONS)[::25]])
         assert back < -3_500_000 and ahead > 86_000_000, "the clock was not set"
@@ -246,8 +246,8 @@ def test_a_clock_set_back_or_ahead_delays_nothing(
         broker.stop()
 
 
-#: Where the time of day is asked for, and only to be written down or shown.
-TIME_OF_DAY = {
+#: The modules that read the system clock, how often, and what for: to record or show it.
+SYSTEM_CLOCK_READS = {
     "train/tracking/mlflow_log.py": 1,  # a figure's timestamp
     "train/tracking/tracker.py": 1,  # how old missing outcomes are
     "utils/model_store/bundle.py": 1,  # when a bundle was made
@@ -257,17 +257,19 @@ TIME_OF_DAY = {
 }
 
 
-def test_nothing_waits_by_a_clock_that_can_be_set_back() -> None:
+def test_no_module_measures_time_by_the_system_clock() -> None:
     found = {}
     packages = (file for name in ("ops", "train", "utils") for file in ROOT.glob(f"{name}/**/*.py"))
     for file in [*ROOT.glob("*.py"), *packages]:
-        calls = [node for node in ast.walk(ast.parse(file.read_text())) if _asks_the_time(node)]
+        calls = [
+            node for node in ast.walk(ast.parse(file.read_text())) if _reads_system_clock(node)
+        ]
         if calls:
             found[str(file.relative_to(ROOT))] = len(calls)
-    assert found == TIME_OF_DAY
+    assert found == SYSTEM_CLOCK_READS
 
 
-def _asks_the_time(node: ast.AST) -> bool:
+def _reads_system_clock(node: ast.AST) -> bool:
     name = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
     return name in ("time.time", "time.strftime", "time.localtime") or name.endswith(
         (".now", ".today", ".utcnow")

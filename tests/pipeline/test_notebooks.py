@@ -1,4 +1,4 @@
-"""The notebooks run from top to bottom, and hold what they printed."""
+"""The notebooks run from top to bottom, and are committed with their outputs."""
 
 import json
 import os
@@ -16,9 +16,14 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 @pytest.mark.optional
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebook(path: Path, prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_notebook_runs_from_top_to_bottom(
+    path: Path, prepared_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("KAFKA_BOOTSTRAP_SERVERS", raising=False)
-    small = {"PIPELINE_HOME": str(prepared), "PIPELINE_CONFIG": str(prepared / "pipeline.toml")}
+    small = {
+        "PIPELINE_HOME": str(prepared_home),
+        "PIPELINE_CONFIG": str(prepared_home / "pipeline.toml"),
+    }
     environment = {**os.environ, "NOTEBOOK_SHORT": "1", **small}
     notebook = nbformat.read(path, as_version=4)
     where = {"metadata": {"path": str(path.parent)}}
@@ -27,7 +32,7 @@ def test_notebook(path: Path, prepared: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_outputs_are_committed(path: Path) -> None:
+def test_notebook_holds_the_outputs_of_a_clean_run(path: Path) -> None:
     cells = [cell for cell in json.loads(path.read_text("utf-8"))["cells"] if cell["source"]]
     code = [cell for cell in cells if cell["cell_type"] == "code"]
     assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))

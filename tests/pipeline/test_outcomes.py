@@ -1,4 +1,4 @@
-"""Outcomes that come later, the gate, and taking a bad model back: the real pipeline."""
+"""Late outcomes, the gate and rollbacks, in the real pipeline."""
 
 import json
 from typing import Any
@@ -13,11 +13,11 @@ Row = dict[str, Any]
 TARGET = "income_bracket"
 
 
-def flipped(row: Row) -> Row:
+def flip_label(row: Row) -> Row:
     return {**row, TARGET: "<=50K" if row[TARGET] == ">50K" else ">50K"}
 
 
-def without_outcome(row: Row) -> Row:
+def remove_outcome(row: Row) -> Row:
     return {name: value for name, value in row.items() if name != TARGET}
 
 
@@ -25,24 +25,24 @@ def outcome(request_id: str, label: Any) -> tuple[str, bytes, Any]:
     return OUTCOMES, request_id.encode(), {"request_id": request_id, "outcome": label}
 
 
-def store_of(pipeline: Pipeline) -> MessageStore:
+def open_store(pipeline: Pipeline) -> MessageStore:
     bundle = ModelStore(pipeline.settings.models_dir).load_current()
     return MessageStore.open(pipeline.settings.messages_url, bundle.features)
 
 
-def test_a_model_of_flipped_labels_never_stays(
+def test_model_of_flipped_labels_does_not_keep_serving(
     make_pipeline: MakePipeline, adult: list[Row]
 ) -> None:
     pipeline = make_pipeline(RETRAIN_EVERY="4000", EXTRA_MODELS_TO_KEEP="5")
     predictor = pipeline.start("predictor.py")
     trainer = pipeline.start("trainer.py", "--evals", "1")
     trainer.says("ready")
-    pipeline.send_rows([flipped(row) for row in adult[:4000]], "poison")
+    pipeline.send_rows([flip_label(row) for row in adult[:4000]], "poison")
     (completed,) = pipeline.wait_for_events("training_completed", 1, timeout=90)
     assert completed["champion"]["rows"] == completed["challenger"]["rows"]
     pipeline.send_rows(adult[4000:4600], "clean")
     store = ModelStore(pipeline.settings.models_dir)
-    if completed["accepted"]:  # the poison is among the validation rows as well
+    if completed["accepted"]:  # validation rows have flipped labels too
         trainer.says("MODEL 2 TAKEN BACK", timeout=60)
         (rollback,) = pipeline.wait_for_events("rollback", 1)
         assert (rollback["model_id"], rollback["from_model_id"]) == (1, 2)
@@ -54,16 +54,16 @@ def test_a_model_of_flipped_labels_never_stays(
     assert {p["model_id"] for p in predictions[-10:]} == {1}
 
 
-def test_a_refused_challenger_is_announced_and_the_champion_serves_on(
+def test_refused_challenger_is_announced_and_champion_keeps_serving(
     make_pipeline: MakePipeline, adult: list[Row]
 ) -> None:
-    """Labels flipped only where the rows are for training: the gate sees the harm at once."""
+    """Only training rows have flipped labels, so the gate sees that the model is worse."""
     from train.evaluate import is_validation_row
 
     pipeline = make_pipeline(RETRAIN_EVERY="3000", EXTRA_MODELS_TO_KEEP="5")
     ids = [f"r-{n}" for n in range(3000)]
     rows = [
-        row if kept_aside else flipped(row)
+        row if kept_aside else flip_label(row)
         for row, kept_aside in zip(adult, is_validation_row(ids), strict=False)
     ]
     pipeline.start("predictor.py")
@@ -81,14 +81,16 @@ def test_a_refused_challenger_is_announced_and_the_champion_serves_on(
     assert not pipeline.events("model_loaded")
 
 
-def test_every_kind_of_outcome_has_its_result(pipeline: Pipeline, adult: list[Row]) -> None:
+def test_trainer_stores_early_repeated_corrected_and_unknown_outcomes(
+    pipeline: Pipeline, adult: list[Row]
+) -> None:
     pipeline.start("predictor.py")
     trainer = pipeline.start("trainer.py", "--evals", "1")
     trainer.says("ready")
     pipeline.send([outcome("early", ">50K")])  # before its message
     names = ["early", "twice", "corrected", "never"]
     pipeline.send(
-        (APP_MESSAGES, name.encode(), {"request_id": name, "data": without_outcome(row)})
+        (APP_MESSAGES, name.encode(), {"request_id": name, "data": remove_outcome(row)})
         for name, row in zip(names, adult, strict=False)
     )
     pipeline.send_rows(adult[10:11], "inside")
@@ -99,16 +101,16 @@ def test_every_kind_of_outcome_has_its_result(pipeline: Pipeline, adult: list[Ro
             outcome("corrected", "<=50K"),
             outcome("corrected", ">50K"),
             outcome("inside-0", "<=50K" if adult[10][TARGET] == ">50K" else ">50K"),
-            outcome("nobody asked", ">50K"),
+            outcome("unmatched", ">50K"),
             outcome("early", "an unknown class"),
             (OUTCOMES, b"x", b"not json"),
         ]
     )
     pipeline.wait_for(PREDICTIONS, 5)
-    pipeline.wait_for_raw(DEAD_LETTERS, 2)
+    pipeline.wait_for_records(DEAD_LETTERS, 2)
 
-    def stored() -> dict[str, str]:
-        snapshot = store_of(pipeline).snapshot()
+    def stored_outcomes() -> dict[str, str]:
+        snapshot = open_store(pipeline).snapshot()
         return dict(zip(snapshot.request_ids, snapshot.outcomes, strict=True))
 
     expected = {
@@ -117,8 +119,8 @@ def test_every_kind_of_outcome_has_its_result(pipeline: Pipeline, adult: list[Ro
         "corrected": ">50K",
         "inside-0": "<=50K" if adult[10][TARGET] == ">50K" else ">50K",
     }
-    until(lambda: stored() == expected, 20, lambda: str(stored()))
-    with store_of(pipeline) as store:
+    until(lambda: stored_outcomes() == expected, 20, lambda: str(stored_outcomes()))
+    with open_store(pipeline) as store:
         assert store.offsets()[(OUTCOMES, 0)] == 9
         assert store.counts().refused_outcomes == 1
     report = pipeline.run("-m", "ops", "report")
@@ -126,7 +128,7 @@ def test_every_kind_of_outcome_has_its_result(pipeline: Pipeline, adult: list[Ro
     assert trainer.end() == 0
 
 
-def test_a_killed_trainer_loses_and_doubles_no_row(
+def test_killed_trainer_neither_loses_nor_duplicates_rows(
     make_pipeline: MakePipeline, adult: list[Row]
 ) -> None:
     pipeline = make_pipeline(RETRAIN_EVERY="100000")
@@ -136,10 +138,10 @@ def test_a_killed_trainer_loses_and_doubles_no_row(
         pipeline.send_rows(adult[part * 1000 : (part + 1) * 1000], f"part-{part}")
         trainer.kill()
         trainer = pipeline.start("trainer.py")
-    trainer.says("ready")  # whether or not one before it lived to make the store
+    trainer.says("ready")  # earlier ones may have been killed before they made the store
     pipeline.wait_for(PREDICTIONS, 4000)
-    until(lambda: len(store_of(pipeline).snapshot().request_ids) == 4000, 30)
-    snapshot = store_of(pipeline).snapshot()
+    until(lambda: len(open_store(pipeline).snapshot().request_ids) == 4000, 30)
+    snapshot = open_store(pipeline).snapshot()
     sent = [json.loads(record.value)["request_id"] for record in pipeline.records(APP_MESSAGES)]
     assert list(snapshot.request_ids) == sent
     assert trainer.end() == 0

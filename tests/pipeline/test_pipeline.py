@@ -1,4 +1,4 @@
-"""The whole pipeline, real broker and all: what it promises, and what the original got wrong."""
+"""The whole pipeline on a real broker: its guarantees, and the faults of the original."""
 
 import itertools
 import json
@@ -21,7 +21,7 @@ def check_one_prediction_each(pipeline: Pipeline, request_ids: list[str]) -> Non
 
 
 def check_requests(requests: list[Any], every: int, first: int = 0) -> None:
-    """Exactly one per N outcomes; ranges meet without gap or overlap, per partition."""
+    """There is one request per N outcomes; a partition's ranges have no gap and no overlap."""
     by_partition: dict[tuple[str, int], list[Any]] = {}
     for request in requests:
         by_partition.setdefault((request["topic"], request["partition"]), []).append(request)
@@ -40,7 +40,7 @@ def test_every_row_of_adult_test_gets_one_prediction_in_order(
     ids = pipeline.send_rows(adult)
     assert len(ids) == 16_281
     predictions = pipeline.wait_for(PREDICTIONS, len(ids))
-    assert [p["request_id"] for p in predictions] == ids  # rows with unseen categories too
+    assert [p["request_id"] for p in predictions] == ids  # including rows with unseen categories
     requests = pipeline.events("retrain")
     assert len(requests) == len(ids) // 25
     check_requests(requests, 25)
@@ -48,7 +48,7 @@ def test_every_row_of_adult_test_gets_one_prediction_in_order(
     right = sum(
         p["label"] == row["income_bracket"] for p, row in zip(predictions, adult, strict=True)
     )
-    assert right / len(ids) > 0.855  # by a model of a tenth of the training rows
+    assert right / len(ids) > 0.855  # from a tenth of the training rows
     for prediction in predictions[:100]:
         assert set(prediction) == {"request_id", "prediction", "label", "probability", "model_id"}
         assert prediction["prediction"] == (prediction["probability"] > 0.5)
@@ -57,7 +57,7 @@ def test_every_row_of_adult_test_gets_one_prediction_in_order(
         assert record.key == json.loads(record.value)["request_id"].encode()
 
 
-def test_what_arrives_while_the_predictor_is_down_is_answered_later(
+def test_messages_sent_while_the_predictor_is_down_are_answered_later(
     pipeline: Pipeline, adult: list[Row]
 ) -> None:
     """The original had no consumer group: such messages were lost."""
@@ -99,7 +99,7 @@ BAD: list[tuple[str, bytes | None]] = [
 ]
 
 
-def test_bad_records_go_to_dead_letters_untouched(pipeline: Pipeline, adult: list[Row]) -> None:
+def test_bad_records_go_to_dead_letters_unchanged(pipeline: Pipeline, adult: list[Row]) -> None:
     predictor = pipeline.start("predictor.py")
     good = pipeline.send_rows(adult[:5], "before")
     pipeline.send((APP_MESSAGES, b"key", value) for _, value in BAD)
@@ -120,21 +120,21 @@ def test_bad_records_go_to_dead_letters_untouched(pipeline: Pipeline, adult: lis
     shown = pipeline.run("-m", "ops", "dead-letters", "list")
     assert shown.returncode == 0, shown.stderr
     assert "(tombstone)" in shown.stdout
-    mended = pipeline.home / "mended.json"
-    mended.write_text('{"request_id": "mended", "data": {"age": 39}}')
-    again = pipeline.run("-m", "ops", "dead-letters", "resend", "0", "--value", str(mended))
+    repaired = pipeline.home / "repaired.json"
+    repaired.write_text('{"request_id": "repaired", "data": {"age": 39}}')
+    again = pipeline.run("-m", "ops", "dead-letters", "resend", "0", "--value", str(repaired))
     assert again.returncode == 0, again.stderr
     pipeline.wait_for(PREDICTIONS, 11)
-    check_one_prediction_each(pipeline, [*good, "mended"])
+    check_one_prediction_each(pipeline, [*good, "repaired"])
     unknown = pipeline.run("-m", "ops", "dead-letters", "resend", "999")
     assert unknown.returncode == 1
     assert "has no record 999" in unknown.stderr
 
 
-def test_values_missing_null_unseen_or_extra_are_scored(
+def test_missing_null_unseen_and_extra_values_are_scored(
     pipeline: Pipeline, adult: list[Row]
 ) -> None:
-    """The original died of a missing column and of a category not seen in training."""
+    """The original crashed on a missing column and on a category not seen in training."""
     pipeline.start("predictor.py")
     rows = [
         {"age": 39},
@@ -142,7 +142,7 @@ def test_values_missing_null_unseen_or_extra_are_scored(
         {**adult[0], "native_country": "Atlantis"},
         {**adult[0], "colour": {"deep": ["red"]}},
         dict.fromkeys(adult[0]),
-        {**adult[0], "income_bracket": "a class nobody knows"},
+        {**adult[0], "income_bracket": "an unknown class"},
     ]
     pipeline.send_rows(rows)
     predictions = pipeline.wait_for(PREDICTIONS, len(rows))
@@ -150,7 +150,7 @@ def test_values_missing_null_unseen_or_extra_are_scored(
     assert not pipeline.records(DEAD_LETTERS)
 
 
-def test_a_request_id_sent_twice_is_two_messages(pipeline: Pipeline, adult: list[Row]) -> None:
+def test_repeated_request_id_gets_two_predictions(pipeline: Pipeline, adult: list[Row]) -> None:
     pipeline.start("predictor.py")
     for row in adult[:2]:
         pipeline.send([(APP_MESSAGES, b"same", {"request_id": "same", "data": row})])
@@ -159,10 +159,8 @@ def test_a_request_id_sent_twice_is_two_messages(pipeline: Pipeline, adult: list
     assert predictions[0]["probability"] != predictions[1]["probability"]
 
 
-def test_a_retrained_model_goes_live_while_predictions_go_on(
-    pipeline: Pipeline, adult: list[Row]
-) -> None:
-    """The original's reload never took effect, and its predictor kept the old preprocessor."""
+def test_retrained_model_serves_without_a_restart(pipeline: Pipeline, adult: list[Row]) -> None:
+    """The original's reload had no effect, and its predictor kept the old preprocessor."""
     predictor = pipeline.start("predictor.py")
     trainer = pipeline.start("trainer.py", "--evals", "1")
     trainer.says("ready")
@@ -184,7 +182,7 @@ def test_a_retrained_model_goes_live_while_predictions_go_on(
     assert predictor.end(signal.SIGINT) == 0
 
 
-def test_late_outcomes_give_one_request_each_n(
+def test_late_outcomes_request_one_retraining_per_n(
     make_pipeline: MakePipeline, adult: list[Row]
 ) -> None:
     pipeline = make_pipeline()
@@ -219,15 +217,15 @@ def test_several_predictors_share_the_partitions(
         )
         ids += names
         if partition == 1:
-            assert predictors[0].end() == 0  # its partitions go to the others
+            assert predictors[0].end() == 0  # the others take over its partitions
     pipeline.wait_for(PREDICTIONS, 400)
     records = pipeline.records(PREDICTIONS)
-    assert [json.loads(r.value)["request_id"] for r in records] == ids  # order, partition
+    assert [json.loads(r.value)["request_id"] for r in records] == ids  # in order, per partition
     assert len(pipeline.events("retrain")) == 40
     check_requests(pipeline.events("retrain"), 10)
 
 
-def test_waiting_requests_become_one_training_and_each_is_answered(
+def test_pending_requests_share_one_training_and_each_is_answered(
     make_pipeline: MakePipeline, adult: list[Row]
 ) -> None:
     pipeline = make_pipeline(RETRAIN_EVERY="2")
@@ -242,11 +240,11 @@ def test_waiting_requests_become_one_training_and_each_is_answered(
     again = pipeline.start("trainer.py", "--evals", "1")
     again.says("ready")
     assert again.end() == 0
-    assert len(pipeline.events("training_completed")) == 700  # a redelivery trains nothing twice
+    assert len(pipeline.events("training_completed")) == 700  # redelivered requests train no model
     assert sorted(p.name for p in (pipeline.home / "models").glob("[0-9]*")) == ["1", "2"]
 
 
-def test_a_trainer_killed_at_work_trains_again(pipeline: Pipeline, adult: list[Row]) -> None:
+def test_killed_trainer_repeats_the_training(pipeline: Pipeline, adult: list[Row]) -> None:
     pipeline.start("predictor.py")
     trainer = pipeline.start("trainer.py", "--evals", "30")
     trainer.says("ready")
@@ -260,7 +258,7 @@ def test_a_trainer_killed_at_work_trains_again(pipeline: Pipeline, adult: list[R
     assert len(pipeline.events("training_completed")) == 1
 
 
-def test_a_second_trainer_waits_for_its_place(pipeline: Pipeline) -> None:
+def test_second_trainer_waits_until_the_first_ends(pipeline: Pipeline) -> None:
     first = pipeline.start("trainer.py")
     first.says("ready")
     second = pipeline.start("trainer.py")
@@ -270,7 +268,7 @@ def test_a_second_trainer_waits_for_its_place(pipeline: Pipeline) -> None:
     assert second.end() == 0
 
 
-def test_sample_app_says_which_predictions_are_missing(pipeline: Pipeline) -> None:
+def test_sample_app_reports_missing_predictions(pipeline: Pipeline) -> None:
     app = pipeline.run(*("sample_app.py", "--messages", "3", "--interval", "0", "--timeout", "1"))
     assert app.returncode == 1
     assert "sent 3, answered 0" in app.stdout
@@ -281,8 +279,8 @@ SCRIPTS = ["initialize.py", "predictor.py", "trainer.py", "sample_app.py"]
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_help_explains_every_variable(prepared: Any, script: str) -> None:
-    done = Pipeline(prepared, "127.0.0.1:1").run(script, "--help")
+def test_script_help_explains_the_environment(prepared_home: Any, script: str) -> None:
+    done = Pipeline(prepared_home, "127.0.0.1:1").run(script, "--help")
     assert done.returncode == 0
     assert "KAFKA_BOOTSTRAP_SERVERS" in done.stdout
     assert "PIPELINE_HOME" in done.stdout
@@ -295,13 +293,13 @@ def test_help_explains_every_variable(prepared: Any, script: str) -> None:
         {"RETRAIN_EVERY": "many"},
         {"PIPELINE_CONFIG": "/nowhere.toml"},
         {"KAFKA_BOOTSTRAP_SERVERS": "no port"},
-        {"KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1"},  # no broker there
+        {"KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1"},  # no broker
     ],
 )
-def test_a_users_mistake_is_one_line(
-    prepared: Any, script: str, environment: dict[str, str]
+def test_user_error_is_one_line(
+    prepared_home: Any, script: str, environment: dict[str, str]
 ) -> None:
-    pipeline = Pipeline(prepared, "127.0.0.1:1")
+    pipeline = Pipeline(prepared_home, "127.0.0.1:1")
     pipeline.env |= environment
     done = pipeline.run(script)
     assert done.returncode != 0

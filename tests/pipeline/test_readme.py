@@ -1,4 +1,4 @@
-"""Every command, link, variable and example in README.md, tried on a copy of the project."""
+"""Runs or checks every command, link, variable and example of README.md, in a copy."""
 
 import json
 import os
@@ -18,7 +18,7 @@ import certifi
 import msgspec
 import pytest
 
-from tests.harness import adult_in
+from tests.harness import write_adult
 from utils import messages, settings
 from utils.broker import Broker, free_port
 from utils.settings import ROOT
@@ -33,13 +33,13 @@ NOT_COPIED = (
 
 @dataclass(frozen=True)
 class Step:
-    """What the test does with a command of the README.
+    """How the test runs a command of the README.
 
     Attributes:
-        extra: Arguments that keep it small.
-        ready: For one that runs until it is stopped: what it prints when it is ready.
-        then: What one of those has to print before the next command.
-        prints: What the command itself has to print.
+        extra: Arguments that shorten the run.
+        ready: For a command that runs until it is stopped: its output when it is ready.
+        then: (command, output) of running commands to wait for before the next step.
+        prints: Text that the output of the command has to contain.
     """
 
     extra: str = ""
@@ -84,7 +84,7 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", README, re.M | re.S)
 
 
-#: The sections about packages that are not in requirements.txt.
+#: Sections about packages that are not in requirements.txt.
 OPTIONAL = {"MLflow"}
 
 
@@ -104,8 +104,8 @@ class Terminals:
 
     Attributes:
         folder: The copy.
-        environ: What the commands inherit; each section begins with it afresh.
-        words: What stands in the README for something else here.
+        environ: The environment with which each section begins.
+        words: Words of the README and what replaces them here.
     """
 
     folder: Path
@@ -156,14 +156,14 @@ class Terminals:
         """Wait until the newest process of that command has printed the text."""
         _, process, output = [each for each in self.running if each[0] == command][-1]
         until = time.monotonic() + seconds
-        while text not in (said := output.read_text("utf-8")):
-            assert process.poll() is None, f"{command} ended: {said}"
-            assert " failed" not in said, f"{command}: {said}"
-            assert time.monotonic() < until, f"{command} never said {text!r}: {said}"
+        while text not in (printed := output.read_text("utf-8")):
+            assert process.poll() is None, f"{command} ended: {printed}"
+            assert " failed" not in printed, f"{command}: {printed}"
+            assert time.monotonic() < until, f"{command} did not print {text!r}: {printed}"
             time.sleep(0.05)
 
     def stop_all(self) -> None:
-        """End the newest first, so each broker after its clients."""
+        """Stop the newest process first, so that brokers end after their clients."""
         while self.running:
             command, process, output = self.running.pop()
             process.send_signal(signal.SIGTERM)
@@ -171,8 +171,9 @@ class Terminals:
                 status = process.wait(30)
             finally:
                 process.kill()
-            said = output.read_text("utf-8")
-            assert status == 0 and "Traceback" not in said, f"{command} ended {status}: {said}"
+            printed = output.read_text("utf-8")
+            ended_well = status == 0 and "Traceback" not in printed
+            assert ended_well, f"{command} ended with status {status}: {printed}"
 
     def kill_all(self) -> None:
         for _, process, _ in self.running:
@@ -185,7 +186,7 @@ def terminals(tmp_path: Path, adult_files: Path) -> Iterator[Terminals]:
     """A copy of the project with the first rows of its data set."""
     clone = tmp_path / "clone"
     shutil.copytree(ROOT, clone, ignore=shutil.ignore_patterns(*NOT_COPIED))
-    adult_in(clone, adult_files, train=3_000, test=3_000)
+    write_adult(clone, adult_files, train=3_000, test=3_000)
     ours = {"MAKEFLAGS", "MAKELEVEL", *(variable.name for variable in settings.VARIABLES)}
     environ = {
         **{name: value for name, value in os.environ.items() if name not in ours},
@@ -197,8 +198,8 @@ def terminals(tmp_path: Path, adult_files: Path) -> Iterator[Terminals]:
 
 
 @pytest.fixture
-def secured(tmp_path: Path, terminals: Terminals) -> Iterator[None]:
-    """A cluster that asks for a login, in place of the one that the README speaks of."""
+def secured_cluster(tmp_path: Path, terminals: Terminals) -> Iterator[None]:
+    """A cluster that requires a login, in place of the README's example."""
     (example,) = re.findall(r"^export KAFKA_BOOTSTRAP_SERVERS=(\S+example\S+)", README, re.M)
     port = free_port()
     terminals.words |= {
@@ -219,19 +220,19 @@ def secured(tmp_path: Path, terminals: Terminals) -> Iterator[None]:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.usefixtures("secured")
-def test_every_command_runs(terminals: Terminals) -> None:
+@pytest.mark.usefixtures("secured_cluster")
+def test_every_command_of_the_readme_runs(terminals: Terminals) -> None:
     for title, commands in sections().items():
         if title not in OPTIONAL:
             run_section(terminals, commands)
     terminals.stop_all()
     missing = [name for name in named_files() if not (terminals.folder / name).exists()]
-    assert all(name.startswith("mlruns/") for name in missing), "the README names what is not there"
+    assert all(name.startswith("mlruns/") for name in missing), f"missing files: {missing}"
 
 
 @pytest.mark.optional
 @pytest.mark.timeout(300)
-def test_every_command_about_optional_packages_runs(terminals: Terminals) -> None:
+def test_every_command_for_optional_packages_runs(terminals: Terminals) -> None:
     run_section(terminals, ["python -m utils.broker"])
     for title in OPTIONAL:
         run_section(terminals, sections()[title])
@@ -249,12 +250,12 @@ def run_section(terminals: Terminals, commands: list[str]) -> None:
                 terminals.run(f"make -n {target}", Step())
         elif command == "source .venv/bin/activate":
             assert "VENV := .venv/bin\n" in (ROOT / "Makefile").read_text()
-        elif kind == "mlflow":  # its server is not among what the tests need
+        elif kind == "mlflow":  # starting its server is not part of the test
             assert (terminals.folder / rest[-1].removeprefix("sqlite:///")).exists()
         elif kind == "export":
             terminals.export(rest)
         else:
-            assert command in STEPS, f"the README has a command unknown here: {command}"
+            assert command in STEPS, f"no step for this command of the README: {command}"
             terminals.run(command, STEPS[command])
         if command == "mkdir -p own/data":
             (terminals.folder / "own" / "pipeline.toml").write_text(example_of_own_data())
@@ -266,24 +267,24 @@ def example_of_own_data() -> str:
 
 
 def named_files() -> set[str]:
-    """The links and the paths of the README that lead into the project."""
+    """The project files that the README links to or names."""
     links = re.findall(r"\]\(([^):#]+)\)", README)
     prose = re.sub(r"^```.*?^```", "", README, flags=re.M | re.S)
     paths = re.findall(r"`((?:[\w-]+/)*(?:[\w-]+\.(?:py|toml|txt|json|md|ipynb)|[\w-]+/))`", prose)
     return {*links, *paths}
 
 
-def test_every_command_known_here_is_in_the_readme() -> None:
-    there = {command for commands in sections().values() for command in commands}
-    assert set(STEPS) <= there
+def test_every_tested_command_is_in_the_readme() -> None:
+    documented = {command for commands in sections().values() for command in commands}
+    assert set(STEPS) <= documented
 
 
-def test_every_variable_is_explained() -> None:
+def test_readme_explains_every_variable() -> None:
     table = README.partition("\n## Settings\n")[2].partition("\n## ")[0]
     assert not [v.name for v in settings.VARIABLES if f"`{v.name}`" not in table]
 
 
-def test_examples_of_records_are_records() -> None:
+def test_example_records_of_the_readme_decode() -> None:
     request, prediction, outcome = "".join(blocks("json")).splitlines()
     data = json.loads(request)
     assert set(data) == {"request_id", "data"}
@@ -294,11 +295,11 @@ def test_examples_of_records_are_records() -> None:
     assert data["request_id"] == answer.request_id == known.request_id
 
 
-def test_example_of_own_data_is_a_configuration() -> None:
+def test_example_configuration_of_the_readme_is_valid() -> None:
     example = tomllib.loads(example_of_own_data())
     settings.Settings.model_validate({"home": Path(), **example})
 
 
-def test_every_topic_is_explained() -> None:
+def test_readme_explains_every_topic() -> None:
     names = (*messages.CO_PARTITIONED, messages.RETRAIN_TOPIC, messages.DEAD_LETTERS)
     assert not [name for name in names if f"| `{name}` |" not in README]

@@ -1,4 +1,4 @@
-"""A cluster with TLS and a login, used for real; what is refused, and what nobody may see."""
+"""A real cluster with TLS and a login: refused connections, and secrets that no output shows."""
 
 import ast
 import datetime
@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from tests.harness import Pipeline, listening_addresses
-from tests.unit.utils.message_store.test_store import FEATURES
+from tests.unit.utils.message_store.samples import FEATURES
 from utils import kafka_io, process, settings
 from utils.broker import Broker, free_port
 from utils.kafka_io import (
@@ -43,22 +43,22 @@ LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F"}
 
 
 class Authority:
-    """A certificate authority of the test's own; its certificate is `<name>.crt`."""
+    """A certificate authority for the tests; its certificate is `<name>.crt`."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self._folder = folder
-        self._name = _called(name)
+        self._name = _x509_name(name)
         self._key = ec.generate_private_key(ec.SECP256R1())
         certificate = self._signed(self._name, self._key.public_key(), days=30, authority=True)
         self.file = folder / f"{name}.crt"
         self.file.write_bytes(certificate)
 
     def server(self, name: str, *, days: int) -> Path:
-        """A key and a certificate for this machine, valid so long; both in one file."""
+        """Write a key and a certificate for this machine, valid for `days`, to one file."""
         key = ec.generate_private_key(ec.SECP256R1())
         secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         path = self._folder / f"{name}.pem"
-        path.write_bytes(secret + self._signed(_called(name), key.public_key(), days=days))
+        path.write_bytes(secret + self._signed(_x509_name(name), key.public_key(), days=days))
         return path
 
     def _signed(
@@ -85,12 +85,12 @@ class Authority:
         return builder.sign(self._key, hashes.SHA256()).public_bytes(Encoding.PEM)
 
 
-def _called(name: str) -> x509.Name:
+def _x509_name(name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
 
 
 class Cluster:
-    """A broker whose listeners ask for TLS and a login; one has an expired certificate."""
+    """A broker whose listeners require TLS and a login; one has an expired certificate."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
@@ -146,59 +146,67 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 @pytest.fixture
-def secured(cluster: Cluster, prepared: Path, tmp_path: Path) -> Iterator[Pipeline]:
-    """A home with data and a model, and the login in its environment."""
+def secured_pipeline(cluster: Cluster, prepared_home: Path, tmp_path: Path) -> Iterator[Pipeline]:
+    """A pipeline with data, a model, and the login in its environment."""
     pipeline = Pipeline(tmp_path, **cluster.login)
-    pipeline.copy_files_of(prepared)
+    pipeline.copy_files(prepared_home)
     yield pipeline
     pipeline.close()
 
 
-def test_a_cluster_with_tls_and_a_login(cluster: Cluster, secured: Pipeline) -> None:
-    """Everything over SASL_SSL with the documented variables; one is at its most talkative."""
-    begun = secured.run("initialize.py")
-    assert begun.returncode == 0, begun.stderr[-2000:]
-    assert "topics created" in begun.stdout
-    predictor = secured.start("predictor.py", PIPELINE_LOG="debug")
-    trainer = secured.start("trainer.py", "--evals", "1")
+def test_pipeline_runs_on_cluster_with_tls_and_login(
+    cluster: Cluster, secured_pipeline: Pipeline
+) -> None:
+    """Everything runs over SASL_SSL with the documented variables; one script logs all it can."""
+    done = secured_pipeline.run("initialize.py")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "topics created" in done.stdout
+    predictor = secured_pipeline.start("predictor.py", PIPELINE_LOG="debug")
+    trainer = secured_pipeline.start("trainer.py", "--evals", "1")
     trainer.says("ready")
-    app = secured.run("sample_app.py", "--messages", "30", "--interval", "0")
+    app = secured_pipeline.run("sample_app.py", "--messages", "30", "--interval", "0")
     assert app.returncode == 0, app.stdout[-2000:]
     assert "sent 30, answered 30" in app.stdout
-    assert len(secured.values(PREDICTIONS)) == 30
-    secured.wait_for_events("training_completed", 1)
+    assert len(secured_pipeline.values(PREDICTIONS)) == 30
+    secured_pipeline.wait_for_events("training_completed", 1)
     for script in (predictor, trainer):
         assert listening_addresses(script.process.pid) == []
     assert set(listening_addresses(cluster.broker.pid)) <= LOOPBACK
     assert predictor.end() == 0 and trainer.end() == 0
-    assert "SaslAuthenticate" in predictor.text()  # it did say what it sent
-    shows_nothing(predictor.text(), PASSWORD)
+    assert "SaslAuthenticate" in predictor.text()  # the log has the requests of the login
+    check_password_is_hidden(predictor.text(), PASSWORD)
 
 
-def test_a_login_in_plain_text_is_masked_in_the_log(cluster: Cluster, secured: Pipeline) -> None:
-    """PLAIN sends the password as it is, and the client logs what it sends."""
-    secured.env |= {
+def test_plain_password_is_masked_in_the_debug_log(
+    cluster: Cluster, secured_pipeline: Pipeline
+) -> None:
+    """PLAIN sends the password in plain text, and the client logs its requests."""
+    secured_pipeline.env |= {
         "PIPELINE_LOG": "DEBUG",
         "KAFKA_SASL_MECHANISM": "PLAIN",
         "KAFKA_SASL_USERNAME": "bob",
         "KAFKA_SASL_PASSWORD": PLAIN_PASSWORD,
     }
-    done = secured.run("initialize.py")
+    done = secured_pipeline.run("initialize.py")
     assert done.returncode == 0
     assert r"\x00bob\x00***" in done.stderr
-    shows_nothing(done.stdout + done.stderr, PLAIN_PASSWORD)
+    check_password_is_hidden(done.stdout + done.stderr, PLAIN_PASSWORD)
 
 
-def shows_nothing(text: str, password: str) -> None:
+def check_password_is_hidden(text: str, password: str) -> None:
     for shape in (password, repr(password)[1:-1], repr(password.encode())[2:-1]):
         assert shape not in text
 
 
-def test_what_is_refused_is_one_line_at_once(cluster: Cluster, secured: Pipeline) -> None:
+def test_scripts_end_with_one_line_when_connection_is_refused(
+    cluster: Cluster, secured_pipeline: Pipeline
+) -> None:
     rounds = [[(script, REFUSED) for script in SCRIPTS]]
     rounds += [[("predictor.py", UNKNOWN), ("trainer.py", EXPIRED)]]
     for each in rounds:
-        scripts = [secured.start(script, **cluster.wrong[reason]) for script, reason in each]
+        scripts = [
+            secured_pipeline.start(script, **cluster.wrong[reason]) for script, reason in each
+        ]
         for (name, reason), script in zip(each, scripts, strict=True):
             assert script.process.wait(60) == 1
             (line,) = script.text().splitlines()
@@ -208,14 +216,14 @@ def test_what_is_refused_is_one_line_at_once(cluster: Cluster, secured: Pipeline
 
 
 @pytest.mark.parametrize("reason", [REFUSED, UNKNOWN, EXPIRED])
-def test_whatever_is_opened_says_the_same(cluster: Cluster, reason: str) -> None:
-    """All that initialize, predictor, trainer and sample_app open, for each reason."""
+def test_every_client_gives_the_same_reason_for_a_refusal(cluster: Cluster, reason: str) -> None:
+    """Every client that the scripts open raises Refused with this reason."""
     kafka = settings.load({**cluster.login, **cluster.wrong[reason]}).kafka
     member: dict[str, Any] = {"group": "g", "topics": ["t"], "instance_id": "s", "max_records": 1}
-    begun = time.monotonic()
+    started = time.monotonic()
     for opened in (
         partial(kafka_io.check_broker, kafka),
-        partial(kafka_io.wait_for_broker, kafka, 60),  # not for a change of mind
+        partial(kafka_io.wait_for_broker, kafka, 60),  # does not wait: a refusal is final
         partial(kafka_io.ensure_topics, kafka, {}),
         partial(LogReader, kafka, ["t"]),
         partial(Sender, kafka),
@@ -224,17 +232,17 @@ def test_whatever_is_opened_says_the_same(cluster: Cluster, reason: str) -> None
         with pytest.raises(Refused, match=re.escape(reason)) as failure:
             opened()
         assert "\n" not in str(failure.value)
-    assert time.monotonic() - begun < 25  # where each would try for 5 s
+    assert time.monotonic() - started < 25  # retries of 5 s each would take longer
 
 
-def test_another_way_to_log_in_is_one_line(cluster: Cluster) -> None:
+def test_unsupported_sasl_mechanism_is_one_line(cluster: Cluster) -> None:
     kafka = settings.load({**cluster.login, "KAFKA_SASL_MECHANISM": "SCRAM-SHA-256"}).kafka
     with pytest.raises(Refused, match=r"knows no SCRAM-SHA-256 \(KAFKA_SASL_MECHANISM\)$"):
         kafka_io.check_broker(kafka)
 
 
-def test_a_server_that_only_listens_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The client alone would wait for the end of the handshake for ever."""
+def test_server_that_never_answers_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client alone would wait forever for the end of the handshake."""
     monkeypatch.setattr(clients, "BOOTSTRAP_TIMEOUT_MS", 600)
     monkeypatch.setattr(connection, "HANDSHAKE_TIMEOUT_MS", 200)
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -246,13 +254,13 @@ def test_a_server_that_only_listens_is_given_up(monkeypatch: pytest.MonkeyPatch)
 
 # The code
 
-#: They run what they read.
+#: Modules and calls that run code from their input.
 MODULES = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "jsonpickle"}
 CALLS = {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "pd.read_pickle"}
 
 
-def test_no_code_comes_out_of_data() -> None:
-    """Nor out of a shell. `make check` has bandit look for more."""
+def test_no_module_runs_code_from_data() -> None:
+    """Nor does one use a shell. `make check` runs bandit, which checks more."""
     files = [*ROOT.glob("*.py"), *ROOT.glob("utils/**/*.py"), *ROOT.glob("train/**/*.py")]
     assert len(files) > 20
     found = [
@@ -261,7 +269,7 @@ def test_no_code_comes_out_of_data() -> None:
         for node in ast.walk(ast.parse(file.read_text()))
         if _runs_data(node)
     ]
-    # An optional optimiser looks for it where scikit-learn no longer has it.
+    # The shim puts joblib where an optional optimiser expects it in scikit-learn.
     assert found == ["hunter_shims.py: import joblib"]
 
 
@@ -277,22 +285,20 @@ def _runs_data(node: ast.AST) -> bool:
     return ast.unparse(node.func) in CALLS or any(flags[name] != "False" for name in flagged)
 
 
-def test_secrets_are_not_in_the_help_nor_in_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_help_and_store_errors_do_not_contain_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     database = "postgresql://me:DatabaseWord@127.0.0.1:1/x?password=ParameterWord"
     secrets = {"KAFKA_SASL_PASSWORD": "BrokerWord", "MESSAGES_URL": database}
     for name, value in secrets.items():
         monkeypatch.setenv(name, value)
-    told = [process.parser("").format_help(), repr(settings.load().kafka)]
-    for wrong in (
-        {"KAFKA_SECURITY_PROTOCOL": "SASL_SSL"},  # needs more than that
-        {"MESSAGES_URL": "nonsense:DatabaseWord"},
+    texts = [process.parser("").format_help(), repr(settings.load().kafka)]
+    for changes in (
         {"MESSAGES_URL": "mysql://me:DatabaseWord@h/d?password=ParameterWord"},
         {},
     ):
-        with pytest.raises((settings.SettingsError, StoreError)) as failure:
-            loaded = settings.load({**secrets, **wrong})
+        loaded = settings.load({**secrets, **changes})
+        with pytest.raises(StoreError) as failure:
             MessageStore(loaded.messages_url, FEATURES)
-        told.append(str(failure.value))
-    assert "me:***@127.0.0.1:1/x: " in told[-1]
+        texts.append(str(failure.value))
+    assert "me:***@127.0.0.1:1/x: " in texts[-1]
     words = ("BrokerWord", "DatabaseWord", "ParameterWord")
-    assert not [word for word in words for text in told if word in text]
+    assert not [word for word in words for text in texts if word in text]

@@ -1,1 +1,1 @@
-"""Long runs by hand: torture, soak, fuzz; and the audit of installed packages."""
+"""Tools to run by hand: torture, soak, fuzz, and the audit of installed packages."""

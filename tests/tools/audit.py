@@ -1,20 +1,20 @@
-"""Looks the installed packages up among known vulnerabilities (OSV); for `make check`.
+"""Checks the installed packages for known vulnerabilities (OSV); for `make check`.
 
     python -m tests.tools.audit
 
-Fails when one is found. Where the service cannot be reached it says so and does not.
+It fails if it finds one. If the service cannot be reached, it says so and succeeds.
 """
 
 import json
 import subprocess
 import sys
 
-#: They come with Python, not with the requirements.
+#: Packages that come with Python, not with the requirements.
 NOT_OURS = {"pip", "setuptools"}
 
 
 def main() -> int:
-    """Ask, and say in a line what was found; the exit status."""
+    """Run pip-audit and print what it found; returns the exit status."""
     command = [sys.executable, "-m", "pip_audit", "--vulnerability-service", "osv"]
     options = ["--progress-spinner", "off", "--format", "json", "--timeout", "5"]
     try:

@@ -1,4 +1,4 @@
-"""Bytes that are nearly a message, and what has to hold for any bytes at all."""
+"""Mutations of messages, and what must hold for the decoding of any bytes."""
 
 import json
 import re
@@ -16,12 +16,12 @@ from utils.feature_tools import FeatureTools, message_type
 from utils.messages import BadRecord, Decoder, Outcome, Prediction, label_text
 from utils.settings import Settings
 
-#: The most bytes of a spoilt message: enough for more digits than Python reads, and for
-#: deeper nesting than it follows.
+#: The most bytes of a mutated message: enough for more digits than Python's int() accepts,
+#: and for nesting deeper than its json reads.
 LARGEST = 16_384
 
-#: What a mutation puts in a value's place: numbers at the edges of what floats and 64-bit
-#: integers hold, odd text, and what is no JSON although Python or people take it for some.
+#: Values that a mutation inserts: numbers at the limits of floats and 64-bit integers, odd
+#: text, and what is not JSON although Python or people accept it.
 NUMBERS = (
     *(b"0", b"-0", b"-0.0", b"39", b"1e23", b"1e308", b"-1e308", b"1e-400", b"5e-324"),
     *(b"2.4703282292062328e-324", b"1.7976931348623157e308", b"1.7976931348623159e308"),
@@ -45,8 +45,8 @@ _TOKEN = re.compile(_STRING + rb"|-?\d[\d.eE+-]*|\w+|[][{}:,]", re.DOTALL)
 _PAIR = re.compile(rb"(%b\s*:\s*)(%b|[^][{}\",]+)" % (_STRING, _STRING), re.DOTALL)
 
 
-def mutated(value: bytes, random: Random, largest: int = LARGEST) -> bytes:
-    """The same bytes with something wrong, or at least odd, in one place."""
+def mutate(value: bytes, random: Random, largest: int = LARGEST) -> bytes:
+    """The message with one place changed to something wrong or odd."""
     pair, token, another = (_found(what, value, random) for what in (_PAIR, _TOKEN, _TOKEN))
     if pair is None or token is None or another is None:
         return random.choice(BROKEN) + value[:largest]
@@ -77,7 +77,7 @@ def _number(random: Random) -> bytes:
 
 
 def messages_of(rows: Sequence[dict[str, Any]]) -> list[bytes]:
-    """Rows, the outcome last, as an application sends them; one in four as an outcome."""
+    """Messages of rows, whose outcome is last; every fourth is a late outcome instead."""
     found = []
     for number, row in enumerate(rows):
         name = f"r-{number}"
@@ -87,14 +87,14 @@ def messages_of(rows: Sequence[dict[str, Any]]) -> list[bytes]:
 
 
 def adult_features(settings: Settings) -> FeatureTools:
-    """Those of the Adult data, one column of numbers taken for names."""
+    """The features of Adult, with one numerical column made categorical."""
     data = settings.data.model_copy(update={"categorical": ("hours_per_week",)})
     frame = preprocess_data.read_frame(settings.data_dir / data.train, data)
     return preprocess_data.fit_features(frame, data)
 
 
 class Broken(AssertionError):
-    """A promise does not hold; names the bytes."""
+    """A guarantee does not hold; the text names the bytes."""
 
 
 class _Scored(NamedTuple):
@@ -104,19 +104,19 @@ class _Scored(NamedTuple):
 
 
 class Checker:
-    """Takes bytes through decoding and encoding, and raises `Broken` where that goes wrong.
+    """Decodes and encodes bytes, and raises `Broken` if a guarantee does not hold.
 
-    Any bytes are either refused with a reason of one line, or give a row whose features
-    are finite or missing and the same floats, bit for bit, as those of a DataFrame made
-    of the values that Python's own JSON reads; the record of its prediction is valid JSON.
+    Bytes are either rejected with a reason of one line, or give a row. Its features are
+    finite or missing, and equal, bit for bit, those of a DataFrame of the values that
+    Python's json reads. The record of its prediction is valid JSON.
 
     Args:
-        features: Says what a message may hold.
-        at_once: So many rows are compared with the DataFrame together (one at a time
-            would spend the time in pandas).
+        features: Defines the columns of a message.
+        at_once: Number of rows that are compared with a DataFrame together; one at a time,
+            pandas would take most of the time.
 
     Attributes:
-        seen: How many values were what; its total is how many there were.
+        seen: Counts the values by kind; its total is the number of values.
     """
 
     def __init__(self, features: FeatureTools, at_once: int = 500) -> None:
@@ -142,8 +142,8 @@ class Checker:
         if len(self._waiting) >= self._at_once:
             self.compare()
 
-    def told(self) -> str:
-        """What was seen, for people to read."""
+    def summary(self) -> str:
+        """The counts as text."""
         return ", ".join(f"{count:,} {what}" for what, count in self.seen.most_common())
 
     @staticmethod
@@ -157,39 +157,39 @@ class Checker:
             return None
 
     def _answer(self, value: bytes, message: Any) -> None:
-        """A prediction of it is a key and JSON that says the same."""
+        """Check that a prediction for it has a key, and JSON that decodes to the same."""
         made = Prediction(message.request_id, 1, self._features.classes[1], 0.83, 3)
         sent = msgspec.json.encode(made)
         if json.loads(sent) != msgspec.structs.asdict(made):
-            raise Broken(f"{value!r}: its prediction reads {sent!r}")
+            raise Broken(f"{value!r}: its prediction is encoded as {sent!r}")
         if message.request_id.encode().decode() != message.request_id or not message.request_id:
             raise Broken(f"{value!r}: its key is not its request_id")
 
     def _read_by_python(self, value: bytes) -> dict[str, Any]:
-        """The columns as `json` reads them."""
-        # Bytes that are no UTF-8 may stand in columns that are ignored.
+        """The columns as Python's json reads them."""
+        # Ignored columns may contain bytes that are not UTF-8.
         data = json.loads(value.decode("utf-8", "replace"), parse_int=_whole)["data"]
         row = {name: data.get(name) for name in self._features.columns}
-        for name in self._features.categorical:  # in a frame such a column is text
+        for name in self._features.categorical:  # text in a frame
             row[name] = None if row[name] is None else label_text(row[name])
         return row
 
     def compare(self) -> None:
-        """Compare what has gathered with the DataFrame's way."""
+        """Compare the collected rows with the features of a DataFrame."""
         scored, self._waiting = self._waiting, []
         if self._same(scored):
             return
         for one in scored:
             if not self._same([one]):
-                raise Broken(f"{one.value!r}: other features than those of {one.expected}")
-        raise Broken("features differ that are the same row by row")
+                raise Broken(f"{one.value!r}: the features differ from those of {one.expected}")
+        raise Broken("the features differ together, but not row by row")
 
     def _same(self, scored: Sequence[_Scored]) -> bool:
         features = self._features
         by_row = features.transform_rows([one.row for one in scored])
         if np.isinf(by_row).any() or np.isnan(by_row[:, len(features.numerical) :]).any():
             return False
-        stored = [features.row_values(one.row) for one in scored]  # what the trainer gets
+        stored = [features.row_values(one.row) for one in scored]  # what the trainer reads
         return all(
             features.transform(frame).tobytes() == by_row.tobytes()
             for frame in (
@@ -200,5 +200,5 @@ class Checker:
 
 
 def _whole(digits: str) -> float:
-    # int() refuses more than 4,300 digits; no column takes so many.
+    # int() refuses more than 4,300 digits; no column accepts so many.
     return int(digits) if len(digits) <= 4_300 else float(digits)

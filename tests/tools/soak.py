@@ -1,10 +1,10 @@
-"""Runs the whole pipeline for long and watches what every process takes.
+"""Runs the whole pipeline for a long time and measures the resources of every process.
 
     python -m tests.tools.soak [--minutes 60] [--rate 300] [--retrain-every 6000]
 
-An hour at a user's rate is compressed: many messages a second, and a retraining each few
-seconds. Memory, open files, threads and disk are sampled; in the end a table says
-whether they are flat, and what grows by design says how much a message or row costs it.
+Many messages a second and a retraining every few seconds stand for a much longer normal
+run. Memory, open files, threads and disk are sampled. The table at the end says whether
+they are flat, and for what grows by design, how many bytes a message costs.
 """
 
 import argparse
@@ -36,18 +36,18 @@ REPORT = ROOT / "benchmarks" / "soak.md"
 MIB = 1024 * 1024
 EVERY_SECONDS = 2.0
 
-#: A measure is flat when the line fitted to the second half of its samples, while one model
-#: serves, rises by less than 5 % of their mean, or by less than this, in that half.
+#: A measure is flat if the line fitted to the second half of its samples, while one model
+#: serves, rises in that half by less than 5 % of their mean, or by less than this.
 SLACK = {"memory, MiB": 8.0, "open files": 2.0, "threads": 2.0}
-#: What holds something for each message, or row, on purpose.
+#: Processes that keep data for each message or row by design, and which.
 GROWS = {
-    "sample app": "its ledger: every request_id, to notice one answered twice",
-    "training": "all rows are in memory while it trains",
+    "sample app": "it remembers every request_id, to notice duplicate answers",
+    "training": "all rows are in memory during a training",
 }
 
 
 class Sample(NamedTuple):
-    """One look."""
+    """One measurement."""
 
     seconds: float
     messages: int
@@ -62,12 +62,12 @@ class Curve:
     samples: list[Sample] = field(default_factory=list)
 
     def half(self) -> list[Sample]:
-        """The second half, by time."""
+        """The samples of the second half of the time."""
         middle = (self.samples[0].seconds + self.samples[-1].seconds) / 2
         return [sample for sample in self.samples if sample.seconds >= middle]
 
     def rise(self) -> float:
-        """How much the line fitted to the second half rises in it."""
+        """The rise of the line fitted to the second half, within that half."""
         half = self.half()
         times = [sample.seconds for sample in half]
         if len(set(times)) < 2:
@@ -76,7 +76,7 @@ class Curve:
         return line.slope * (times[-1] - times[0])
 
     def rise_with_one_model(self) -> float:
-        """The same, each model's samples moved to the same mean: a larger one is a step."""
+        """The rise without the steps between models: each model's samples get the same mean."""
         stretches: dict[int | None, list[Sample]] = defaultdict(list)
         for sample in self.half():
             stretches[sample.model].append(sample)
@@ -90,16 +90,16 @@ class Curve:
         return above / below * (half[-1].seconds - half[0].seconds) if below else 0.0
 
     def mean(self) -> float:
-        """Of the second half."""
+        """The mean of the second half."""
         return statistics.mean(sample.value for sample in self.half())
 
     def per_message(self) -> float:
-        """Of the rise, for one message."""
+        """The rise in the second half, divided by its messages."""
         half = self.half()
         return self.rise() / max(half[-1].messages - half[0].messages, 1)
 
     def is_flat(self, slack: float) -> bool:
-        """By the criterion above."""
+        """Whether the measure is flat, as defined at `SLACK`."""
         return self.rise_with_one_model() < max(0.05 * self.mean(), slack)
 
 
@@ -107,11 +107,11 @@ Curves = dict[tuple[str, str], Curve]
 
 
 class Watcher:
-    """Looks at processes and folders.
+    """Samples processes and folders.
 
     Args:
-        processes: By name; a trainer's children are the training.
-        folders: By name.
+        processes: Process ids by name; children of `trainer` are sampled as `training`.
+        folders: Folders by name.
     """
 
     def __init__(self, processes: dict[str, int], folders: dict[str, Path]) -> None:
@@ -120,8 +120,8 @@ class Watcher:
         self._folders = folders
         self._begun = time.monotonic()
 
-    def look(self, messages: int, model: int | None) -> None:
-        """Take a sample of everything, while a model serves."""
+    def sample(self, messages: int, model: int | None) -> None:
+        """Sample everything; `messages` were sent so far, and `model` serves."""
         self._place = (time.monotonic() - self._begun, messages, model)
         for name, process in self._all():
             with suppress(psutil.NoSuchProcess), process.oneshot():
@@ -131,8 +131,8 @@ class Watcher:
         for name, folder in self._folders.items():
             self._note(name, "disk, MiB", size_of(folder) / MIB)
 
-    def gone(self) -> list[str]:
-        """Who is not there any more."""
+    def ended(self) -> list[str]:
+        """The names of processes that have ended."""
         return [name for name, process in self._processes.items() if not process.is_running()]
 
     def _all(self) -> Iterator[tuple[str, psutil.Process]]:
@@ -147,10 +147,10 @@ class Watcher:
 
 
 def size_of(folder: Path) -> int:
-    """Bytes that a folder takes on the disk."""
+    """Bytes that a folder uses on disk."""
     total = 0
     for path in folder.rglob("*"):
-        with suppress(OSError):  # gone meanwhile
+        with suppress(OSError):  # deleted meanwhile
             total += path.lstat().st_blocks * 512
     return total
 
@@ -160,8 +160,8 @@ class Soak:
     """One run.
 
     Attributes:
-        figures: What was done.
-        curves: What was seen.
+        figures: What the run did, by name.
+        curves: The samples, by process and measure.
     """
 
     pipeline: Pipeline
@@ -171,7 +171,7 @@ class Soak:
     curves: Curves = field(default_factory=dict)
 
     def run(self) -> None:
-        """Let it run for the time asked for, and look on."""
+        """Run the pipeline for the requested time and sample it."""
         home, options = self.pipeline.home, self.options
         predictor = self.pipeline.start("predictor.py")
         trainer = self.pipeline.start("trainer.py", "--evals", "1")
@@ -190,18 +190,18 @@ class Soak:
             },
         )
         store = ModelStore(self.pipeline.settings.models_dir)
-        begun = time.monotonic()
-        while (now := time.monotonic() - begun) < 60 * options.minutes and not watcher.gone():
+        started = time.monotonic()
+        while (now := time.monotonic() - started) < 60 * options.minutes and not watcher.ended():
             sent = self._sent()
-            watcher.look(sent, store.current_id())
+            watcher.sample(sent, store.current_id())
             print(f"\r{now:5.0f} s, {sent:,} messages", end="", flush=True)
             time.sleep(EVERY_SECONDS)
         print()
-        if gone := watcher.gone():
-            told = "\n".join(scripts[name].text()[-2000:] for name in gone if name in scripts)
-            raise SystemExit(f"{', '.join(gone)} ended by itself\n{told}")
+        if ended := watcher.ended():
+            outputs = "\n".join(scripts[name].text()[-2000:] for name in ended if name in scripts)
+            raise SystemExit(f"{', '.join(ended)} ended by itself\n{outputs}")
         self.curves = watcher.curves
-        self._finish(sample_app, trainer, time.monotonic() - begun)
+        self._finish(sample_app, trainer, time.monotonic() - started)
 
     def _sent(self) -> int:
         ends = partition_bounds(self.pipeline.settings.kafka, APP_MESSAGES)
@@ -220,14 +220,14 @@ class Soak:
 
 
 def report(soak: Soak) -> str:
-    """The page for benchmarks/."""
+    """The results as a page for benchmarks/."""
     machine = f"{os.cpu_count()} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB"
     versions = ", ".join(
         f"{name} {metadata.version(name)}"
         for name in ("kafka-python", "lightgbm", "numpy", "SQLAlchemy")
     )
     lines = [
-        "# A long run: what every process takes",
+        "# A long run: the resources of every process",
         "",
         f"`make soak MINUTES={soak.options.minutes:g}` on {datetime.now(UTC):%Y-%m-%d}: "
         f"{machine}, {platform.system()} {platform.machine()}, Python "
@@ -235,9 +235,9 @@ def report(soak: Soak) -> str:
         "",
         *(f"- {name}: {text}" for name, text in soak.figures.items()),
         "",
-        f"Sampled each {EVERY_SECONDS:g} s. Flat: the line fitted to the second half of the "
-        "samples, while one model serves (a larger one is a step), rises in that half by less "
-        "than 5 % of their mean, or by less than "
+        f"Sampled every {EVERY_SECONDS:g} s. A measure is flat if the line fitted to the second "
+        "half of its samples, while one model serves (a larger model is a step), rises in that "
+        "half by less than 5 % of their mean, or by less than "
         + ", ".join(f"{slack:g} ({what})" for what, slack in SLACK.items())
         + ".",
         "",
@@ -246,8 +246,8 @@ def report(soak: Soak) -> str:
         *(_row(name, what, curve) for (name, what), curve in sorted(soak.curves.items())),
         "",
         *(f"- {name}: {why}." for name, why in GROWS.items()),
-        "- The broker's log keeps messages and predictions, `messages/` what the trainer learns "
-        "from: both grow with every message by design. `models/` keeps "
+        "- The broker's log keeps messages and predictions, and `messages/` the training data: "
+        "both grow with every message by design. `models/` keeps "
         f"{soak.pipeline.settings.training.extra_models_to_keep + 1} bundles.",
         "",
     ]
@@ -270,12 +270,12 @@ def _row(name: str, what: str, curve: Curve) -> str:
 
 
 def grows(name: str, what: str) -> bool:
-    """Whether that is by design."""
+    """Whether this measure grows by design."""
     return name in GROWS and what == "memory, MiB"
 
 
 def leaks(curves: Curves) -> list[str]:
-    """What should be flat and is not."""
+    """The measures that should be flat and are not."""
     return [
         f"{name}: {what}"
         for (name, what), curve in curves.items()
@@ -284,11 +284,11 @@ def leaks(curves: Curves) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run it and write the page; 1 if something is not flat."""
+    """Run the soak and write the page; returns 1 if a measure is not flat."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--minutes", type=float, default=60.0, help="how long (60)")
+    parser.add_argument("--minutes", type=float, default=60.0, help="duration (60)")
     parser.add_argument("--rate", type=float, default=300.0, help="messages a second (300)")
     parser.add_argument("--retrain-every", type=int, default=6_000, help="outcomes (6000)")
     parser.add_argument("--output", type=Path, default=REPORT, help=f"the page ({REPORT.name})")

@@ -1,12 +1,12 @@
-"""Kills whatever can be killed while messages flow, then counts what came of them.
+"""Kills processes at random while messages flow, then verifies every guarantee.
 
     python -m tests.tools.torture [--minutes 5] [--seed N] [--rate 100]
 
-A home and a broker of its own, three predictors, a trainer, a steady producer. A seeded
-loop kills one of them after the other, in the middle of whatever it does, and starts it
-again. In the end the log says, read committed, whether every promise was kept. A seed gives
-the same kinds of kills in the same order and the same messages; in the middle of what a
-kill hits differs from run to run.
+It runs a broker, three predictors, a trainer and a steady producer in a temporary home. A
+seeded loop kills one process after another, whatever it is doing, and restarts it. In the
+end the committed log shows whether every guarantee held. A seed gives the same kinds of
+kills in the same order and the same messages; what a process is doing when it is killed
+differs from run to run.
 """
 
 import argparse
@@ -51,12 +51,14 @@ PREDICTORS = 3
 ENVIRONMENT = {
     "PARTITIONS": str(PARTITIONS),
     "RETRAIN_EVERY": str(EVERY),
-    "EXTRA_MODELS_TO_KEEP": "100000",  # every prediction's model is asked again in the end
+    "EXTRA_MODELS_TO_KEEP": "100000",  # every prediction is recomputed in the end
 }
-#: So long a partition may stand still after a kill before the run gives up on it.
+#: The longest time a partition may have no predictions after a kill; then the run ends.
 STUCK_SECONDS = 90.0
-#: So long the end may take once nothing is sent any more.
+#: The longest time until all is processed, once nothing is sent any more.
 FINISH_SECONDS = 180.0
+#: Marks the faults after which a run ends early.
+_STUCK = "have no new predictions"
 
 BAD_MESSAGES: list[bytes | None] = [
     b"{",
@@ -70,13 +72,13 @@ BAD_OUTCOMES: list[bytes | None] = [b"[]", b'{"request_id": "x", "outcome": "nei
 
 
 class Feeder(threading.Thread):
-    """Sends at a steady rate: half with the outcome inside, half with it later.
+    """Sends messages at a steady rate; half have the outcome inside, half get it later.
 
-    Some records are bad, some request_ids come twice.
+    Some records are bad, and some request_ids are repeated.
 
     Attributes:
-        acknowledged: (topic, key, value) of what the broker took.
-        unsure: How many records failed to be acknowledged; they may be in the log or not.
+        acknowledged: (topic, key, value) of every acknowledged record.
+        unsure: Number of records without an acknowledgement, which may be in the log.
     """
 
     def __init__(self, pipeline: Pipeline, rows: Sequence[Row], rate: float, seed: int) -> None:
@@ -93,16 +95,16 @@ class Feeder(threading.Thread):
         self._later: list[tuple[float, str, Any]] = []
 
     def stop(self) -> None:
-        """Send the outcomes that are due later, and wait for all to be acknowledged."""
+        """Send the outcomes that are still due, and wait for all acknowledgements."""
         self._halt.set()
         self.join()
 
     def run(self) -> None:
         sender = Sender(self._pipeline.settings.kafka, linger_ms=2)
-        begun, number = time.monotonic(), 0
+        started, number = time.monotonic(), 0
         try:
             while not self._halt.wait(0.01):
-                due = int((time.monotonic() - begun) * self._rate)
+                due = int((time.monotonic() - started) * self._rate)
                 for record in self._records(range(number, due)):
                     sender = self._send(sender, record)
                 number = max(number, due)
@@ -119,7 +121,7 @@ class Feeder(threading.Thread):
         for number in numbers:
             name = f"r-{number}"
             if pick.random() < 0.02 and number:
-                name = f"r-{pick.randrange(number)}"  # sent twice, with other data
+                name = f"r-{pick.randrange(number)}"  # repeated, with other data
             row = dict(pick.choice(self._rows))
             if pick.random() < 0.5:
                 outcome = row.pop(self._target)
@@ -167,7 +169,7 @@ class Feeder(threading.Thread):
 
 
 class PredictionMonitor(threading.Thread):
-    """Reads predictions, committed ones, all the time; knows when each was seen."""
+    """Reads the committed predictions and remembers when each was read."""
 
     def __init__(self, pipeline: Pipeline) -> None:
         super().__init__(name="prediction-monitor", daemon=True)
@@ -178,7 +180,7 @@ class PredictionMonitor(threading.Thread):
         self._halt = threading.Event()
 
     def stop(self) -> None:
-        """End it."""
+        """Stop reading and wait for the end of the thread."""
         self._halt.set()
         self.join()
 
@@ -197,7 +199,7 @@ class PredictionMonitor(threading.Thread):
                     self._made[tp.partition].append(newest)
 
     def first_after(self, moment: float, partition: int) -> float | None:
-        """When the first prediction was seen that was made after a moment."""
+        """When the first prediction made after `moment` was read; None before that."""
         made = self._made[partition]
         at = bisect.bisect_right(made, moment)
         return self._arrived[partition][at] if at < len(made) else None
@@ -205,7 +207,7 @@ class PredictionMonitor(threading.Thread):
 
 @dataclass(frozen=True)
 class Kill:
-    """One kill: what, when, and the partitions whose predictions it holds up."""
+    """One kill: what, when, and the partitions whose predictions it delays."""
 
     kind: str
     at: float
@@ -214,7 +216,7 @@ class Kill:
 
 @dataclass
 class Report:
-    """What a run came to; all times in seconds."""
+    """The results of a run; all times in seconds."""
 
     kills: Counter[str] = field(default_factory=Counter)
     stalls: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
@@ -222,29 +224,29 @@ class Report:
     faults: list[str] = field(default_factory=list)
 
     def text(self) -> str:
-        """For people to read."""
-        lines = [f"{'survived':42} kills  stall: median   worst"]
+        """The results as text."""
+        lines = [f"{'kill':42} kills  stall: median   worst"]
         for kind in sorted({*self.kills, *self.stalls}):
             times = self.stalls.get(kind)
             stall = f"{statistics.median(times):12.2f} s {max(times):6.2f} s" if times else ""
             lines.append(f"  {kind:40} {self.kills[kind] or '':5}  {stall}")
-        lines.append(f"  {'together':40} {self.kills.total():5}")
+        lines.append(f"  {'all':40} {self.kills.total():5}")
         lines += [f"{name}: {number}" for name, number in self.figures.items()]
         lines += [f"FAULT: {fault}" for fault in self.faults] or ["no fault"]
         return "\n".join(lines)
 
 
 class Torture:
-    """The processes of one pipeline and what is done to them.
+    """Runs the processes of one pipeline and kills them.
 
     Args:
-        pipeline: Its home is prepared, its topics are there, ENVIRONMENT is in force.
-        broker: Its broker; to be used by the thread that started it.
-        rows: What the messages carry, the outcome inside.
-        seed: Of everything random here.
+        pipeline: Has a prepared home, topics, and the variables of ENVIRONMENT.
+        broker: Its broker; used only by the thread that started it.
+        rows: The data of the messages, with the outcome inside.
+        seed: Seeds everything random here.
         rate: Messages a second.
-        silence: Seconds that the broker is frozen for, now and then; 0 for never.
-        say: Told in one line what is done.
+        silence: Seconds for which the broker is frozen now and then; 0 for never.
+        say: Called with one line for each action.
     """
 
     def __init__(
@@ -261,8 +263,8 @@ class Torture:
         self.report = Report()
         self._pipeline = pipeline
         self._broker = broker
-        # What is done, drawn apart: else what the machine's speed asks of chance would
-        # change it, and a seed would not even give the same kills in the same order.
+        # The plan has its own generator: the other is used more or less often depending on
+        # the machine's speed, and a seed would not give the same kills in the same order.
         self._plan = random.Random(seed)
         self._random = random.Random(seed)
         self._silence = silence
@@ -273,13 +275,13 @@ class Torture:
         self._predictors: list[Script] = []
         self._trainer: Script | None = None
         self._leaving: list[Script] = []
-        self._returns: list[float] = []  # when predictors come (back)
+        self._returns: list[float] = []  # when predictors are started (again)
         self._strikes: list[tuple[float, Callable[[], Kill]]] = [
             (4, self._restart),
-            (1.5, self._away),
-            (1, self._leave),
-            (1.5, self._while_loading),
-            (1, self._freeze),
+            (1.5, self._restart_later),
+            (1, self._replace),
+            (1.5, self._kill_while_loading),
+            (1, self._freeze_predictor),
             (1, self._kill_trainer),
             (1, self._kill_training),
             (1, self._kill_publishing),
@@ -287,15 +289,15 @@ class Torture:
         ]
         if silence:
             self._strikes.append((0.2, self._freeze_broker))
-        # Each kind once, so that a short run has them all; then as often as they weigh.
+        # Each kind once, so that a short run has them all; then at random, by weight.
         self._not_yet = [strike for _, strike in self._strikes]
         self._plan.shuffle(self._not_yet)
 
-    def run(self, goes_on: Callable[[int], bool]) -> Report:
-        """Kill for as long as `goes_on(kills so far)`, let all finish, verify."""
+    def run(self, should_continue: Callable[[int], bool]) -> Report:
+        """Kill while `should_continue(kills so far)`, then let all finish, and verify."""
         self._begin()
-        while goes_on(self.report.kills.total()) and not self._stuck():
-            self._round()
+        while should_continue(self.report.kills.total()) and not self._is_stuck():
+            self._kill_and_recover()
         self._finish()
         return self.report
 
@@ -306,7 +308,7 @@ class Torture:
             self._join()
         self._trainer = self._start_trainer()
         self._monitor.start()
-        self._wait(self._settled, 60, "the predictors did not begin")
+        self._wait(self._has_settled, 60, "the predictors did not begin")
         self._trainer.says("ready", 60)
         self._feeder.start()
         self._wait(lambda: self._monitor.seen > 200, 60, "no predictions at the beginning")
@@ -318,7 +320,7 @@ class Torture:
         return self._pipeline.start("trainer.py", "--evals", "1")
 
     def _supervise(self) -> None:
-        """What a supervisor does: start again what ended, and note what should not have."""
+        """Restart processes that ended, and report those that should not have."""
         now = time.monotonic()
         for moment in [moment for moment in self._returns if moment <= now]:
             self._returns.remove(moment)
@@ -329,14 +331,14 @@ class Torture:
                 self._fault(f"status {script.process.returncode} after SIGTERM", script)
         for script in [s for s in self._predictors if s.process.poll() is not None]:
             self._predictors.remove(script)
-            self._ended(script)
+            self._report_end(script)
             self._join()
         if self._trainer is not None and self._trainer.process.poll() is not None:
-            self._ended(self._trainer)
+            self._report_end(self._trainer)
             self._trainer = self._start_trainer()
 
-    def _ended(self, script: Script) -> None:
-        # Started while the broker was down, a script may say so and end.
+    def _report_end(self, script: Script) -> None:
+        # A script that starts while the broker is down may say so and end.
         if "no Kafka broker answers" not in script.text():
             self._fault(f"ended by itself, status {script.process.returncode}", script)
 
@@ -347,8 +349,8 @@ class Torture:
         self.report.faults.append(text)
         self._say(f"FAULT: {text}")
 
-    def _settled(self) -> bool:
-        """Whether everybody who should be there has partitions."""
+    def _has_settled(self) -> bool:
+        """Whether all predictors run and have partitions."""
         return not self._returns and all(
             _partitions_of(script) is not None for script in self._predictors
         )
@@ -360,7 +362,7 @@ class Torture:
         otherwise: str,
         every: float = 0.02,
     ) -> bool:
-        """Tend meanwhile; looking more often would take time from those looked at."""
+        """Wait for a condition and supervise; a shorter interval would slow the processes."""
         deadline = time.monotonic() + seconds
         while not condition():
             self._supervise()
@@ -370,13 +372,13 @@ class Torture:
             time.sleep(every)
         return True
 
-    def _stuck(self) -> bool:
-        return any("stand still" in fault for fault in self.report.faults)
+    def _is_stuck(self) -> bool:
+        return any(_STUCK in fault for fault in self.report.faults)
 
     # The kills
 
-    def _round(self) -> None:
-        """One kill, sometimes several in a row; then wait until all is well again."""
+    def _kill_and_recover(self) -> None:
+        """Kill once, sometimes several times in a row, and wait until all have recovered."""
         kills = [self._strike()]
         while self._plan.random() < 0.2:
             self._pause(0.5)
@@ -386,7 +388,7 @@ class Torture:
             recovered = self._wait(
                 lambda kill=kill: self._stall(kill) is not None,  # type: ignore[misc]
                 STUCK_SECONDS,
-                f"after {kill.kind}: partitions {list(kill.partitions)} stand still",
+                f"after {kill.kind}: partitions {list(kill.partitions)} {_STUCK}",
             )
             if not recovered:
                 return
@@ -394,7 +396,7 @@ class Torture:
         kind = kills[0].kind if len(kills) == 1 else "several in a row"
         self.report.stalls[kind].append(stall)
         self._say(f"{self.report.kills.total():4} {kind}: {stall:.2f} s")
-        self._wait(self._settled, 60, "not every predictor joined")
+        self._wait(self._has_settled, 60, "not every predictor joined")
         self._pause(1.5)
 
     def _pause(self, longest: float) -> None:
@@ -405,7 +407,7 @@ class Torture:
         self._wait(lambda: time.monotonic() >= until, seconds + 60, "")
 
     def _stall(self, kill: Kill) -> float | None:
-        """From the kill to the first new prediction of the partition that waits longest."""
+        """Seconds from the kill until every partition had a new prediction; None before that."""
         seen = [self._monitor.first_after(kill.at, p) for p in kill.partitions]
         return None if None in seen else max((s - kill.at for s in seen if s), default=0.0)
 
@@ -415,13 +417,13 @@ class Torture:
         else:
             weights, strikes = zip(*self._strikes, strict=True)
             (strike,) = self._plan.choices(strikes, weights)
-        if len(self._predictors) < 2 and strike in (self._away, self._leave):
+        if len(self._predictors) < 2 and strike in (self._restart_later, self._replace):
             strike = self._restart
         kill: Kill = strike()
         self.report.kills[kill.kind] += 1
         return kill
 
-    def _victim(self, kind: str) -> tuple[Script | None, Kill]:
+    def _take_victim(self, kind: str) -> tuple[Script | None, Kill]:
         if not self._predictors:
             return None, Kill(kind, time.time(), ())
         script = self._random.choice(self._predictors)
@@ -431,7 +433,7 @@ class Torture:
         return script, kill
 
     def _kill_predictor(self, kind: str) -> Kill:
-        script, kill = self._victim(kind)
+        script, kill = self._take_victim(kind)
         if script is not None:
             script.kill()
         return kill
@@ -441,23 +443,23 @@ class Torture:
         self._join()
         return kill
 
-    def _away(self) -> Kill:
+    def _restart_later(self) -> Kill:
         kill = self._kill_predictor("predictor, restarted after 5 s")
         self._returns.append(time.monotonic() + 5)
         return kill
 
-    def _leave(self) -> Kill:
-        script, kill = self._victim("predictor leaves (SIGTERM), another joins")
+    def _replace(self) -> Kill:
+        script, kill = self._take_victim("predictor leaves (SIGTERM), another joins")
         if script is not None:
             script.process.terminate()
             self._leaving.append(script)
             self._returns.append(time.monotonic() + 4)
-            # It finishes its batch first, so the time runs from its end.
+            # It finishes its batch first, so the stall begins at its end.
             self._wait_or_go_on(lambda: script.process.poll() is not None, 20)
             kill = replace(kill, at=time.time())
         return kill
 
-    def _while_loading(self) -> Kill:
+    def _kill_while_loading(self) -> Kill:
         current = self._store.current_id()
         self._wait_or_go_on(lambda: self._store.current_id() != current, 8)
         time.sleep(self._random.uniform(0, 0.3))
@@ -465,12 +467,12 @@ class Torture:
         self._join()
         return kill
 
-    def _freeze(self) -> Kill:
-        """Stopped for longer than its session, or than its transaction, may last.
+    def _freeze_predictor(self) -> Kill:
+        """Freeze a predictor for longer than its session or transaction timeout.
 
-        Others have its partitions when it wakes up in the middle of what it did.
+        Others have its partitions when it continues in the middle of its work.
         """
-        script, kill = self._victim("predictor, frozen for a while")
+        script, kill = self._take_victim("predictor, frozen for a while")
         if script is not None:
             script.process.send_signal(signal.SIGSTOP)
             self._pause_of(self._random.choice((3.0, 8.0)))
@@ -494,7 +496,7 @@ class Torture:
         return self._kill_trainer("trainer, while it trains")
 
     def _kill_publishing(self) -> Kill:
-        """In the half second in which a bundle is written, recorded and announced."""
+        """Kill it in the half second in which a bundle is written, recorded and announced."""
         folder = self._pipeline.settings.models_dir
         newest = max(self._store.on_disk(), default=0) + 1
         paths = (folder / f".tmp-{newest}", folder / str(newest))
@@ -510,7 +512,7 @@ class Torture:
         return kill
 
     def _freeze_broker(self) -> Kill:
-        """Nobody can reach it, and no connection breaks."""
+        """Freeze the broker: nobody reaches it, and no connection breaks."""
         os.kill(self._broker.pid, signal.SIGSTOP)
         self._pause_of(self._silence)
         os.kill(self._broker.pid, signal.SIGCONT)
@@ -525,18 +527,20 @@ class Torture:
     # The end
 
     def _finish(self) -> None:
-        self._say("no more kills; waiting for all to be finished")
+        self._say("no more kills; waiting until all is processed")
         self._feeder.stop()
         log = Log(self._pipeline)
         self._wait(
-            lambda: self._monitor.seen >= len(log.good), FINISH_SECONDS, "not all was answered"
+            lambda: self._monitor.seen >= len(log.good),
+            FINISH_SECONDS,
+            "not all messages were answered",
         )
-        self._wait(self._settled, 60, "not every predictor joined")
-        # The same rows come again and again, and a model of them takes ever more rounds.
-        patience = FINISH_SECONDS + len(log.good) / 150
-        # Each look reads the log from its beginning.
-        self._wait(log.answered, patience, "not every retrain request was answered", every=1.0)
-        self._wait(log.stored, FINISH_SECONDS, "the message store did not catch up", every=1.0)
+        self._wait(self._has_settled, 60, "not every predictor joined")
+        # The rows repeat, and models of repeated rows take more and more rounds.
+        timeout = FINISH_SECONDS + len(log.good) / 150
+        # Each check reads the log from its beginning.
+        self._wait(log.is_answered, timeout, "not every retrain request was answered", every=1.0)
+        self._wait(log.is_stored, FINISH_SECONDS, "the message store did not catch up", every=1.0)
         for script in [*self._predictors, *([self._trainer] if self._trainer else [])]:
             if status := script.end(signal.SIGTERM, 60):
                 self._fault(f"status {status} after SIGTERM", script)
@@ -552,7 +556,7 @@ class Torture:
 
 
 class Log:
-    """What the topics hold now, and whether it is what the messages ask for."""
+    """The content of the topics, compared with what the messages should have led to."""
 
     def __init__(self, pipeline: Pipeline) -> None:
         self.figures: dict[str, int] = {}
@@ -564,26 +568,26 @@ class Log:
         self.good = [r for r in self._messages if r.value not in BAD_MESSAGES]
 
     def faults(self, acknowledged: Sequence[tuple[str, bytes, bytes | None]]) -> Iterator[str]:
-        """Every broken promise in one line."""
+        """Every broken guarantee, in one line each."""
         self._predictions = self._pipeline.records(PREDICTIONS)
         self._events = self._pipeline.values(RETRAIN_TOPIC)
-        yield from self._input(acknowledged)
-        yield from self._one_prediction_each()
-        yield from self._rejected()
-        yield from self._requests()
-        yield from self._trainings()
-        yield from self._reproduced()
-        yield from self._message_store()
-        yield from self._explained()
+        yield from self._check_input(acknowledged)
+        yield from self._check_predictions()
+        yield from self._check_dead_letters()
+        yield from self._check_requests()
+        yield from self._check_trainings()
+        yield from self._check_probabilities()
+        yield from self._check_message_store()
+        yield from self._check_commands()
 
-    def answered(self) -> bool:
+    def is_answered(self) -> bool:
         """Whether every retrain request that is due was made and answered."""
         events = self._pipeline.values(RETRAIN_TOPIC)
         answered = {event["batch_id"] for event in events if event.get("training_completed")}
-        return {f"{t}-{p}-{first}" for t, p, first, _ in self._due()} <= answered
+        return {f"{t}-{p}-{first}" for t, p, first, _ in self._due_requests()} <= answered
 
-    def stored(self) -> bool:
-        """Whether the trainer has stored all of it."""
+    def is_stored(self) -> bool:
+        """Whether the trainer has stored the whole log."""
         try:
             with self._open_store() as store:
                 offsets, counts = store.offsets(), store.counts()
@@ -597,32 +601,34 @@ class Log:
     def _open_store(self) -> MessageStore:
         return MessageStore.open(self._pipeline.settings.messages_url, self._features)
 
-    def _input(self, acknowledged: Sequence[tuple[str, bytes, bytes | None]]) -> Iterator[str]:
+    def _check_input(
+        self, acknowledged: Sequence[tuple[str, bytes, bytes | None]]
+    ) -> Iterator[str]:
         there = Counter((r.topic, r.key, r.value) for r in [*self._messages, *self._outcomes])
         lost = Counter(acknowledged) - there
         if lost:
             yield f"{lost.total()} acknowledged records are not in the log: {_some(lost)}"
         self.figures["messages"] = len(self.good)
 
-    def _one_prediction_each(self) -> Iterator[str]:
-        asked, given = _by_partition(self.good), _by_partition(self._predictions)
-        missing = doubled = 0
-        for partition in sorted(asked.keys() | given.keys()):
-            ids, found = asked.get(partition, []), given.get(partition, [])
+    def _check_predictions(self) -> Iterator[str]:
+        requested, given = _by_partition(self.good), _by_partition(self._predictions)
+        missing = duplicates = 0
+        for partition in sorted(requested.keys() | given.keys()):
+            ids, found = requested.get(partition, []), given.get(partition, [])
             lost, more = Counter(ids) - Counter(found), Counter(found) - Counter(ids)
-            missing, doubled = missing + lost.total(), doubled + more.total()
+            missing, duplicates = missing + lost.total(), duplicates + more.total()
             if lost:
                 yield f"partition {partition}: {lost.total()} without prediction: {_some(lost)}"
             if more:
-                yield f"partition {partition}: {more.total()} doubled: {_some(more)}"
+                yield f"partition {partition}: {more.total()} duplicates: {_some(more)}"
             if not lost and not more and ids != found:
                 at = next(
                     n for n, pair in enumerate(zip(ids, found, strict=True)) if len({*pair}) > 1
                 )
-                yield f"partition {partition}: another order from {ids[at]} on"
-        self.figures |= {"missing": missing, "doubled": doubled}
+                yield f"partition {partition}: out of order from {ids[at]} on"
+        self.figures |= {"missing": missing, "duplicates": duplicates}
 
-    def _rejected(self) -> Iterator[str]:
+    def _check_dead_letters(self) -> Iterator[str]:
         bad = [r for r in self._messages if r.value in BAD_MESSAGES]
         bad += [r for r in self._outcomes if r.value in BAD_OUTCOMES]
         expected = Counter((r.topic, r.partition, r.offset, r.key, r.value) for r in bad)
@@ -633,17 +639,17 @@ class Log:
             found[(*place, letter.key, letter.value)] += 1
         self.figures["rejected"] = found.total()
         if expected != found:
-            yield f"dead letters missing: {_some(expected - found)}"
-            yield f"dead letters too many: {_some(found - expected)}"
+            yield f"missing dead letters: {_some(expected - found)}"
+            yield f"unexpected dead letters: {_some(found - expected)}"
 
-    def _due(self) -> list[tuple[str, int, int, int]]:
-        """The requests there should be: topic, partition, first and last offset."""
+    def _due_requests(self) -> list[tuple[str, int, int, int]]:
+        """The expected retrain requests: topic, partition, first and last offset."""
         state: dict[tuple[str, int], list[int]] = {}
         due = []
         for record in [*self._messages, *self._outcomes]:
             place = (record.topic, record.partition)
             first_and_count = state.setdefault(place, [0, 0])
-            if self._known(record) is None:
+            if self._outcome_of(record) is None:
                 continue
             first_and_count[1] += 1
             if first_and_count[1] == EVERY:
@@ -651,8 +657,8 @@ class Log:
                 state[place] = [record.offset + 1, 0]
         return due
 
-    def _known(self, record: Any) -> str | None:
-        """The outcome a record makes known."""
+    def _outcome_of(self, record: Any) -> str | None:
+        """The outcome in a record, if any."""
         if record.topic == OUTCOMES:
             good = record.value not in BAD_OUTCOMES
             return str(json.loads(record.value)["outcome"]) if good else None
@@ -661,48 +667,48 @@ class Log:
         outcome: str | None = json.loads(record.value)["data"].get(self._features.target)
         return outcome
 
-    def _requests(self) -> Iterator[str]:
+    def _check_requests(self) -> Iterator[str]:
         requests = [event for event in self._events if event.get("retrain")]
         found = Counter(
             (r["topic"], r["partition"], r["first_offset"], r["last_offset"]) for r in requests
         )
-        due = Counter(self._due())
+        due = Counter(self._due_requests())
         self.figures["retrain requests"] = len(requests)
         if found != due:
-            yield f"requests: missing {_some(due - found)}, not due {_some(found - due)}"
+            yield f"requests: missing {_some(due - found)}, unexpected {_some(found - due)}"
         if any(request["count"] != EVERY for request in requests):
             yield f"a retrain request whose count is not {EVERY}"
 
-    def _trainings(self) -> Iterator[str]:
+    def _check_trainings(self) -> Iterator[str]:
         completed = [event for event in self._events if event.get("training_completed")]
         answers = Counter(event["batch_id"] for event in completed)
-        asked = {event["batch_id"] for event in self._events if event.get("retrain")}
-        if asked - answers.keys():
-            yield f"never trained: {_some(Counter(asked - answers.keys()))}"
-        if answers.keys() - asked:
-            yield f"trained, but never asked for: {_some(Counter(answers.keys() - asked))}"
+        requested = {event["batch_id"] for event in self._events if event.get("retrain")}
+        if requested - answers.keys():
+            yield f"never trained: {_some(Counter(requested - answers.keys()))}"
+        if answers.keys() - requested:
+            yield f"trained, but never requested: {_some(Counter(answers.keys() - requested))}"
         ids = [line["model_id"] for line in self._store.history() if "model_id" in line]
         if ids != sorted(set(ids)):
-            yield f"model ids of the history do not grow: {ids}"
+            yield f"model ids in the history do not increase: {ids}"
         announced = [event["model_id"] for event in completed]
         if announced != sorted(announced):
-            yield "announced model ids go back"
+            yield "announced model ids do not increase"
         if missing := set(ids) - set(self._store.on_disk()):
-            yield f"bundles of the history that are not there: {sorted(missing)}"
+            yield f"bundles of the history are missing: {sorted(missing)}"
         self.figures |= {
             "models": len(ids),
             "announced twice": answers.total() - len(answers),
         }
 
-    def _reproduced(self) -> Iterator[str]:
-        """Ask the model that each prediction names once more."""
+    def _check_probabilities(self) -> Iterator[str]:
+        """Recompute each prediction with the model that it names."""
         by_model: dict[int, list[tuple[Any, Any]]] = defaultdict(list)
-        asked, given = defaultdict(list), defaultdict(list)
+        requested, given = defaultdict(list), defaultdict(list)
         for record in self.good:
-            asked[record.partition].append(record)
+            requested[record.partition].append(record)
         for record in self._predictions:
             given[record.partition].append(json.loads(record.value))
-        for partition, records in asked.items():
+        for partition, records in requested.items():
             for record, prediction in zip(records, given[partition], strict=False):
                 by_model[prediction["model_id"]].append((record, prediction))
         wrong, names = 0, self._features.classes
@@ -721,25 +727,25 @@ class Log:
                 }
         self.figures["models that answered"] = len(by_model)
         if wrong:
-            yield f"{wrong} predictions are not what their model says"
+            yield f"{wrong} predictions differ from those of their model"
 
-    def _explained(self) -> Iterator[str]:
-        """What a user would ask of a home with such a past."""
+    def _check_commands(self) -> Iterator[str]:
+        """Run the commands with which a user examines a home."""
         newest = str(max(self._store.on_disk()))
-        someone = json.loads(self._predictions[-1].value)["request_id"]
-        for command in (["why", someone], ["replay"], ["rebuild", newest]):
+        request_id = json.loads(self._predictions[-1].value)["request_id"]
+        for command in (["why", request_id], ["replay"], ["rebuild", newest]):
             done = self._pipeline.run("-m", "ops", *command, timeout=300)
             if done.returncode:
-                said = (done.stdout + done.stderr).strip().splitlines()[-1:]
-                yield f"{' '.join(command)} ended with status {done.returncode}: {said}"
+                last_line = (done.stdout + done.stderr).strip().splitlines()[-1:]
+                yield f"{' '.join(command)} ended with status {done.returncode}: {last_line}"
 
-    def _message_store(self) -> Iterator[str]:
+    def _check_message_store(self) -> Iterator[str]:
         inline: dict[str, str | None] = {}
         late: dict[str, str] = {}
         for record in self.good:
-            inline[record.key.decode()] = self._known(record)
+            inline[record.key.decode()] = self._outcome_of(record)
         for record in self._outcomes:
-            outcome = self._known(record)
+            outcome = self._outcome_of(record)
             if outcome is not None:
                 late[record.key.decode()] = outcome
         known = {name: late.get(name) or label for name, label in inline.items()}
@@ -753,15 +759,15 @@ class Log:
         if counts.predictions != len(inline):
             yield f"the store has {counts.predictions} predictions of {len(inline)}"
         if found != expected:
-            yield f"the store knows {len(found)} outcomes of {len(expected)}, or others"
+            yield f"the store has {len(found)} outcomes of {len(expected)}, or others"
 
 
 def _partitions_of(script: Script) -> list[int] | None:
-    """The partitions that a predictor said last it serves; None before it said so."""
-    said = re.findall(r"serves partitions \[(.*?)\]|(no partition to serve)", script.text())
-    if not said:
+    """The partitions in a predictor's last line about them; None before the first."""
+    lines = re.findall(r"serves partitions \[(.*?)\]|(no partition to serve)", script.text())
+    if not lines:
         return None
-    return [int(number) for number in said[-1][0].split(",") if number]
+    return [int(number) for number in lines[-1][0].split(",") if number]
 
 
 def _by_partition(records: Sequence[Any]) -> dict[int, list[str]]:
@@ -777,13 +783,13 @@ def _some(counter: Counter[Any]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run it; 1 if a promise was broken, and then everything is kept to look at."""
+    """Run the torture; returns 1 if a guarantee was broken, and then keeps all files."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--minutes", type=float, default=5.0, help="how long to kill (5)")
+    parser.add_argument("--minutes", type=float, default=5.0, help="duration of the kills (5)")
     parser.add_argument(
         "--seed",
         type=int,
-        help="of the kills' order and of what is sent; the moments vary (random)",
+        help="seed of the kills' order and of the messages; the times vary (random)",
     )
     parser.add_argument("--rate", type=float, default=100.0, help="messages a second (100)")
     options = parser.parse_args(argv)

@@ -1,1 +1,1 @@
-"""Each module by itself; the folders are those of the modules."""
+"""Tests of single modules, in the folders of the modules."""

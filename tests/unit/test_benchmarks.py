@@ -1,4 +1,4 @@
-"""The benchmarks can be chosen, take their options and keep their results; none is run."""
+"""The benchmarks' command line and their tables of results; no benchmark runs here."""
 
 from functools import partial
 from pathlib import Path
@@ -10,19 +10,19 @@ from benchmarks import report
 from benchmarks.common import Section, Table, at_least, by_turns, rate
 
 
-def test_all_are_run_by_default_and_one_by_its_name() -> None:
+def test_all_benchmarks_run_by_default_and_one_by_name() -> None:
     assert [name for name, _ in benchmarks.parsed([])] == list(benchmarks.BENCHES)
     [(name, options)] = benchmarks.parsed(["--quick", "throughput", "--rows", "7"])
     assert (name, options.rows, options.quick) == ("throughput", 7, True)
 
 
-def test_an_unknown_one_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_benchmark_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         benchmarks.parsed(["speed"])
     assert "invalid choice: 'speed'" in capsys.readouterr().err
 
 
-def test_a_section_takes_the_place_of_its_last_run(tmp_path: Path) -> None:
+def test_section_replaces_that_of_the_last_run(tmp_path: Path) -> None:
     results = tmp_path / "results.md"
     for figure in ("1", "2"):
         for title in ("First", "Second"):
@@ -33,17 +33,17 @@ def test_a_section_takes_the_place_of_its_last_run(tmp_path: Path) -> None:
     assert text.count("| x | 2 |") == 2 and "| x | 1 |" not in text
 
 
-def test_the_rate_leaves_out_what_came_first() -> None:
+def test_rate_ignores_the_first_arrivals() -> None:
     assert rate([10.0, 10.0, 10.0, 10.5, 11.0, 12.0]) == pytest.approx(1.5)
     with pytest.raises(RuntimeError):
         rate([10.0, 10.0])
 
 
-def test_turns_give_each_its_median() -> None:
+def test_by_turns_gives_each_its_median() -> None:
     values = {"a": iter([1.0, 5.0, 3.0]), "b": iter([2.0, 2.0, 9.0])}
     turns = {name: partial(next, some) for name, some in values.items()}
-    said: list[str] = []
-    found = by_turns(3, turns, said.append)
+    lines: list[str] = []
+    found = by_turns(3, turns, lines.append)
     assert found == {"a": 3.0, "b": 2.0}
     assert at_least(found["a"], 3.0) == (">= 3", "reached")
-    assert [line[0] for line in said] == ["a", "b", "b", "a", "a", "b"]
+    assert [line[0] for line in lines] == ["a", "b", "b", "a", "a", "b"]

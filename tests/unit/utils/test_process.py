@@ -1,4 +1,4 @@
-"""Instance ids of processes, one for each that lives and again for who comes after; niceness."""
+"""Instance ids, unique among running processes and reused later; and niceness."""
 
 import os
 import signal
@@ -22,8 +22,8 @@ with process.claim_instance_id(settings.load(), "predictor") as name:
 """
 
 
-def holder(home: Path) -> tuple["subprocess.Popen[str]", str]:
-    """A process that has taken a name, and the name."""
+def start_holder(home: Path) -> tuple["subprocess.Popen[str]", str]:
+    """Start a process that claims an instance id; the process and its id."""
     process = subprocess.Popen(
         [sys.executable, "-c", HOLDER],
         cwd=ROOT,
@@ -35,9 +35,9 @@ def holder(home: Path) -> tuple["subprocess.Popen[str]", str]:
     return process, process.stdout.readline().strip()
 
 
-def test_the_name_of_one_that_was_killed_is_taken_first(tmp_path: Path) -> None:
-    stopped, first = holder(tmp_path)
-    killed, second = holder(tmp_path)
+def test_instance_id_of_a_killed_process_is_reused_first(tmp_path: Path) -> None:
+    stopped, first = start_holder(tmp_path)
+    killed, second = start_holder(tmp_path)
     assert len({first, second}) == 2
     stopped.send_signal(signal.SIGTERM)
     killed.kill()
@@ -49,7 +49,7 @@ def test_the_name_of_one_that_was_killed_is_taken_first(tmp_path: Path) -> None:
     ):
         assert (name, another) == (second, first)
     with claim_instance_id(config, "predictor") as name:
-        assert name == first  # all of them ended by themselves
+        assert name == first  # none of them was killed
 
 
 BUSY = """
@@ -60,15 +60,15 @@ if int(sys.argv[2]):
     process.be_nice(int(sys.argv[2]))
 print("busy", flush=True)
 sys.stdin.readline()
-until, begun = time.monotonic() + 1.0, time.process_time()
+until, started = time.monotonic() + 1.0, time.process_time()
 while time.monotonic() < until:
     pass
-print(time.process_time() - begun)
+print(time.process_time() - started)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="niceness counts everywhere else")
-def test_a_nice_one_leaves_the_processor_to_those_of_other_terminals() -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits niceness to a session")
+def test_nice_process_yields_the_processor_to_other_sessions() -> None:
     core = min(os.sched_getaffinity(0))
     both = [
         subprocess.Popen(
@@ -87,5 +87,5 @@ def test_a_nice_one_leaves_the_processor_to_those_of_other_terminals() -> None:
         assert process.stdin is not None
         process.stdin.write("\n")
         process.stdin.flush()
-    seconds, of_the_nice_one = (float(process.communicate(timeout=30)[0]) for process in both)
-    assert of_the_nice_one < 0.5 * seconds
+    seconds, nice_seconds = (float(process.communicate(timeout=30)[0]) for process in both)
+    assert nice_seconds < 0.5 * seconds

@@ -1,81 +1,67 @@
-"""What MLflow is told, a real one on SQLite; and that one which hangs costs nothing."""
+"""The tracker, with a real MLflow on SQLite."""
 
-import contextlib
 import json
 import shutil
-import socket
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.conftest import MakePipeline
-from tests.harness import Pipeline, adult_in, until
+from tests.harness import Pipeline, write_adult
 from train import evaluate, retrain, tracking
 from train.results import Result
-from train.tracking import beside, outbox
 from train.tracking.tracker import Tracker
-from utils.errors import UserError
 from utils.message_store import Batch, MessageStore, StoredMessage
 from utils.messages import APP_MESSAGES, PREDICTIONS
 from utils.model_store import ModelStore
 from utils.preprocess_data import read_frame
-from utils.settings import ROOT, Settings, SettingsError, load
+from utils.settings import Settings
 
 Row = dict[str, Any]
 TARGET = "income_bracket"
+#: The name of the experiment and of the registered model.
 NAME = TARGET
-CONFIG = ROOT / "pipeline.toml"
 
 
 @pytest.fixture
-def home(prepared: Path, tmp_path: Path) -> Pipeline:
-    """A home with a first model, without a broker."""
-    shutil.copytree(prepared / "models", tmp_path / "models")
-    return Pipeline(tmp_path, "127.0.0.1:1")
-
-
-@pytest.fixture
-def small(adult_files: Path, bootstrap: str, tmp_path: Path) -> Pipeline:
+def small_pipeline(adult_files: Path, bootstrap: str, tmp_path: Path) -> Pipeline:
     """A home with the first rows of the data set, and no model yet."""
-    config = adult_in(tmp_path / "home", adult_files, train=4_000)
+    config = write_adult(tmp_path / "home", adult_files, train=4_000)
     return Pipeline(tmp_path / "home", bootstrap, PIPELINE_CONFIG=str(config))
 
 
-class Home:
+class OfflinePipeline:
     """Trains and predicts in a home as trainer.py and predictor.py do, without Kafka."""
 
     def __init__(self, settings: Settings, rows: list[Row]) -> None:
         self.settings = settings
         self.store = ModelStore(settings.models_dir)
         self.features = self.store.load_current().features
-        self.said: list[str] = []
+        self.reported: list[str] = []
         self._rows = rows
         self._offset = 0
 
     def serve(self, number: int, label: Any = lambda request_id, label: label) -> Any:
-        """Predict that many rows, whose outcomes are known at once; (probabilities, codes)."""
+        """Predict rows whose outcomes are known at once; returns (probabilities, codes)."""
         bundle = self.store.load_current()
         first, self._offset = self._offset, self._offset + number
         rows = self._rows[first : self._offset]
         ids = [f"r-{offset}" for offset in range(first, self._offset)]
         values = [{name: row[name] for name in self.features.columns} for row in rows]
         labels = [label(name, row[TARGET]) for name, row in zip(ids, rows, strict=True)]
-        said = bundle.score(bundle.features.transform_rows(self._decoded(ids, values)))
+        scores = bundle.score(bundle.features.transform_rows(self._decoded(ids, values)))
         batch = Batch(messages=[], outcomes=[], predictions=[], offsets={})
         decoded = self._decoded(ids, values)
         for place, (name, data) in enumerate(zip(ids, decoded, strict=True)):
             where = (0, first + place, 1000 + first + place)
             packed = self.features.row_values(data)
             batch.messages.append(StoredMessage(name, *where, packed, labels[place]))
-            batch.predictions.append((name, bundle.model_id, float(said[place]), *where))
+            batch.predictions.append((name, bundle.model_id, float(scores[place]), *where))
         batch.offsets.update({(APP_MESSAGES, 0): self._offset, (PREDICTIONS, 0): self._offset})
         with MessageStore(self.settings.messages_url, self.features) as messages:
             messages.ingest(batch)
-        return said, self.features.encode_target(np.array(labels, dtype=object))
+        return scores, self.features.encode_target(np.array(labels, dtype=object))
 
     def _decoded(self, ids: list[str], values: list[Row]) -> list[Any]:
         decoder = self.store.load_current().decoder
@@ -90,50 +76,57 @@ class Home:
         return retrain.train(self.settings, snapshot=snapshot, hyper="hyperopt", evals=1)
 
     def track(self) -> None:
-        Tracker(self.settings, self.said.append).step(thorough=True)
+        Tracker(self.settings, self.reported.append).step(thorough=True)
 
 
-def flipped_for_training(request_id: str, label: str) -> str:
-    """Harm that the gate sees: rows kept aside keep their labels."""
+def flip_training_label(request_id: str, label: str) -> str:
+    """Flip the labels of training rows alone, so that the gate sees a worse model."""
     if evaluate.is_validation_row([request_id])[0]:
         return label
     return "<=50K" if label == ">50K" else ">50K"
 
 
-@pytest.mark.optional
-@pytest.mark.timeout(180)
-def test_mlflow_is_told_everything(small: Pipeline, adult: list[Row]) -> None:
-    done = small.run("initialize.py", "--mlflow", "--evals", "3")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "model 1 logged to sqlite:///" in done.stdout
+class Mlflow:
+    """Reads what was logged.
 
-    import mlflow
+    Args:
+        uri: MLflow's tracking URI.
+    """
 
-    settings = tracking.with_tracking(small.settings, wanted=True)
-    mlflow.set_tracking_uri(settings.mlflow.tracking_uri)
-    client = mlflow.MlflowClient()
-    (experiment,) = client.search_experiments(filter_string=f"name = '{NAME}'")
+    def __init__(self, uri: str) -> None:
+        import mlflow
 
-    def aliases() -> dict[str, int]:
-        there = client.get_registered_model(NAME).aliases
-        versions = {a: client.get_model_version(NAME, v) for a, v in there.items()}
+        mlflow.set_tracking_uri(uri)
+        self.client = mlflow.MlflowClient()
+        (experiment,) = self.client.search_experiments(filter_string=f"name = '{NAME}'")
+        self.experiment_id = experiment.experiment_id
+
+    def aliases(self) -> dict[str, int]:
+        """The model ids behind the aliases of the registered model."""
+        aliases = self.client.get_registered_model(NAME).aliases
+        versions = {a: self.client.get_model_version(NAME, v) for a, v in aliases.items()}
         return {alias: int(version.tags["model_id"]) for alias, version in versions.items()}
 
-    def run_of(model_id: int) -> Any:
+    def run_of(self, model_id: int) -> Any:
+        """The one finished run of a model."""
         wanted = f"tags.model_id = '{model_id}' and status = 'FINISHED'"
-        (run,) = client.search_runs([experiment.experiment_id], wanted)
+        (run,) = self.client.search_runs([self.experiment_id], wanted)
         return run
 
-    def check_run(model_id: int, manifest: dict[str, Any]) -> None:
-        run = run_of(model_id)
+    def history(self, model_id: int, metric: str) -> Any:
+        return self.client.get_metric_history(self.run_of(model_id).info.run_id, metric)
+
+    def check_run(self, model_id: int, manifest: dict[str, Any]) -> None:
+        """A model's run holds the parameters, metrics and trials of its manifest."""
+        run = self.run_of(model_id)
         for name, value in manifest["hyperparameters"].items():
             assert run.data.params[name] == str(value)
-        theirs = manifest["metrics"]["challenger"]
-        assert run.data.metrics["validation/log_loss"] == pytest.approx(theirs["log_loss"])
+        challenger = manifest["metrics"]["challenger"]
+        assert run.data.metrics["validation/log_loss"] == pytest.approx(challenger["log_loss"])
         assert run.data.metrics["search/cv_loss"] == manifest["training"]["cv_loss"]
         assert run.data.metrics["seconds/searching"] > 0
-        children = client.search_runs(
-            [experiment.experiment_id],
+        children = self.client.search_runs(
+            [self.experiment_id],
             f"tags.`mlflow.parentRunId` = '{run.info.run_id}'",
             order_by=["start_time"],
         )
@@ -141,134 +134,100 @@ def test_mlflow_is_told_everything(small: Pipeline, adult: list[Row]) -> None:
         assert [child.data.metrics["loss"] for child in children] == [t["loss"] for t in trials]
         assert children[0].data.params["num_leaves"] == str(trials[0]["params"]["num_leaves"])
         assert children[0].data.metrics["seconds"] == trials[0]["seconds"]
-        best = [m.value for m in client.get_metric_history(run.info.run_id, "search/best_loss")]
+        best = [m.value for m in self.history(model_id, "search/best_loss")]
         assert best == np.minimum.accumulate([t["loss"] for t in trials]).tolist()
-
-    there = Home(settings, adult)
-    check_run(1, there.store.load(1).manifest)
-    assert aliases() == {"champion": 1}
-
-    # An accepted one, and a refused one that is pruned at once.
-    there.serve(60)
-    assert there.train().accepted
-    manifest = there.store.load(2).manifest
-    served = there.serve(2000, flipped_for_training)
-    assert not there.train().accepted
-    assert there.store.on_disk() == [1, 2]
-    there.track()
-    assert there.said == [
-        f"model {model_id} logged to {settings.mlflow.tracking_uri}" for model_id in (2, 3)
-    ]
-    check_run(2, manifest)
-    assert aliases() == {"champion": 2, "challenger": 3}
-    assert run_of(3).data.tags["gate"] == "refused"
-    assert run_of(3).data.metrics["gate/mean_difference"] > 0
-    assert not Tracker(settings, print).waiting()
-
-    # Live quality, in steps.
-    said, codes = (np.concatenate(both) for both in zip(served, there.serve(50), strict=True))
-    there.track()
-    history = client.get_metric_history(run_of(2).info.run_id, "live/log_loss")
-    assert [point.step for point in history] == [2000, 2050]
-    assert history[1].value == pytest.approx(evaluate.metrics(said, codes)["log_loss"])
-    last = client.get_metric_history(run_of(2).info.run_id, "live/accuracy_last_50")
-    assert last[1].value == pytest.approx(evaluate.metrics(said[-50:], codes[-50:])["accuracy"])
-    assert run_of(1).data.metrics["live/outcomes"] == 60
-    assert "live/outcomes" not in run_of(3).data.metrics
-
-    # A rollback, and a run that was cut short: it is removed.
-    there.store.rollback(1, reason="a test")
-    cut = client.create_run(experiment.experiment_id, tags=run_of(3).data.tags)
-    there.track()
-    assert aliases() == {"champion": 1, "challenger": 3}
-    assert client.get_run(cut.info.run_id).info.lifecycle_stage == "deleted"
-
-    # A bundle that was dropped from the outbox.
-    there.train()
-    shutil.rmtree(small.home / "mlruns" / "outbox" / "4")
-    there.said.clear()
-    there.track()
-    assert there.said == ["never logged, and pruned meanwhile: models 4"]
-
-    # What MLflow gives out is the bundle.
-    loaded = mlflow.pyfunc.load_model(f"models:/{NAME}@champion")
-    frame = read_frame(settings.data_dir / settings.data.train, settings.data).head(20)
-    bundle = there.store.load_current()
-    assert (loaded.predict(frame) == bundle.score(bundle.features.transform(frame))).all()
-
-
-@pytest.fixture
-def silent() -> Iterator[tuple[str, list[socket.socket]]]:
-    """A server that accepts and never answers: its address, and who has come."""
-    come: list[socket.socket] = []
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def accept() -> None:
-            with contextlib.suppress(OSError):
-                while True:
-                    come.append(server.accept()[0])
-
-        threading.Thread(target=accept, daemon=True).start()
-        yield f"http://user:s3cret@127.0.0.1:{server.getsockname()[1]}", come
-        server.shutdown(socket.SHUT_RDWR)
-    for connection in come:
-        connection.close()
 
 
 @pytest.mark.optional
-def test_a_silent_mlflow_delays_neither_training_nor_swap(
-    make_pipeline: MakePipeline, adult: list[Row], silent: tuple[str, list[socket.socket]]
+@pytest.mark.timeout(180)
+def test_mlflow_mirrors_models_gate_and_live_quality(
+    small_pipeline: Pipeline, adult: list[Row]
 ) -> None:
-    """MLflow's client waits for ten minutes here: whatever waited for it would be seen."""
-    uri, come = silent
-    pipeline = make_pipeline(MLFLOW_TRACKING_URI=uri, MLFLOW_HTTP_REQUEST_TIMEOUT="600")
-    predictor = pipeline.start("predictor.py")
-    trainer = pipeline.start("trainer.py", "--evals", "1")
-    until(lambda: len(come) > 0, 60, lambda: trainer.text())  # it hangs from here on
-    pipeline.send_rows(adult[:25])
-    (completed,) = pipeline.wait_for_events("training_completed", 1)
-    if completed["accepted"]:
-        predictor.says("NEW MODEL RELOADED 2")
-    assert trainer.end() == 0
-    shown = uri.replace("user:s3cret@", "")
-    assert f"not logged yet, {shown} is silent: models 1, 2" in trainer.text()
-    assert "s3cret" not in trainer.text()
-    assert Tracker(pipeline.settings, print).waiting() == [1, 2]
+    """One test, for each act builds on the models of the one before."""
+    done = small_pipeline.run("initialize.py", "--mlflow", "--evals", "3")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "model 1 logged to sqlite:///" in done.stdout
+
+    settings = tracking.with_tracking(small_pipeline.settings, wanted=True)
+    mlflow = Mlflow(settings.mlflow.tracking_uri)
+    pipeline = OfflinePipeline(settings, adult)
+    mlflow.check_run(1, pipeline.store.load(1).manifest)
+    assert mlflow.aliases() == {"champion": 1}
+
+    served = log_accepted_and_refused_model(pipeline, mlflow)
+    log_live_quality(pipeline, mlflow, served)
+    follow_rollback_and_delete_unfinished_run(pipeline, mlflow)
+    report_model_lost_from_the_outbox(pipeline)
+    load_the_champion_from_mlflow(pipeline)
 
 
-def test_what_waits_is_bounded(home: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outbox, "OUTBOX_MOST", 2)
-    settings = tracking.with_tracking(home.settings, wanted=True)
-    store = ModelStore(settings.models_dir)
-    for number in (2, 3):
-        shutil.copytree(store.path / "1", store.path / str(number))
-    for number in (1, 2, 3, 3):
-        outbox.enqueue(settings, store, number)
-    assert Tracker(settings, print).waiting() == [2, 3]
-    assert sorted(path.name for path in (home.home / "mlruns/outbox").iterdir()) == ["2", "3"]
+def log_accepted_and_refused_model(pipeline: OfflinePipeline, mlflow: Mlflow) -> Any:
+    """The refused model is pruned at once; returns what model 2 served."""
+    pipeline.serve(60)
+    assert pipeline.train().accepted
+    manifest = pipeline.store.load(2).manifest
+    served = pipeline.serve(2000, flip_training_label)
+    assert not pipeline.train().accepted
+    assert pipeline.store.on_disk() == [1, 2]
+    pipeline.track()
+    assert pipeline.reported == [
+        f"model {model_id} logged to {pipeline.settings.mlflow.tracking_uri}" for model_id in (2, 3)
+    ]
+    mlflow.check_run(2, manifest)
+    assert mlflow.aliases() == {"champion": 2, "challenger": 3}
+    assert mlflow.run_of(3).data.tags["gate"] == "refused"
+    assert mlflow.run_of(3).data.metrics["gate/mean_difference"] > 0
+    assert not Tracker(pipeline.settings, print).waiting()
+    return served
 
 
-def test_it_is_off_unless_asked_for_and_says_what_is_missing(
-    home: Pipeline, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert not tracking.with_tracking(home.settings, wanted=False).mlflow.tracking_uri
-    outbox.enqueue(home.settings, ModelStore(home.settings.models_dir), 1)
-    assert not (home.home / "mlruns").exists()
-    monkeypatch.setattr(beside, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"install -r requirements-mlflow\.txt"):
-        tracking.with_tracking(home.settings, wanted=True)
+def log_live_quality(pipeline: OfflinePipeline, mlflow: Mlflow, served: Any) -> None:
+    """Live quality is a metric whose steps are numbers of outcomes."""
+    scores, codes = (np.concatenate(both) for both in zip(served, pipeline.serve(50), strict=True))
+    pipeline.track()
+    history = mlflow.history(2, "live/log_loss")
+    assert [point.step for point in history] == [2000, 2050]
+    assert history[1].value == pytest.approx(evaluate.metrics(scores, codes)["log_loss"])
+    last = mlflow.history(2, "live/accuracy_last_50")
+    assert last[1].value == pytest.approx(evaluate.metrics(scores[-50:], codes[-50:])["accuracy"])
+    assert mlflow.run_of(1).data.metrics["live/outcomes"] == 60
+    assert "live/outcomes" not in mlflow.run_of(3).data.metrics
 
 
-def test_secrets_of_the_uri_are_not_told() -> None:
+def follow_rollback_and_delete_unfinished_run(pipeline: OfflinePipeline, mlflow: Mlflow) -> None:
+    pipeline.store.rollback(1, reason="a test")
+    tags = mlflow.run_of(3).data.tags
+    unfinished = mlflow.client.create_run(mlflow.experiment_id, tags=tags)
+    pipeline.track()
+    assert mlflow.aliases() == {"champion": 1, "challenger": 3}
+    assert mlflow.client.get_run(unfinished.info.run_id).info.lifecycle_stage == "deleted"
+
+
+def report_model_lost_from_the_outbox(pipeline: OfflinePipeline) -> None:
+    pipeline.train()
+    shutil.rmtree(pipeline.settings.mlflow_dir / "outbox" / "4")
+    pipeline.reported.clear()
+    pipeline.track()
+    assert pipeline.reported == ["never logged, and pruned meanwhile: models 4"]
+
+
+def load_the_champion_from_mlflow(pipeline: OfflinePipeline) -> None:
+    """The model that MLflow gives out scores as the bundle does."""
+    import mlflow
+
+    settings = pipeline.settings
+    loaded = mlflow.pyfunc.load_model(f"models:/{NAME}@champion")
+    frame = read_frame(settings.data_dir / settings.data.train, settings.data).head(20)
+    bundle = pipeline.store.load_current()
+    assert (loaded.predict(frame) == bundle.score(bundle.features.transform(frame))).all()
+
+
+def test_errors_and_shown_uri_contain_no_secrets() -> None:
     uri = "https://user:p%40ss@host:1/x?token=abc"
     settings = Settings.model_validate(
         {"home": Path("/h"), "data": {"train": "", "target": ""}, "mlflow": {"tracking_uri": uri}}
     )
     tracker = Tracker(settings, print)
-    told = tracker.explained(ValueError(f"at {uri}\n(https://user:***@host) p@ss failed"))
+    text = tracker.explained(ValueError(f"at {uri}\n(https://user:***@host) p@ss failed"))
     assert tracker.shown == "https://host:1/x"
-    assert not [secret for secret in ("p%40ss", "p@ss", "abc") if secret in told]
-    with pytest.raises(SettingsError) as error:
-        load({"MLFLOW_TRACKING_URI": "//user:s3cret@host"})
-    assert "MLFLOW_TRACKING_URI: is not a URI" in str(error.value)
-    assert "s3cret" not in str(error.value)
+    assert not [secret for secret in ("p%40ss", "p@ss", "abc") if secret in text]

@@ -1,4 +1,4 @@
-"""Record batches, written and read here, against kafka-python's own reading and writing."""
+"""Encoding and decoding of record batches, compared with kafka-python's own."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from utils.kafka_io.record_batches import PartitionRecords
 
 TP = TopicPartition("topic", 3)
 
-# Lengths around the places where a number takes a byte more.
+# Lengths around those at which a varint grows by a byte.
 content = st.none() | st.one_of(
     st.binary(max_size=3), st.sampled_from([63, 64, 127, 128, 8191, 8192]).map(bytes)
 )
@@ -26,23 +26,23 @@ records = st.lists(
 )
 
 
-def closed(batch: MemoryRecordsBuilder) -> bytes:
+def to_bytes(batch: MemoryRecordsBuilder) -> bytes:
     batch.close()
     return bytes(batch.buffer())
 
 
-def plain(record: Any) -> tuple[Any, ...]:
+def to_tuple(record: Any) -> tuple[Any, ...]:
     headers = [(name, value) for name, value in record.headers]
     return record.offset, record.timestamp, record.key, record.value, headers
 
 
 @given(records=records, largest=st.sampled_from([100, 10_000, 10**9]))
 @settings(deadline=None)
-def test_what_is_written_kafka_python_reads(records: list[Any], largest: int) -> None:
+def test_kafka_python_reads_encoded_batches(records: list[Any], largest: int) -> None:
     found = []
     for batch in record_batches.encode_batches(records, timestamp=1234, largest=largest):
         count = batch.next_offset()
-        raw = closed(batch)
+        raw = to_bytes(batch)
         assert count == 1 or len(raw) <= largest + DefaultRecordBatch.HEADER_STRUCT.size
         read = DefaultRecordBatch(raw)
         assert read.validate_crc()
@@ -55,35 +55,35 @@ def test_what_is_written_kafka_python_reads(records: list[Any], largest: int) ->
 
 @given(records=records, times=st.lists(st.integers(0, 2**41), min_size=150, max_size=150))
 @settings(deadline=None)
-def test_what_kafka_python_writes_is_read(records: list[Any], times: list[int]) -> None:
+def test_batches_of_kafka_python_are_decoded(records: list[Any], times: list[int]) -> None:
     written = MemoryRecordsBuilder(magic=2, compression_type=0, batch_size=10**9)
     for (key, value, headers), time in zip(records, times, strict=False):
         written.append(time, key, value, headers)
-        written.skip(len(value or b"") % 3)  # as compaction leaves it
-    raw = closed(written)
+        written.skip(len(value or b"") % 3)  # leaves gaps, as compaction does
+    raw = to_bytes(written)
     ours = record_batches.decode_batch(DefaultRecordBatch(raw), TP)
-    assert [plain(record) for record in ours] == [plain(r) for r in DefaultRecordBatch(raw)]
+    assert [to_tuple(record) for record in ours] == [to_tuple(r) for r in DefaultRecordBatch(raw)]
     assert {(record.topic, record.partition) for record in ours} == {tuple(TP)}
 
 
-def test_a_damaged_batch_is_an_error_and_not_a_record() -> None:
+def test_damaged_batch_is_an_error() -> None:
     (batch,) = record_batches.encode_batches(
         [(b"k", b"v" * 100, None)] * 3, timestamp=1, largest=10**6
     )
-    raw = bytearray(closed(batch))
+    raw = bytearray(to_bytes(batch))
     raw[-20] ^= 1
     with pytest.raises(CorruptRecordError, match="checksum"):
         PartitionRecords(0, TP, MemoryRecords(bytes(raw))).take(10)
-    for length in (1, 5, 120):  # what a wrong checksum would hide
+    for length in (1, 5, 120):  # truncated batches, whose checksum is not compared here
         with pytest.raises(CorruptRecordError):
             record_batches.decode_batch(DefaultRecordBatch(bytes(raw[:-length])), TP)
 
 
-def test_reading_begins_inside_a_batch_and_ends_after_it() -> None:
+def test_reading_can_begin_inside_a_batch() -> None:
     (batch,) = record_batches.encode_batches(
         [(None, b"%d" % n, None) for n in range(5)], timestamp=1, largest=10**6
     )
-    part = PartitionRecords(3, TP, MemoryRecords(closed(batch)))
+    part = PartitionRecords(3, TP, MemoryRecords(to_bytes(batch)))
     assert [record.value for record in part.take(1)] == [b"3"]
     assert part.next_fetch_offset == 4
     assert [record.value for record in part.take(9)] == [b"4"]

@@ -1,184 +1,42 @@
 """The message store: the same checks on SQLite and on a real PostgreSQL."""
 
-import importlib.util
 import multiprocessing
-import os
 import random
-import resource
-import shutil
 import signal
-import socket
-import sqlite3
-import subprocess
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
-import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.harness import file_system
-from train import evaluate, quality
-from utils.feature_tools import FeatureTools
+from tests.unit.databases import Database
+from tests.unit.errors import one_line
+from tests.unit.utils.message_store.samples import (
+    FEATURES,
+    contents,
+    judged_batch,
+    make_features,
+    message,
+)
 from utils.message_store import (
     Batch,
     MessageStore,
     Offsets,
-    Snapshot,
-    StoredMessage,
     StoreError,
     StoreReplaced,
 )
 from utils.messages import APP_MESSAGES, OUTCOMES, PREDICTIONS
 
-DEAD = "postgresql://me:secret@127.0.0.1:1/nowhere"
-
-
-def make_features(**changes: Any) -> FeatureTools:
-    wanted: dict[str, Any] = {
-        "target": "income",
-        "numerical": ["age"],
-        "categorical": ["job"],
-        "crosses": [],
-        "classes": ["no", "yes"],
-    }
-    wanted |= changes
-    columns = {name: [1.0, 2.0] for name in wanted["numerical"]}
-    texts = {name: ["a", "b"] for name in wanted["categorical"]}
-    return FeatureTools().fit(pd.DataFrame(columns | texts), **wanted)
-
-
-FEATURES = make_features()
-
-
-def message(
-    name: str, partition: int, offset: int, outcome: str | None = None, *values: Any
-) -> StoredMessage:
-    return StoredMessage(name, partition, offset, 1000 + offset, values or (1.0, "a"), outcome)
-
-
-# --- a PostgreSQL of the tests' own -------------------------------------------------------
-
-
-def _postgres_programs() -> Path | None:
-    found = shutil.which("postgres")
-    folders = [Path(found).resolve().parent] if found else []
-    folders += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
-    return next((folder for folder in folders if (folder / "initdb").exists()), None)
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[str]:
-    """The URL of a server that lives as long as the tests."""
-    programs = _postgres_programs()
-    if programs is None:
-        pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
-    if importlib.util.find_spec("psycopg") is None:
-        pytest.skip("psycopg is not installed (requirements-postgresql.txt)")
-    # PostgreSQL refuses to run as root; Debian's package brings a user of its own.
-    user = "postgres" if os.geteuid() == 0 else None
-    with tempfile.TemporaryDirectory(prefix="pg-", dir="/tmp") as folder:
-        if user:
-            shutil.chown(folder, user, user)
-        as_user: dict[str, Any] = {"user": user, "group": user, "extra_groups": []} if user else {}
-        data, port = f"{folder}/data", _free_port()
-        arguments = ["-D", data, "-U", "tests", "-A", "trust", "-E", "UTF8", "--no-sync"]
-        subprocess.run(
-            [programs / "initdb", *arguments], check=True, capture_output=True, cwd="/", **as_user
-        )
-        options = {"listen_addresses": "127.0.0.1", "fsync": "off", "unix_socket_directories": ""}
-        server = subprocess.Popen(
-            [f"{programs}/postgres", "-D", data, "-p", str(port)]
-            + [word for name, value in options.items() for word in ("-c", f"{name}={value}")],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            cwd="/",
-            **as_user,
-        )
-        try:
-            url = f"postgresql+psycopg://tests@127.0.0.1:{port}/postgres"
-            _wait_for(url)
-            yield url
-        finally:
-            server.send_signal(signal.SIGQUIT)  # at once: nothing of it is kept
-            server.wait(20)
-
-
-def _wait_for(url: str) -> None:
-    deadline = time.monotonic() + 20
-    while True:
-        try:
-            execute(url, "SELECT 1")
-            return
-        except sa.exc.OperationalError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.05)
-
-
-def execute(url: str, sql: str) -> None:
-    """Run one statement outside any transaction and outside the store."""
-    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT")
-    try:
-        with engine.connect() as connection:
-            connection.exec_driver_sql(sql)
-    finally:
-        engine.dispose()
-
-
-@dataclass(frozen=True)
-class Database:
-    """A place for stores: `fresh()` is the URL of an empty database."""
-
-    fresh: Callable[[], str]
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
-    if request.param == "sqlite":
-        numbers = iter(range(10_000))
-        return Database(lambda: f"sqlite:///{tmp_path}/{next(numbers)}/messages.db")
-    server = request.getfixturevalue("postgres")
-    return Database(lambda: own_schema(server))
-
-
-def own_schema(server: str) -> str:
-    """The URL of an empty schema, which takes less to make than a database."""
-    name = f"t{random.SystemRandom().getrandbits(60)}"
-    execute(server, f"CREATE SCHEMA {name}")
-    return f"{server}?options=-csearch_path%3D{name}"
-
-
-@pytest.fixture
-def url(database: Database) -> str:
-    return database.fresh()
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "messages.db"
-
-
-# --- what it should hold, said once more and plainly --------------------------------------
+# A simple model of what the store should hold
 
 
 @dataclass(frozen=True)
 class Log:
-    """Records by topic and partition; the offset of one is its place."""
+    """Records by topic and partition; a record's offset is its index."""
 
     records: dict[tuple[str, int], list[Any]]
 
@@ -198,7 +56,7 @@ class Log:
         return batch
 
     def expected(self) -> dict[str, Any]:
-        """What a store holds that has read all of it."""
+        """The contents of a store that has read the whole log."""
         newest: dict[str, dict[str, Any]] = {topic: {} for topic in (APP_MESSAGES, OUTCOMES)}
         for (topic, partition), records in sorted(self.records.items()):
             for offset, record in enumerate(records):
@@ -218,19 +76,7 @@ class Log:
         return {place: len(records) for place, records in self.records.items()}
 
 
-def contents(snapshot: Snapshot) -> dict[str, Any]:
-    columns = [[None if pd.isna(v) else v for v in snapshot.frame[name]] for name in snapshot.frame]
-    rows = zip(snapshot.request_ids, *columns, snapshot.outcomes, strict=True)
-    return {"rows": list(rows), "offsets": snapshot.offsets}
-
-
-def one_line(error: BaseException) -> str:
-    text = str(error)
-    assert text and "\n" not in text and "secret" not in text
-    return text
-
-
-# --- the rules ----------------------------------------------------------------------------
+# Rules for outcomes
 
 RULES: dict[str, tuple[Batch, dict[str, str]]] = {
     "the outcome inside the message": (Batch([message("a", 0, 0, "yes")]), {"a": "yes"}),
@@ -248,16 +94,16 @@ RULES: dict[str, tuple[Batch, dict[str, str]]] = {
         Batch([message("a", 0, 0, "no"), message("a", 0, 1, "no")], [("a", "yes", 0, 0, 1)]),
         {"a": "yes"},
     ),
-    "an outcome nobody asked for": (Batch([message("a", 0, 0)], [("b", "no", 0, 0, 1)]), {}),
-    "an unknown class is refused, the outcome before it stays": (
+    "an outcome without a message": (Batch([message("a", 0, 0)], [("b", "no", 0, 0, 1)]), {}),
+    "an unknown class is refused, the earlier outcome is kept": (
         Batch([message("a", 0, 0, "huh")], [("a", "no", 0, 0, 1), ("a", "huh", 0, 1, 2)]),
         {"a": "no"},
     ),
-    "of a request_id sent twice the newer": (
+    "the newer message of a repeated request_id counts": (
         Batch([message("a", 0, 0, "no"), message("a", 0, 1, "yes")]),
         {"a": "yes"},
     ),
-    "the newer has no outcome: that of the older is not its own": (
+    "the outcome of an older message does not count for the newer": (
         Batch([message("a", 0, 0, "no"), message("a", 0, 1)]),
         {},
     ),
@@ -265,20 +111,20 @@ RULES: dict[str, tuple[Batch, dict[str, str]]] = {
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_each_kind_of_outcome_has_its_defined_result(database: Database, rule: str) -> None:
+def test_store_applies_the_outcome_rules(database: Database, rule: str) -> None:
     whole, wanted = RULES[rule]
     one_by_one = [Batch(messages=[m]) for m in whole.messages]
     one_by_one += [Batch(outcomes=[o]) for o in whole.outcomes]
     outcomes_first = [Batch(outcomes=whole.outcomes), Batch(messages=whole.messages)]
     for batches in ([whole], one_by_one, outcomes_first, [whole, whole]):
-        with MessageStore(database.fresh(), FEATURES) as store:
+        with MessageStore(database.new_url(), FEATURES) as store:
             for batch in batches:
                 store.ingest(batch)
             snapshot = store.snapshot()
             assert dict(zip(snapshot.request_ids, snapshot.outcomes, strict=True)) == wanted
 
 
-def test_what_was_unasked_or_refused_is_counted_once(url: str) -> None:
+def test_unmatched_and_refused_outcomes_are_counted_once(url: str) -> None:
     batch = Batch(
         [message("a", 0, 0, "huh"), message("b", 0, 1, "yes")],
         [("c", "no", 0, 0, 1), ("b", "what", 0, 1, 1)],
@@ -314,26 +160,26 @@ logs = st.fixed_dictionaries(
 
 
 def check_any_interleaving(url: str, log: Log, data: st.DataObject) -> None:
-    """However the partitions come, cut into batches and sent again: the same store."""
+    """Any order of partitions, split into any batches and repeated, gives the same store."""
     with MessageStore(url, FEATURES) as store:
         read = dict.fromkeys(log.ends(), 0)
         while waiting := [place for place, end in log.ends().items() if read[place] < end]:
             place = data.draw(st.sampled_from(waiting))
-            first = data.draw(st.integers(0, read[place]))  # again from before what it has
+            first = data.draw(st.integers(0, read[place]))  # may repeat records
             end = data.draw(st.integers(read[place] + 1, log.ends()[place]))
             store.ingest(log.batch(place, first, end))
             read[place] = end
         for place in log.ends():
             store.ingest(log.batch(place, 0, log.ends()[place]))
         assert contents(store.snapshot()) == log.expected()
-        assert contents(store.newer_than({})) == log.expected()  # read row by row
+        assert contents(store.newer_than({})) == log.expected()  # reads row by row
         assert store.offsets() == log.ends()
         for name in {record[0] for records in log.records.values() for record in records}:
             check_request(store, log, name)
 
 
 def check_request(store: MessageStore, log: Log, name: str) -> None:
-    """What `request` says of the prediction is what the log says last."""
+    """The prediction in `request` is the last one of the log."""
     made = [
         (*record[1:], partition, offset)
         for partition in (0, 1)
@@ -359,7 +205,7 @@ def test_any_interleaving_gives_the_same_store_in_memory(log: Log, data: st.Data
 def test_any_interleaving_gives_the_same_store(
     database: Database, log: Log, data: st.DataObject
 ) -> None:
-    check_any_interleaving(database.fresh(), log, data)
+    check_any_interleaving(database.new_url(), log, data)
 
 
 @pytest.mark.parametrize(
@@ -372,7 +218,7 @@ def test_any_interleaving_gives_the_same_store(
         (0.1 + 0.2, "ü€😀\\\n\t"),
     ],
 )
-def test_values_come_back_bit_for_bit(url: str, values: tuple[Any, Any]) -> None:
+def test_values_are_stored_bit_for_bit(url: str, values: tuple[Any, Any]) -> None:
     with MessageStore(url, FEATURES) as store:
         store.ingest(Batch([message("a", 0, 0, "no", *values)]))
         known = store.request("a")
@@ -384,30 +230,7 @@ def test_values_come_back_bit_for_bit(url: str, values: tuple[Any, Any]) -> None
     assert frame["job"].astype(object).where(frame["job"].notna(), None).tolist() == [values[1]]
 
 
-def test_columns_may_be_called_anything(url: str) -> None:
-    odd = ["Age", "age", "offset", "50% of:it", "select", "größe", "a;b--", "n" * 90, "n" * 91]
-    features = make_features(numerical=odd, categorical=["job"])
-    values = (*map(float, range(len(odd))), "a")
-    with MessageStore(url, features) as store:
-        store.ingest(Batch([message("a", 0, 0, "no", *values)]))
-        assert store.snapshot().frame.to_dict("records") == [
-            dict(zip(features.columns, values, strict=True))
-        ]
-
-
-def test_ids_of_any_length_keep_their_place(url: str) -> None:
-    ids = ["x" * 400_000, "x" * 400_000 + "y", "ü" * 500, "\0" * 500, "'; DROP TABLE messages"]
-    with MessageStore(url, FEATURES) as store:
-        rows = [message(name, 0, place, "no", place, "a") for place, name in enumerate(ids)]
-        store.ingest(Batch(rows))
-        store.ingest(Batch(outcomes=[(name, "yes", 0, 0, 1) for name in ids]))
-        snapshot = store.snapshot()
-        assert snapshot.request_ids.tolist() == ids
-        assert set(snapshot.outcomes) == {"yes"}
-        assert all(store.request(name)["request_id"] == name for name in ids)  # type: ignore[index]
-
-
-def test_an_empty_store_answers(url: str) -> None:
+def test_empty_store_gives_empty_results(url: str) -> None:
     with MessageStore(url, FEATURES) as store:
         store.ingest(Batch())
         snapshot = store.snapshot()
@@ -417,7 +240,7 @@ def test_an_empty_store_answers(url: str) -> None:
         assert len(store.judged(1).outcomes) == 0
 
 
-def test_newer_than_looks_at_messages_and_outcomes(url: str) -> None:
+def test_newer_than_considers_messages_and_outcomes(url: str) -> None:
     log = Log(
         {
             (APP_MESSAGES, 0): [("a", 1, "x", "no"), ("b", 2, "x", None), ("c", 3, "x", None)],
@@ -434,14 +257,14 @@ def test_newer_than_looks_at_messages_and_outcomes(url: str) -> None:
 
         assert newer({}) == ["a", "b", "c", "d"]
         assert newer(log.ends()) == []
-        # Trained on when c's outcome was not known, and partition 1 not there yet.
+        # Trained when c's outcome was not known and partition 1 did not exist.
         trained = {(APP_MESSAGES, 0): 3, (OUTCOMES, 0): 1}
         assert newer(trained) == ["c", "d"]
         assert newer({**trained, (APP_MESSAGES, 1): 1}) == ["c"]
         assert newer({}, 2) == ["b", "c"]  # whose outcomes came last
 
 
-def test_several_classes_keep_their_probabilities(url: str) -> None:
+def test_probabilities_of_several_classes_are_kept(url: str) -> None:
     features = make_features(classes=["a", "b", "c"])
     with MessageStore(url, features) as store:
         made: list[Any] = [
@@ -453,11 +276,27 @@ def test_several_classes_keep_their_probabilities(url: str) -> None:
         store.ingest(Batch(rows, predictions=made))
         assert store.request("r")["probability"] == [0.1, 0.2, 0.7]  # type: ignore[index]
         judged = store.judged(7)
-        assert judged.probabilities.tolist() == [[0.1, 0.2, 0.7]]  # the others: of other classes
+        assert judged.probabilities.tolist() == [
+            [0.1, 0.2, 0.7]
+        ]  # the others have another number of classes
         assert judged.outcomes.tolist() == ["c"]
 
 
-# --- kills, and readers beside the writer -------------------------------------------------
+def test_quality_rows_are_the_judged_predictions_of_each_model(url: str) -> None:
+    rows = 400
+    batch = judged_batch(rows)
+    with MessageStore(url, FEATURES) as store:
+        store.ingest(batch)
+        first, second = store.quality_rows()
+        assert (first.model_id, second.model_id) == (1, 2)
+        np.testing.assert_array_equal(store.judged(2).probabilities, second.probabilities)
+    mine = [place for place in range(0, rows, 2) if place % 10]
+    assert first.probabilities.tolist() == [batch.predictions[place][2] for place in mine]
+    assert first.outcomes.tolist() == [batch.messages[place].outcome for place in mine]
+    assert first.missing_since.tolist() == [1000 * place for place in range(0, rows, 10)]
+
+
+# Killed writers and concurrent readers
 
 
 def kill_log(rows: int) -> Log:
@@ -470,7 +309,7 @@ def kill_log(rows: int) -> Log:
 
 
 def ingest_all(url: str, rows: int, done: Any) -> None:
-    """What the killed process does: read on from the store's own offsets."""
+    """The process that is killed: continues from the store's own offsets."""
     log = kill_log(rows)
     with MessageStore(url, FEATURES) as store:
         read = store.offsets()
@@ -488,7 +327,7 @@ def processes() -> Any:
     return context
 
 
-def test_kills_neither_lose_nor_double(url: str, processes: Any) -> None:
+def test_kills_neither_lose_nor_duplicate_rows(url: str, processes: Any) -> None:
     rows, moments = 2000, random.Random(1)
     for kill in (True,) * 6 + (False,):
         done = processes.Value("i", 0, lock=False)
@@ -506,8 +345,8 @@ def test_kills_neither_lose_nor_double(url: str, processes: Any) -> None:
         assert contents(store.snapshot()) == kill_log(rows).expected()
 
 
-def test_a_snapshot_is_of_one_moment(url: str) -> None:
-    """While rows arrive, rows and offsets of each snapshot belong together."""
+def test_snapshot_is_consistent_while_rows_arrive(url: str) -> None:
+    """The offsets of each snapshot match its rows."""
     stop = threading.Event()
 
     def write() -> None:
@@ -535,212 +374,7 @@ def test_a_snapshot_is_of_one_moment(url: str) -> None:
         writer.join()
 
 
-# --- faults -------------------------------------------------------------------------------
-
-
-@contextmanager
-def holding_the_lock(url: str) -> Iterator[None]:
-    """Another writer that does not come to an end."""
-    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT")
-    try:
-        with engine.connect() as connection:
-            if url.startswith("sqlite"):
-                connection.exec_driver_sql("BEGIN IMMEDIATE")
-                yield
-                connection.exec_driver_sql("ROLLBACK")
-            else:
-                connection.exec_driver_sql("BEGIN; LOCK TABLE messages_offsets")
-                yield
-                connection.exec_driver_sql("ROLLBACK")
-    finally:
-        engine.dispose()
-
-
-def test_a_locked_store_says_so_and_works_again(url: str) -> None:
-    with MessageStore(url, FEATURES, timeout=0.2) as store:
-        batch = Batch([message("a", 0, 0, "no", 1.0, "new")], offsets={(APP_MESSAGES, 0): 1})
-        with holding_the_lock(url):
-            for _ in range(2):
-                with pytest.raises(StoreError, match="lock") as failure:
-                    store.ingest(batch)
-                one_line(failure.value)
-        assert store.offsets() == {}
-        store.ingest(batch)
-        assert contents(store.snapshot())["rows"] == [("a", 1.0, "new", "no")]
-
-
-def test_a_lost_connection_is_made_again(postgres: str) -> None:
-    with MessageStore(own_schema(postgres), FEATURES) as store:
-        store.ingest(Batch([message("a", 0, 0, "no")]))
-        execute(
-            postgres,
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-            "WHERE datname = current_database() AND pid <> pg_backend_pid()",
-        )
-        with pytest.raises(StoreError) as failure:
-            store.snapshot()
-        one_line(failure.value)
-        assert len(store.snapshot().request_ids) == 1
-
-
-def test_an_unreachable_server_is_one_line_without_the_password() -> None:
-    pytest.importorskip("psycopg")
-    with pytest.raises(StoreError, match=r"me:\*\*\*@127") as failure:
-        MessageStore(DEAD, FEATURES)
-    assert "refused" in one_line(failure.value)
-
-
-@pytest.mark.parametrize(
-    "url", ["mysql://me:secret@h/d", "nonsense:secret", "sqlite+pysqlcipher://"]
-)
-def test_another_kind_of_url_is_one_line(url: str) -> None:
-    with pytest.raises(StoreError) as failure:
-        MessageStore(url, FEATURES)
-    one_line(failure.value)
-
-
-def filled(path: Path, rows: int = 3000) -> None:
-    with MessageStore(f"sqlite:///{path}", FEATURES) as store:
-        messages = [message(f"r{i}", 0, i, "no", float(i), f"t{i % 9}") for i in range(rows)]
-        store.ingest(Batch(messages, offsets={(APP_MESSAGES, 0): rows}))
-
-
-def overwrite(path: Path, first: int, length: int) -> None:
-    with path.open("r+b") as file:
-        file.seek(first)
-        file.write(random.Random(1).randbytes(length))
-
-
-DAMAGES: dict[str, Callable[[Path], None]] = {
-    "not SQLite": lambda path: overwrite(path, 0, 4096),
-    "pages of noise": lambda path: overwrite(path, 3 * 4096, 40 * 4096),
-    "cut off": lambda path: os.truncate(path, path.stat().st_size // 2),
-    "some text": lambda path: (path.write_text("hello, world\n" * 1000), None)[1],
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_file_is_put_aside_and_made_anew(path: Path, damage: str) -> None:
-    filled(path)
-    DAMAGES[damage](path)
-    lines: list[str] = []
-    with MessageStore(f"sqlite:///{path}", FEATURES, report=lines.append) as store:
-        assert store.offsets() == {}
-        store.ingest(Batch([message("a", 0, 0, "no")]))
-        assert store.snapshot().request_ids.tolist() == ["a"]
-    assert len(lines) == 1 and "damaged" in lines[0] and "messages.db.damaged-1" in lines[0]
-    assert (path.parent / "messages.db.damaged-1").exists()
-
-
-def test_damage_under_a_running_trainer_is_mended(path: Path) -> None:
-    filled(path)
-    lines: list[str] = []
-    rows = [message(f"r{i}", 0, i, "yes", 0.0, "t1") for i in range(3000)]
-    with MessageStore(f"sqlite:///{path}", FEATURES, report=lines.append) as store:
-        with MessageStore(f"sqlite:///{path}", FEATURES) as other:  # or the cache would do
-            other.ingest(Batch([message("a", 1, 0, "no")]))
-        overwrite(path, 4096, path.stat().st_size - 4096)
-        with pytest.raises(StoreReplaced) as failure:
-            store.ingest(Batch(rows, offsets={(APP_MESSAGES, 0): 3000}))
-            store.ingest(Batch(outcomes=[(m.request_id, "no", 0, 0, 1) for m in rows]))
-            store.snapshot()
-        assert lines == [one_line(failure.value)]
-        assert store.offsets() == {}
-        store.ingest(Batch(rows, offsets={(APP_MESSAGES, 0): 3000}))
-        assert len(store.snapshot().request_ids) == 3000
-        assert set(store.snapshot().frame["job"]) == {"t1"}
-
-
-def test_a_reader_leaves_a_damaged_file_alone(path: Path) -> None:
-    filled(path)
-    DAMAGES["not SQLite"](path)
-    before = path.read_bytes()
-    with pytest.raises(StoreError, match="damaged") as failure:
-        MessageStore.open(f"sqlite:///{path}", FEATURES)
-    one_line(failure.value)
-    assert path.read_bytes() == before
-    assert not list(path.parent.glob("*.damaged*"))
-
-
-def test_a_store_taken_away_is_made_anew(path: Path) -> None:
-    filled(path)
-    with MessageStore(f"sqlite:///{path}", FEATURES, report=lambda line: None) as store:
-        with closing(sqlite3.connect(path)) as other:
-            other.executescript("DROP TABLE messages; DROP TABLE messages_offsets;")
-        with pytest.raises(StoreError) as failure:
-            store.snapshot()
-        one_line(failure.value)
-        filled(path, rows=5)
-        assert len(store.snapshot().request_ids) == 5
-
-
-def test_a_full_disk_says_so_and_works_again(path: Path) -> None:
-    rows = [message(f"r{i}", 0, i, "no", float(i), f"text {i}") for i in range(20_000)]
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    with MessageStore(f"sqlite:///{path}", FEATURES) as store:
-        store.ingest(Batch(rows[:10], offsets={(APP_MESSAGES, 0): 10}))
-        try:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, before[1]))
-            for _ in range(2):
-                with pytest.raises(StoreError, match="disk is full") as failure:
-                    store.ingest(Batch(rows, offsets={(APP_MESSAGES, 0): 20_000}))
-                one_line(failure.value)
-            assert store.offsets() == {(APP_MESSAGES, 0): 10}
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        store.ingest(Batch(rows, offsets={(APP_MESSAGES, 0): 20_000}))
-        assert len(store.snapshot().request_ids) == 20_000
-
-
-def test_a_full_file_system_says_so_and_works_again(tmp_path: Path) -> None:
-    rows = [message(f"r{i}", 0, i, "no", float(i), f"text {i}") for i in range(20_000)]
-    with file_system(tmp_path, "1m") as there:
-        if not there:
-            pytest.skip("a file system of one's own needs root")
-        with MessageStore(f"sqlite:///{tmp_path}/messages.db", FEATURES) as store:
-            with pytest.raises(StoreError, match="disk is full"):
-                store.ingest(Batch(rows))
-            subprocess.run(["mount", "-o", "remount,size=64m", str(tmp_path)], check=True)
-            store.ingest(Batch(rows))
-            assert len(store.snapshot().request_ids) == 20_000
-
-
-def test_a_read_only_file_says_so(path: Path) -> None:
-    filled(path)
-    with MessageStore(f"sqlite:///file:{path}?mode=ro&uri=true", FEATURES) as store:
-        with pytest.raises(StoreError, match="read-only") as failure:
-            store.ingest(Batch([message("a", 1, 0, "no")]))
-        one_line(failure.value)
-    with MessageStore.open(f"sqlite:///file:{path}?mode=ro&uri=true", FEATURES) as store:
-        assert len(store.snapshot().request_ids) == 3000
-
-
-def test_a_folder_that_cannot_be_is_one_line(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError) as failure:
-        MessageStore(f"sqlite:///{tmp_path}/file/messages.db", FEATURES)
-    one_line(failure.value)
-
-
-@pytest.mark.parametrize(
-    "changes", [{"numerical": ["age", "hours"]}, {"classes": ["no", "yes", "maybe"]}]
-)
-def test_other_columns_have_it_read_again(url: str, changes: dict[str, Any]) -> None:
-    batch = Batch([message("a", 0, 0, "no")], offsets={(APP_MESSAGES, 0): 1})
-    with MessageStore(url, FEATURES) as store:
-        store.ingest(batch)
-    other = make_features(**changes)
-    with pytest.raises(StoreError, match="other columns"):
-        MessageStore.open(url, other)
-    lines: list[str] = []
-    with MessageStore(url, other, report=lines.append) as store:
-        assert store.offsets() == {} and len(store.snapshot().request_ids) == 0
-    assert len(lines) == 1 and "other columns" in lines[0]
-    with MessageStore(url, other, report=lines.append):
-        assert len(lines) == 1
-
-
-def test_a_topic_made_again_has_it_read_again(url: str) -> None:
+def test_recreated_topic_empties_the_store(url: str) -> None:
     def batch(topic_id: str, offset: int) -> Batch:
         rows = [message(f"{topic_id}-{offset}", 0, offset, "no")]
         return Batch(rows, [], [], {(APP_MESSAGES, 0): offset + 1}, {APP_MESSAGES: topic_id})
@@ -760,58 +394,7 @@ def test_a_topic_made_again_has_it_read_again(url: str) -> None:
         assert store.topic_ids() == {APP_MESSAGES: "second"}
 
 
-def test_a_table_of_someone_else_is_not_touched(url: str) -> None:
-    if url.startswith("sqlite"):
-        Path(sa.make_url(url).database or "").parent.mkdir()
-    execute(url, "CREATE TABLE messages (precious INTEGER)")
-    with pytest.raises(StoreError, match="not the pipeline's") as failure:
-        MessageStore(url, FEATURES)
-    one_line(failure.value)
-    execute(url, "SELECT precious FROM messages")
-
-
-def test_a_reader_of_nothing_is_one_line(url: str) -> None:
+def test_reader_of_a_missing_store_is_one_line(url: str) -> None:
     with pytest.raises(StoreError, match="not made it yet") as failure:
         MessageStore.open(url, FEATURES)
     one_line(failure.value)
-
-
-# --- live quality -------------------------------------------------------------------------
-
-
-def judged_batch(rows: int) -> Batch:
-    """Predictions of models 1 and 2 by turns, newest last; each tenth without outcome."""
-    draws = np.random.default_rng(1).random((rows, 2))
-    batch = Batch()
-    for place, (probability, chance) in enumerate(draws.tolist()):
-        outcome = "yes" if chance < probability else "no"
-        batch.messages.append(message(f"r{place}", 0, place, None if place % 10 == 0 else outcome))
-        model = 1 + place % 2
-        batch.predictions.append((f"r{place}", model, probability, 0, place, 1000 * place))
-    batch.offsets = {(APP_MESSAGES, 0): rows, (PREDICTIONS, 0): rows}
-    return batch
-
-
-def test_live_quality_is_of_the_predictions_really_made(url: str) -> None:
-    rows = 400
-    batch = judged_batch(rows)
-    with MessageStore(url, FEATURES) as store:
-        store.ingest(batch)
-        first, second = store.quality_rows()
-        assert (first.model_id, second.model_id) == (1, 2)
-        np.testing.assert_array_equal(store.judged(2).probabilities, second.probabilities)
-    mine = [place for place in range(0, rows, 2) if place % 10]
-    assert first.probabilities.tolist() == [batch.predictions[place][2] for place in mine]
-    assert first.outcomes.tolist() == [batch.messages[place].outcome for place in mine]
-    assert first.missing_since.tolist() == [1000 * place for place in range(0, rows, 10)]
-    found = quality.measure_quality(first, FEATURES, last=50, now=rows * 1000.0)
-    codes = FEATURES.encode_target(first.outcomes)
-    assert found.overall == evaluate.metrics(first.probabilities, codes)
-    assert found.last == evaluate.metrics(first.probabilities[-50:], codes[-50:])
-    assert (found.known, found.missing, found.oldest) == (160, 40, 400.0)
-    nothing_missing = quality.measure_quality(second, FEATURES, last=50, now=0.0)
-    assert (nothing_missing.missing, nothing_missing.oldest, nothing_missing.median) == (
-        0,
-        None,
-        None,
-    )

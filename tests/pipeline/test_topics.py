@@ -1,0 +1,142 @@
+"""Topics that are missing, grow, expire, or are deleted and recreated while scripts run."""
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kafka import KafkaAdminClient
+
+from tests.harness import Pipeline, Script, until
+from utils import kafka_io
+from utils.broker import Broker
+from utils.kafka_io import TopicPartition
+from utils.messages import APP_MESSAGES, CO_PARTITIONED, GROUPS, PREDICTIONS
+from utils.settings import ROOT
+
+Row = dict[str, Any]
+
+#: Runs a script with shorter timeouts where it would wait for seconds.
+SHORT_TIMEOUTS = """
+import runpy, sys
+from utils.kafka_io import clients, exactly_once, log_reader
+clients.METADATA_MAX_AGE_MS = log_reader.METADATA_MAX_AGE_MS = 500
+exactly_once.NO_OFFSET_TIMEOUT_S = 0.5
+sys.argv.pop(0)
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@dataclass
+class Scripts:
+    """A predictor and a trainer that notice changes of topics sooner."""
+
+    pipeline: Pipeline
+    broker: Broker
+    predictor: Script
+    trainer: Script
+
+
+@pytest.fixture
+def scripts(empty_broker: Broker, prepared_home: Path, tmp_path: Path) -> Iterator[Scripts]:
+    """Scripts that were started while there were no topics."""
+    pipeline = Pipeline(tmp_path / "home", empty_broker.bootstrap)
+    pipeline.copy_files(prepared_home)
+    program = tmp_path / "short_timeouts.py"
+    program.write_text(f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n{SHORT_TIMEOUTS}")
+    try:
+        predictor = pipeline.start(str(program), "predictor.py")
+        trainer = pipeline.start(str(program), "trainer.py", "--evals", "1")
+        yield Scripts(pipeline, empty_broker, predictor, trainer)
+    finally:
+        pipeline.close()
+
+
+def test_scripts_follow_missing_growing_expired_and_recreated_topics(
+    scripts: Scripts, adult: list[Row]
+) -> None:
+    """One test, for each change builds on the topics that the one before left."""
+    scripts_start_when_topics_appear(scripts, adult)
+    predictor_serves_added_partitions(scripts, adult)
+    scripts_skip_expired_records(scripts, adult)
+    trainer_starts_over_with_a_recreated_topic(scripts, adult)
+    assert scripts.predictor.end() == 0 and scripts.trainer.end() == 0
+
+
+def scripts_start_when_topics_appear(scripts: Scripts, adult: list[Row]) -> None:
+    pipeline = scripts.pipeline
+    scripts.predictor.says("waiting for topic app_messages, outcomes (initialize.py creates it)")
+    scripts.trainer.says("waiting for topic retrain_topic")
+    kafka_io.ensure_topics(pipeline.settings.kafka, GROUPS)
+    pipeline.send_rows(adult[:25], "first")
+    pipeline.wait_for(PREDICTIONS, 25)
+    pipeline.wait_for_events("training_completed", 1)
+
+
+def predictor_serves_added_partitions(scripts: Scripts, adult: list[Row]) -> None:
+    """Without a restart."""
+    pipeline, predictor = scripts.pipeline, scripts.predictor
+    with admin_of(scripts.broker) as admin:
+        admin.create_partitions(dict.fromkeys(CO_PARTITIONED, 2))
+    until(lambda: "serves partitions [0, 1]" in predictor.text(), 30, predictor.text)
+    pipeline.send(_as_messages(adult[25:30], "more"), partition=1)
+    pipeline.wait_for(PREDICTIONS, 30)
+    until(lambda: pipeline.stored_messages() == 30, 30)
+
+
+def scripts_skip_expired_records(scripts: Scripts, adult: list[Row]) -> None:
+    """Records that expire before anyone reads them; the scripts continue after them."""
+    pipeline, predictor = scripts.pipeline, scripts.predictor
+    with paused(predictor, scripts.trainer), admin_of(scripts.broker) as admin:
+        pipeline.send_rows(adult[30:40], "expired")
+        admin.delete_records({TopicPartition(APP_MESSAGES, 0): 35})
+    predictor.says("app_messages-0: offset 25 is not in the log any more (35 to 35)")
+    pipeline.send_rows(adult[40:43], "after")
+    pipeline.wait_for(PREDICTIONS, 33)
+    until(lambda: pipeline.stored_messages() == 33, 30)
+    # The predictor reports a partition without a committed offset, and waits for it, once.
+    assert predictor.text().count("outcomes-0 has no committed offset") == 1
+
+
+def trainer_starts_over_with_a_recreated_topic(scripts: Scripts, adult: list[Row]) -> None:
+    """Offsets, and so the ids of batches, begin at 0 again."""
+    pipeline = scripts.pipeline
+    with admin_of(scripts.broker) as admin:
+        admin.delete_topics([APP_MESSAGES])
+    kafka_io.ensure_topics(pipeline.settings.kafka.model_copy(update={"partitions": 2}), GROUPS)
+    pipeline.send_rows(adult[100:125], "again")
+    pipeline.wait_for(PREDICTIONS, 58)
+    scripts.trainer.says("app_messages was deleted and made again; what there was is now")
+    completed = pipeline.wait_for_events("training_completed", 2)
+    assert [c["batch_id"] for c in completed] == ["app_messages-0-0"] * 2
+    assert completed[0]["model_id"] < completed[1]["model_id"]
+    assert completed[1]["rows"] < completed[0]["rows"] + 25
+    assert pipeline.stored_messages() == 25
+    assert (pipeline.home / "messages" / "messages.db.before-1").exists()
+
+
+@contextmanager
+def admin_of(broker: Broker) -> Iterator[KafkaAdminClient]:
+    with closing(KafkaAdminClient(bootstrap_servers=broker.bootstrap)) as admin:
+        yield admin
+
+
+@contextmanager
+def paused(*scripts: Script) -> Iterator[None]:
+    """Stop processes for a while."""
+    for script in scripts:
+        script.process.send_signal(signal.SIGSTOP)
+    time.sleep(0.7)  # until fetches in flight are answered
+    yield
+    for script in scripts:
+        script.process.send_signal(signal.SIGCONT)
+
+
+def _as_messages(rows: list[Row], prefix: str) -> Iterator[tuple[str, bytes, Any]]:
+    for number, row in enumerate(rows):
+        name = f"{prefix}-{number}"
+        yield APP_MESSAGES, name.encode(), {"request_id": name, "data": row}

@@ -1,0 +1,24 @@
+"""Helpers that several tests of training use."""
+
+from typing import Any
+
+import pandas as pd
+
+from train import search as search_module
+from train import train_hyperopt
+from train.search import Best
+from utils.feature_tools import FeatureTools, IntegerCodes, Matrix
+from utils.preprocess_data import fit_features
+from utils.settings import Data
+
+Rows = tuple[Matrix, IntegerCodes, FeatureTools]
+
+
+def encode_rows(frame: pd.DataFrame, data: Data) -> Rows:
+    features = fit_features(frame, data)
+    return features.transform(frame), features.encode_target(frame[data.target]), features
+
+
+def search(rows: Rows, **changes: Any) -> Best:
+    arguments = {"evals": 4, "seed": 1, "folds": 3, "start_from": None, "threads": 2, **changes}
+    return search_module.search(train_hyperopt.optimise, *rows, **arguments)
