@@ -1,6 +1,6 @@
 """Kills processes at random while messages flow, then verifies every guarantee.
 
-    python -m tests.tools.torture [--minutes 5] [--seed N] [--rate 100]
+    python -m tests.tools.torture [--minutes 5] [--seed N] [--rate 100] [--only broker]
 
 It runs a broker, three predictors, a trainer and a steady producer in a temporary home. A
 seeded loop kills one process after another, whatever it is doing, and restarts it. In the
@@ -246,6 +246,7 @@ class Torture:
         seed: Seeds everything random here.
         rate: Messages a second.
         silence: Seconds for which the broker is frozen now and then; 0 for never.
+        only: Part of the names of the kills to choose from ("broker"); empty for all.
         say: Called with one line for each action.
     """
 
@@ -258,6 +259,7 @@ class Torture:
         seed: int,
         rate: float = 100.0,
         silence: float = 0.0,
+        only: str = "",
         say: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.report = Report()
@@ -289,6 +291,7 @@ class Torture:
         ]
         if silence:
             self._strikes.append((0.2, self._freeze_broker))
+        self._strikes = [entry for entry in self._strikes if only in entry[1].__name__]
         # Each kind once, so that a short run has them all; then at random, by weight.
         self._not_yet = [strike for _, strike in self._strikes]
         self._plan.shuffle(self._not_yet)
@@ -792,6 +795,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="seed of the kills' order and of the messages; the times vary (random)",
     )
     parser.add_argument("--rate", type=float, default=100.0, help="messages a second (100)")
+    parser.add_argument(
+        "--only", choices=["broker", "trainer"], default="", help="kill nothing else"
+    )
     options = parser.parse_args(argv)
     seed = random.randrange(10**6) if options.seed is None else options.seed
     print(f"SEED={seed}", flush=True)
@@ -811,7 +817,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 preprocess_data.sample_rows(pipeline.settings.data_dir, pipeline.settings.data),
                 seed=seed,
                 rate=options.rate,
-                silence=60.0 if options.minutes >= 5 else 0.0,
+                silence=60.0 if options.minutes >= 5 and not options.only else 0.0,
+                only=options.only,
                 say=lambda line: print(f"{time.strftime('%H:%M:%S')} {line}", flush=True),
             )
             until = time.monotonic() + 60 * options.minutes
