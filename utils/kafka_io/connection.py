@@ -7,6 +7,7 @@ retries whatever the reason, until it reports nothing but a timeout.
 
 import re
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
@@ -52,11 +53,16 @@ class Client(KafkaNetClient):  # type: ignore[misc]
         net = NetworkSelector(**configs) if net is None else net
         super().__init__(net, manager or _Connections(net, **configs), **configs)
 
+    def on_lost_connection(self, callback: Callable[[], None]) -> None:
+        """Call `callback`, in the client's thread, when an open connection to a broker ends."""
+        self._manager.when_lost = callback
+
 
 class _Connections(KafkaConnectionManager):  # type: ignore[misc]
     def __init__(self, net: NetworkSelector, **configs: object) -> None:
         super().__init__(net, **configs)
         self._refusals: dict[object, Exception] = {}  # by node id
+        self.when_lost: Callable[[], None] = lambda: None
         # No option sets it: it is 100 ms whatever the client's retry_backoff_ms.
         usual = self.cluster.config["retry_backoff_ms"]
         self.cluster.config["retry_backoff_ms"] = FIRST_METADATA_BACKOFF_MS
@@ -77,6 +83,10 @@ class _Connections(KafkaConnectionManager):  # type: ignore[misc]
 
         self._refusals.pop(node.node_id, None)
         conn.init_future.add_errback(note)
+        if not self.cluster.is_bootstrap(node.node_id):  # those are closed right after the start
+            conn.init_future.add_callback(
+                lambda _: conn.close_future.add_both(lambda _: self.when_lost())
+            )
         await super()._connect(node, conn, *args, **kwargs)
 
     def maybe_raise_auth_failure(self, node_id: object) -> None:

@@ -22,9 +22,9 @@ from utils.kafka_io.record_batches import Content, Record
 from utils.kafka_io.topics import MAX_MESSAGE_BYTES
 from utils.kafka_io.transactions import (
     Position,
-    abort_hanging_transactions,
     commit,
     discard,
+    is_lost,
     open_transactional_producer,
 )
 from utils.settings import Kafka
@@ -74,8 +74,8 @@ class ExactlyOnce:
     """A member of a consumer group whose output and consumed offsets commit together.
 
     The object stays usable after any error of `poll` or `commit`: the next `poll` replaces
-    the producer (which aborts an open transaction), reads the committed positions again
-    and continues from there.
+    the producer (which ends an open transaction), reads the committed positions again and
+    continues from there.
 
     Args:
         kafka: How to reach the cluster.
@@ -119,9 +119,9 @@ class ExactlyOnce:
         self._committer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="committer")
         self._in_flight: tuple[Future[None], Callable[[], None]] | None = None
         with translate_connection_errors(kafka):
-            # Before joining: this aborts the transaction that the last process of this
+            # Before joining: this ends the transaction that the last process of this
             # instance_id left open. Its partitions may be assigned to other members by
-            # now, which wait for the abort.
+            # now, which wait for its end.
             self._replace_producer()
             self._consumer = self._join()
 
@@ -177,6 +177,8 @@ class ExactlyOnce:
         if self._rebalance.happened or self._failed:
             self.wait_for_commit()
             return self._restore(membership)
+        if self._in_flight is None:
+            self._replace_lost_producer()
         return Polled(records, None, membership, self._epoch)
 
     def _restore(self, membership: ConsumerGroupMetadata) -> Polled:
@@ -230,24 +232,34 @@ class ExactlyOnce:
     def _replace_producer(self) -> None:
         """Open a new producer: one that has aborted keeps the offsets of that transaction."""
         if self._producer is not None:
-            if self._producer_is_new:
+            lost = is_lost(self._producer)
+            if self._producer_is_new and not lost:
                 return  # saves time at the start of the process
+            self._may_have_open_transaction = self._may_have_open_transaction or lost
             discard(self._producer)
             self._producer = None
         self._producer = open_transactional_producer(
             self._kafka,
             self._instance_id,
+            may_have_open_transaction=self._may_have_open_transaction,
             retry_backoff_ms=5,  # commits wait this long on CONCURRENT_TRANSACTIONS
             linger_ms=0,
             max_request_size=MAX_MESSAGE_BYTES,
             max_block_ms=OPERATION_TIMEOUT_MS,
         )
-        self._producer.init_transactions()
-        if self._may_have_open_transaction:
-            manager = self._producer._transaction_manager
-            abort_hanging_transactions(self._kafka, manager.producer_id_and_epoch.producer_id)
-            self._may_have_open_transaction = False
+        self._may_have_open_transaction = False
         self._producer_is_new = True
+
+    def _replace_lost_producer(self) -> None:
+        """Replace a producer that has lost a connection while no commit was in progress.
+
+        The broker may have restarted and left the last transaction open on a partition,
+        although its commit has succeeded. Its readers wait, even if there is nothing to do.
+        """
+        if self._producer is not None and is_lost(self._producer):
+            self._failed = True
+            self._replace_producer()
+            self._failed = False
 
     def commit(
         self,
@@ -277,6 +289,7 @@ class ExactlyOnce:
             self._failed = True
             raise kafka_errors.CommitFailedError("the assignment changed meanwhile")
         assert self._producer is not None
+        self._replace_lost_producer()
         positions = {**self._beginnings, **positions}
         self._producer_is_new = False
         self._may_have_open_transaction = True

@@ -1,6 +1,7 @@
 """Writes records outside the loop: one by one, or several in one transaction."""
 
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import NamedTuple
 
 import msgspec
@@ -12,11 +13,17 @@ from utils import messages
 from utils.kafka_io.clients import (
     OPERATION_TIMEOUT_MS,
     REQUEST_TIMEOUT_MS,
+    TROUBLE,
     KafkaUnavailable,
     client_settings,
     translate_connection_errors,
 )
-from utils.kafka_io.transactions import await_result, discard, open_transactional_producer
+from utils.kafka_io.transactions import (
+    await_result,
+    discard,
+    is_lost,
+    open_transactional_producer,
+)
 from utils.settings import Kafka, Settings
 
 #: The most bytes of one request; the limit of a topic is enforced by the broker.
@@ -84,11 +91,19 @@ class TransactionalSender:
     """
 
     def __init__(self, kafka: Kafka, name: str) -> None:
+        self._kafka = kafka
+        self._name = name
+        self._failed = False
         with translate_connection_errors(kafka):
-            self._producer = open_transactional_producer(
-                kafka, name, max_block_ms=REQUEST_TIMEOUT_MS, max_request_size=LARGEST_REQUEST
-            )
-            self._producer.init_transactions()
+            self._producer = self._open()
+
+    def _open(self) -> KafkaProducer:
+        return open_transactional_producer(
+            self._kafka,
+            self._name,
+            max_block_ms=REQUEST_TIMEOUT_MS,
+            max_request_size=LARGEST_REQUEST,
+        )
 
     def send(self, outgoing: Iterable[Outgoing]) -> None:
         """Send records in one transaction and wait for its commit.
@@ -98,8 +113,12 @@ class TransactionalSender:
         Raises:
             KafkaError: The transaction failed and none of its records become visible. Only
                 if the broker did not answer is its outcome unknown.
+            KafkaUnavailable: No broker answers; nothing was sent.
         """
+        if self._failed or is_lost(self._producer):
+            self._replace()
         producer, manager = self._producer, self._producer._transaction_manager
+        self._failed = True
         producer.begin_transaction()
         try:
             futures = [
@@ -110,9 +129,17 @@ class TransactionalSender:
             for future in futures:
                 future.get(timeout=0)
         except BaseException:
-            await_result(producer, manager.begin_abort())
+            # A new producer aborts the transaction; else it ends when its time is over.
+            with suppress(*TROUBLE):
+                self._replace()
             raise
         await_result(producer, manager.begin_commit())
+        self._failed = False
+
+    def _replace(self) -> None:
+        discard(self._producer)
+        self._producer = self._open()
+        self._failed = False
 
     def __enter__(self) -> "TransactionalSender":
         return self

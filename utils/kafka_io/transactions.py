@@ -10,20 +10,14 @@ from typing import NamedTuple
 
 from kafka import KafkaProducer, TopicPartition
 from kafka import errors as kafka_errors
-from kafka.admin import AbortTransactionSpec
 from kafka.errors import KafkaError
 from kafka.producer.producer_batch import FinalState, ProducerBatch
 from kafka.producer.transaction_manager import TransactionalRequestResult
 from kafka.structs import ConsumerGroupMetadata, OffsetAndMetadata
 
-from utils import messages
 from utils.kafka_io import record_batches
-from utils.kafka_io.clients import (
-    OPERATION_TIMEOUT_MS,
-    REQUEST_TIMEOUT_MS,
-    client_settings,
-    open_admin,
-)
+from utils.kafka_io.clients import OPERATION_TIMEOUT_MS, REQUEST_TIMEOUT_MS, client_settings
+from utils.kafka_io.hanging_transactions import init_and_mend
 from utils.kafka_io.record_batches import Content
 from utils.settings import Kafka
 
@@ -33,10 +27,6 @@ from utils.settings import Kafka
 TRANSACTION_TIMEOUT_MS = 4_000
 #: The most bytes of a record batch; by default a broker accepts up to 1 MiB.
 BATCH_BYTES = 512 * 1024
-#: The topics that are written in transactions.
-OUTPUT_TOPICS = (messages.PREDICTIONS, messages.RETRAIN_TOPIC, messages.DEAD_LETTERS)
-#: The broker's topic of committed offsets.
-OFFSETS_TOPIC = "__consumer_offsets"
 
 
 class Position(NamedTuple):
@@ -46,8 +36,23 @@ class Position(NamedTuple):
     metadata: str = ""
 
 
-def open_transactional_producer(kafka: Kafka, name: str, **more: object) -> KafkaProducer:
-    """Open a transactional producer; the caller calls `init_transactions`."""
+def open_transactional_producer(
+    kafka: Kafka, name: str, *, may_have_open_transaction: bool = True, **more: object
+) -> KafkaProducer:
+    """Open a transactional producer that is ready to begin a transaction.
+
+    It can be used until `is_lost`; then a new one takes its place.
+
+    Args:
+        kafka: How to reach the cluster.
+        name: The transactional id.
+        may_have_open_transaction: False if the last transaction of this id is known to have
+            ended; this saves some requests.
+        more: Further options of the producer.
+
+    Raises:
+        KafkaError: The transactional id could not be initialised.
+    """
     producer = KafkaProducer(
         **client_settings(kafka),
         metrics_enabled=False,
@@ -57,8 +62,22 @@ def open_transactional_producer(kafka: Kafka, name: str, **more: object) -> Kafk
         allow_auto_create_topics=False,
         **more,
     )
-    _retry_lost_coordinator_requests(producer)
+    try:
+        _retry_lost_coordinator_requests(producer)
+        _fail_when_a_connection_is_lost(producer)
+        if may_have_open_transaction:
+            init_and_mend(kafka, producer, name)
+        else:
+            producer.init_transactions()
+    except BaseException:
+        discard(producer)
+        raise
     return producer
+
+
+def is_lost(producer: KafkaProducer) -> bool:
+    """Whether the producer has failed for good, or has lost a connection to a broker."""
+    return bool(producer._transaction_manager.has_fatal_error())
 
 
 def commit(
@@ -161,44 +180,23 @@ def _retry_lost_coordinator_requests(producer: KafkaProducer) -> None:
     client.await_ready = ready_or_not
 
 
-def abort_hanging_transactions(kafka: Kafka, producer_id: int) -> None:
-    """Abort transactions that have ended but are still open on a partition.
+def _fail_when_a_connection_is_lost(producer: KafkaProducer) -> None:
+    """Make the loss of a connection fatal to the producer, whatever it is doing.
 
-    A broker that has just restarted can abort a transaction (it timed out meanwhile)
-    while its partitions have no leader yet. It then writes no abort markers: "these
-    partitions are likely deleted already and hence can be skipped". The records stay open,
-    consumers wait for them, and the same producer's next commit also commits them:
-    duplicate predictions. After `init_transactions` this producer has no open transaction,
-    so any that a partition reports is such a leftover.
+    The broker may have restarted, and may have left the last transaction open on a
+    partition even though it had acknowledged the commit. If the producer went on, its next
+    transaction would decide about those records as well: they were lost if it was aborted.
     """
-    admin = open_admin(kafka)
-    try:
-        topics = admin.describe_topics([*OUTPUT_TOPICS, OFFSETS_TOPIC])
-        partitions = [
-            TopicPartition(topic["name"], partition["partition_index"])
-            for topic in topics
-            for partition in topic["partitions"]
-        ]
-        for tp, state in admin.describe_producers(partitions).items():
-            for producer in state.active_producers:
-                is_open = producer.current_transaction_start_offset >= 0
-                if producer.producer_id == producer_id and is_open:
-                    admin.abort_transaction(
-                        AbortTransactionSpec(
-                            tp,
-                            producer_id,
-                            producer.producer_epoch,
-                            max(producer.coordinator_epoch, 0),  # -1 is refused
-                        )
-                    )
-                    logging.getLogger(__name__).warning("aborted a hanging transaction on %s", tp)
-    except (
-        kafka_errors.TopicAuthorizationFailedError,
-        kafka_errors.ClusterAuthorizationFailedError,
-    ):
-        logging.getLogger(__name__).info("not allowed to look for hanging transactions")
-    finally:
-        admin.close()
+    manager = producer._transaction_manager
+    # The client's own recovery, a new epoch, would also hide what the coordinator decided.
+    manager._supports_epoch_bump = lambda: False
+
+    def fail() -> None:
+        if not manager.has_fatal_error():
+            error = kafka_errors.KafkaConnectionError("lost the connection to a broker")
+            manager.transition_to_fatal_error(error)
+
+    producer._sender._client.on_lost_connection(fail)
 
 
 def discard(producer: KafkaProducer) -> None:

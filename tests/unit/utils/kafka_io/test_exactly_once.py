@@ -2,13 +2,10 @@
 
 import time
 from contextlib import closing
-from pathlib import Path
 
 from tests.harness import Pipeline, until
-from utils.broker import Broker
-from utils.kafka_io import ExactlyOnce, Outgoing, Polled, Sender, TopicPartition
-from utils.kafka_io.transactions import enqueue_batches
-from utils.messages import APP_MESSAGES, GROUPS, PREDICTIONS, PREDICTOR_GROUP
+from utils.kafka_io import ExactlyOnce, Outgoing, Polled, Sender
+from utils.messages import APP_MESSAGES, GROUPS, PREDICTOR_GROUP
 
 
 def join_group(pipeline: Pipeline) -> ExactlyOnce:
@@ -49,31 +46,6 @@ def test_member_joins_once(pipeline: Pipeline) -> None:
         poll_until_assigned(exchange)
         exchange.poll(1_000)
         assert exchange._consumer._coordinator._generation.generation_id == 1
-
-
-def test_next_commit_does_not_include_a_forgotten_transaction(
-    prepared_home: Path, tmp_path: Path
-) -> None:
-    """As after a broker restart that left a partition without its abort marker."""
-    forgetful = {"transaction.partition.verification.enable": "false"}
-    with Broker(tmp_path / "broker", overrides=forgetful) as broker:
-        pipeline = Pipeline(tmp_path, broker.bootstrap)
-        pipeline.copy_of(prepared_home)
-        with closing(join_group(pipeline)) as exchange:
-            tp, producer = TopicPartition(PREDICTIONS, 0), exchange._producer
-            assert producer is not None
-            producer.begin_transaction()
-            producer.partitions_for(tp.topic)
-            # The coordinator does not learn of the partition, so it aborts nothing.
-            manager = producer._transaction_manager
-            manager._partitions_in_transaction.add(tp)
-            enqueue_batches(producer, {tp: [(b"half", b"done", None)]})
-            producer.flush(10)
-        with closing(join_group(pipeline)) as exchange:
-            polled = poll_until_assigned(exchange)
-            exchange.commit(polled, {tp: [(b"whole", b"{}", None)]}, {})
-            exchange.wait_for_commit()
-        assert [record.key for record in pipeline.records(PREDICTIONS)] == [b"whole"]
 
 
 def test_partly_read_partition_does_not_wait_for_an_empty_one(
