@@ -80,11 +80,11 @@ def init_and_mend(kafka: Kafka, producer: KafkaProducer, name: str) -> None:
     """
     admin = open_admin(kafka)
     try:
-        before = _mend_before(admin, name)
+        found = _mend_before(admin, name)
         producer.init_transactions()
-        if before is not None:
+        if found is not None:
             now = producer._transaction_manager.producer_id_and_epoch
-            _mend_after(admin, before, now.producer_id, now.epoch)
+            _mend_after(admin, *found, now.producer_id, now.epoch)
     finally:
         admin.close()
 
@@ -106,55 +106,68 @@ def decision_since(before: TransactionDescription, epoch: int, now: int) -> bool
         epoch: The epoch of the open transaction.
         now: The epoch that `init_transactions` returned.
     """
-    if epoch != before.producer_epoch:
-        return False
-    added = now - epoch
-    return None if added > 2 else added == 1
+    if epoch < before.producer_epoch or now - epoch > 2:
+        return None
+    return now - epoch == 1
 
 
-def _mend_before(admin: KafkaAdminClient, name: str) -> TransactionDescription | None:
-    """End what is open and decided; returns the state, or None if nothing can be open."""
+def _mend_before(
+    admin: KafkaAdminClient, name: str
+) -> tuple[TransactionDescription, list[TopicPartition]] | None:
+    """End what is open and decided.
+
+    Returns:
+        The state, and the partitions where something may be open; None if that is nowhere,
+        or if asking is forbidden.
+    """
     try:
+        before = _describe(admin, name)
+        partitions = _partitions(admin) if before is not None else []
         for _ in range(MEND_ATTEMPTS):
-            before = _describe(admin, name)
-            if before is None or before.state == TransactionState.ONGOING:
-                return before
-            hanging = _open_transactions(admin, before.producer_id)
+            if before is None:
+                return None
+            if before.state == TransactionState.ONGOING:
+                return before, partitions
+            hanging = _open_transactions(admin, partitions, before.producer_id)
             if not hanging:
-                return before
+                return before, partitions
             # If nothing has begun since, what is open belongs to what was decided.
-            if _describe(admin, name) == before:
+            last, before = before, _describe(admin, name)
+            if before == last:
                 for one in hanging:
-                    committed = decision(before, one.epoch)
-                    _write_marker(admin, before.producer_id, one, committed=committed)
+                    _write_marker(admin, last.producer_id, one, decision(last, one.epoch))
     except _FORBIDDEN as error:
-        _pass_over(error)
+        _pass_over(type(error).__name__)
         return None
     raise kafka_errors.KafkaTimeoutError(f"another process writes as {name}")
 
 
 def _mend_after(
-    admin: KafkaAdminClient, before: TransactionDescription, producer_id: int, epoch: int
+    admin: KafkaAdminClient,
+    before: TransactionDescription,
+    partitions: list[TopicPartition],
+    producer_id: int,
+    epoch: int,
 ) -> None:
     """End what is open after `init_transactions`, when its last owner can decide no more."""
     try:
-        for one in _open_transactions(admin, before.producer_id):
+        for one in _open_transactions(admin, partitions, before.producer_id):
             same = producer_id == before.producer_id
             committed = decision_since(before, one.epoch, epoch) if same else None
             if committed is None:
                 _log.error("a transaction on %s stays open: its outcome is unknown", one.tp)
             else:
-                _write_marker(admin, before.producer_id, one, committed=committed)
+                _write_marker(admin, before.producer_id, one, committed)
     except _FORBIDDEN as error:
-        _pass_over(error)
+        _pass_over(type(error).__name__)
 
 
-def _pass_over(error: Exception) -> None:
+def _pass_over(error: str) -> None:
     # Aborting without knowing could lose what was committed; readers that wait lose nothing.
     _log.warning(
         "not allowed to look for transactions that a restarted broker left open (%s); "
         "if there is one, its readers wait until an administrator ends it",
-        type(error).__name__,
+        error,
     )
 
 
@@ -177,9 +190,10 @@ def _describe(admin: KafkaAdminClient, name: str) -> TransactionDescription | No
         return None
 
 
-def _open_transactions(admin: KafkaAdminClient, producer_id: int) -> list[_Open]:
-    """The partitions where a producer has an open transaction."""
-    partitions = _partitions(admin)
+def _open_transactions(
+    admin: KafkaAdminClient, partitions: list[TopicPartition], producer_id: int
+) -> list[_Open]:
+    """The open transactions of a producer."""
     found = _retry(lambda: admin.describe_producers(partitions))
     return [
         # -1, no marker yet, is refused
@@ -200,7 +214,7 @@ def _partitions(admin: KafkaAdminClient) -> list[TopicPartition]:
             break
         time.sleep(RETRY_S)
     for topic in forbidden:
-        _log.info("not allowed to look for hanging transactions on %s", topic["name"])
+        _pass_over(topic["name"])
     return [
         TopicPartition(topic["name"], partition["partition_index"])
         for topic in topics
@@ -209,7 +223,7 @@ def _partitions(admin: KafkaAdminClient) -> list[TopicPartition]:
 
 
 def _write_marker(
-    admin: KafkaAdminClient, producer_id: int, hanging: _Open, *, committed: bool
+    admin: KafkaAdminClient, producer_id: int, hanging: _Open, committed: bool
 ) -> None:
     """End an open transaction of a partition; the admin client itself can only abort."""
     spec = AbortTransactionSpec(hanging.tp, producer_id, hanging.epoch, hanging.coordinator_epoch)
@@ -233,7 +247,7 @@ def _retry(request: Callable[[], T]) -> T:
     while True:
         try:
             return request()
-        except kafka_errors.RetriableError:
+        except (kafka_errors.RetriableError, kafka_errors.UnknownBrokerIdError):
             if time.monotonic() > deadline:
                 raise
             time.sleep(RETRY_S)

@@ -7,6 +7,16 @@ from pathlib import Path
 
 import pytest
 from kafka import KafkaProducer
+from kafka.admin import (
+    ACL,
+    ACLFilter,
+    ACLOperation,
+    ACLPermissionType,
+    ResourcePattern,
+    ResourceType,
+    TransactionDescription,
+    TransactionState,
+)
 from kafka.producer.transaction_manager import TransactionalRequestResult, TxnOffsetCommitHandler
 
 from tests.harness import Pipeline, delete_topics_and_groups, until
@@ -27,12 +37,17 @@ from utils.kafka_io import (
     TransactionalSender,
 )
 from utils.kafka_io.clients import open_admin
+from utils.kafka_io.hanging_transactions import decision, decision_since
 from utils.kafka_io.transactions import TRANSACTION_TIMEOUT_MS, await_result, enqueue_batches
 from utils.messages import APP_MESSAGES, GROUPS, PREDICTIONS
 
 #: A broker that lets a producer write to a partition that is not in its transaction. The
 #: coordinator writes no marker there, as after a restart that made it drop the marker.
-FORGETFUL = {"transaction.partition.verification.enable": "false"}
+FORGETFUL = {
+    "transaction.partition.verification.enable": "false",
+    "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+    "allow.everyone.if.no.acl.found": "true",
+}
 
 
 @pytest.fixture(scope="module")
@@ -249,6 +264,77 @@ def poll_until_recovered(exchange: ExactlyOnce, seconds: float = 30.0) -> Polled
         except TROUBLE:
             succeeded = 0
     return polled
+
+
+def test_process_killed_right_after_its_start_loses_no_decision(
+    forgetful: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`init_transactions` replaces what the coordinator has decided."""
+    with closing(join_group(forgetful)) as exchange:
+        polled = poll_until_assigned(exchange)
+        forget(exchange, prediction(0))
+        commit_and_wait(exchange, polled, {prediction(n): record(b"%d" % n) for n in range(2)})
+    init_transactions = KafkaProducer.init_transactions
+
+    def killed_after(producer: KafkaProducer) -> None:
+        init_transactions(producer)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(KafkaProducer, "init_transactions", killed_after)
+        with pytest.raises(KeyboardInterrupt):
+            join_group(forgetful)
+    with closing(join_group(forgetful)):
+        assert predictions(forgetful) == [b"0", b"1"]
+
+
+@pytest.mark.parametrize("allowed", [ACLOperation.DESCRIBE, ACLOperation.ALTER])
+def test_nothing_is_aborted_if_asking_is_forbidden(
+    forgetful: Pipeline, caplog: pytest.LogCaptureFixture, allowed: ACLOperation
+) -> None:
+    """Asking needs READ on the topic, and DESCRIBE to learn of its partitions."""
+    with closing(join_group(forgetful)) as exchange:
+        polled = poll_until_assigned(exchange)
+        forget(exchange, prediction(0))
+        commit_and_wait(exchange, polled, {prediction(n): record(b"%d" % n) for n in range(2)})
+    topic = ResourcePattern(ResourceType.TOPIC, PREDICTIONS)
+    rule = ("User:ANONYMOUS", "*", allowed, ACLPermissionType.ALLOW, topic)
+    with closing(open_admin(forgetful.settings.kafka)) as admin:
+        admin.create_acls([ACL(*rule)])
+        try:
+            with closing(join_group(forgetful)):
+                assert "its readers wait" in caplog.text
+        finally:
+            admin.delete_acls([ACLFilter(*rule)])
+    with closing(join_group(forgetful)):
+        assert predictions(forgetful) == [b"0", b"1"]
+
+
+@pytest.mark.parametrize(
+    ("state", "state_epoch", "committed"),
+    [
+        ("CompleteCommit", 5, True),
+        ("CompleteAbort", 5, False),  # on request, of an earlier version
+        ("Empty", 5, False),  # records that were never in a transaction
+        ("CompleteAbort", 6, False),  # the abort added 1
+        ("Empty", 6, True),  # only a new producer added 1
+        ("Empty", 7, False),  # an abort and then a new producer
+    ],
+)
+def test_decision_about_epoch_5(state: str, state_epoch: int, committed: bool) -> None:
+    assert decision(described(state, state_epoch), 5) is committed
+
+
+@pytest.mark.parametrize(
+    ("state_epoch", "now", "committed"),
+    [(5, 6, True), (5, 7, False), (5, 8, None), (6, 7, None)],
+)
+def test_decision_about_epoch_5_since(state_epoch: int, now: int, committed: bool | None) -> None:
+    assert decision_since(described("Ongoing", state_epoch), 5, now) is committed
+
+
+def described(state: str, epoch: int) -> TransactionDescription:
+    return TransactionDescription(1, TransactionState(state), 0, epoch, 4_000, 0, set())
 
 
 def test_sender_commits_what_its_predecessor_committed_without_marker(
