@@ -8,8 +8,8 @@ and counts the transaction as complete. The records, or the consumed offsets, st
 those partitions: consumers wait for them, and the next marker of the same producer decides
 what becomes of them.
 
-An open transaction is ended with the decision that the coordinator made. `mend` reads that
-decision before `init_transactions`, which replaces it, and ends what is open; what changed
+An open transaction is ended with the decision that the coordinator made. `init_and_mend` reads
+that decision before `init_transactions`, which replaces it, and ends what is open; what changed
 in between follows from the epochs. The rules rely on this:
 
 * Each `init_transactions` adds 1 to the producer's epoch. If a transaction is open, it is
