@@ -8,6 +8,7 @@ from tests.harness import Pipeline, until
 from utils.message_store import MessageStore
 from utils.messages import APP_MESSAGES, DEAD_LETTERS, OUTCOMES, PREDICTIONS
 from utils.model_store import ModelStore
+from utils.model_store.manifest import published
 
 Row = dict[str, Any]
 TARGET = "income_bracket"
@@ -76,7 +77,7 @@ def test_refused_challenger_is_announced_and_champion_keeps_serving(
     assert gate["mean_difference"] > gate["standard_error"]
     store = ModelStore(pipeline.settings.models_dir)
     assert store.current_id() == 1
-    assert [line["accepted"] for line in store.history()] == [True, False]
+    assert [line.accepted for line in published(store.history())] == [True, False]
     assert "REFUSED" in trainer.text()
     assert not pipeline.events("model_loaded")
 

@@ -184,6 +184,7 @@ class Tracker:
 def aliases_of(history: Sequence[HistoryLine]) -> dict[str, int | None]:
     """Which model each alias means: the one that serves, and the newest if that does not.
 
+    >>> from utils.model_store.manifest import PublishedModel
     >>> one = PublishedModel(model_id=1, accepted=True)
     >>> refused = PublishedModel(model_id=2, accepted=False)
     >>> aliases_of([one]), aliases_of([one, refused])

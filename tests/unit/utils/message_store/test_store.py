@@ -186,9 +186,11 @@ def check_request(store: MessageStore, log: Log, name: str) -> None:
         for offset, record in enumerate(log.records[(PREDICTIONS, partition)])
         if record[0] == name
     ]
-    keys = ("model_id", "probability", "prediction_partition", "prediction_offset")
-    known = store.request(name) or dict.fromkeys(keys)
-    assert tuple(known[key] for key in keys) == (made[-1] if made else (None,) * 4)
+    known = store.request(name)
+    found = None
+    if known is not None and known.prediction is not None:
+        found = (known.model_id, known.probability, *known.prediction[:2])
+    assert found == (made[-1] if made else None)
 
 
 quiet = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
@@ -224,7 +226,7 @@ def test_values_are_stored_bit_for_bit(url: str, values: tuple[Any, Any]) -> Non
         known = store.request("a")
         frame = store.snapshot().frame
     assert known is not None
-    assert tuple(known["values"].values()) == values
+    assert known.values is not None and tuple(known.values.values()) == values
     number = np.array([np.nan if values[0] is None else values[0]])
     assert frame["age"].to_numpy().tobytes() == number.tobytes()
     assert frame["job"].astype(object).where(frame["job"].notna(), None).tolist() == [values[1]]
@@ -274,7 +276,8 @@ def test_probabilities_of_several_classes_are_kept(url: str) -> None:
         ]
         rows = [message(name, 0, place, "c") for place, name in enumerate("rst")]
         store.ingest(Batch(rows, predictions=made))
-        assert store.request("r")["probability"] == [0.1, 0.2, 0.7]  # type: ignore[index]
+        request = store.request("r")
+        assert request is not None and request.probability == [0.1, 0.2, 0.7]
         judged = store.judged(7)
         assert judged.probabilities.tolist() == [
             [0.1, 0.2, 0.7]
