@@ -1,4 +1,4 @@
-"""An explanation of a prediction for people to read."""
+"""Prints an explanation of a prediction as text."""
 
 from datetime import UTC, datetime
 
@@ -24,7 +24,7 @@ from utils.figures import Comparison, Metrics
 
 
 def show(found: Explanation, console: Console) -> None:
-    """Print what `why` returns."""
+    """Print an explanation."""
     say = _Lines(console)
     say("request", f"{found.request_id!r}, from {found.source}")
     if (found.sent or 0) > 1:
@@ -87,7 +87,7 @@ def _show_model(say: _Lines, model: Model) -> None:
     parent = f"parent {model.parent_id}" if model.parent_id else "no parent"
     say("model", f"{model.model_id}, {parent}, made {model.created}, {accepted}")
     if model.pruned:
-        say("", "PRUNED: its bundle is no longer there, so no contributions; the history remembers")
+        say("", "PRUNED: its bundle was deleted, so no contributions; the rest is from the history")
     read = [
         f"{topic}-{number} up to {end}"
         for topic, partitions in (model.offsets or {}).items()

@@ -1,4 +1,4 @@
-"""The models: which there are, what is in one, go back to one."""
+"""Lists the models, shows a manifest, and rolls back to an older model."""
 
 import sys
 from collections.abc import Sequence
@@ -15,10 +15,11 @@ from utils.settings import Settings
 
 
 def announce_rollback(settings: Settings, model_id: int, from_id: int | None, reason: str) -> None:
-    """Tell every running predictor to swap to `model_id`.
+    """Announce to every running predictor that `model_id` serves.
 
     Raises:
-        ModelStoreError: It could not be sent; they read current.json when they start.
+        ModelStoreError: The broker cannot be reached. Predictors read current.json when
+            they start.
     """
     try:
         kafka_io.announce(
@@ -32,7 +33,7 @@ def announce_rollback(settings: Settings, model_id: int, from_id: int | None, re
 
 
 def table(settings: Settings) -> Table:
-    """Every bundle ever made.
+    """A table of every bundle ever published.
 
     Raises:
         ModelStoreError: The store cannot be read.
@@ -73,26 +74,26 @@ def _cells(line: PublishedModel, current: int | None, there: Sequence[int]) -> l
 
 
 def manifest(settings: Settings, model_id: int) -> Manifest | PublishedModel:
-    """A bundle's manifest, once the bundle is verified; its line of the history if it was pruned.
+    """The manifest of a verified bundle, or a pruned bundle's line of the history.
 
     Raises:
-        ModelStoreError: There never was such a bundle, or it does not load.
+        ModelStoreError: The bundle never existed, or it does not load.
     """
     store = ModelStore(settings.models_dir)
     if model_id in store.on_disk():
         return store.load(model_id).manifest
     line = store.published(model_id)
     if line is None:
-        raise ModelStoreError(f"there never was a bundle {model_id} in {store.path}")
-    print(f"bundle {model_id} was pruned; the history remembers:", file=sys.stderr)
+        raise ModelStoreError(f"bundle {model_id} never existed in {store.path}")
+    print(f"bundle {model_id} was pruned; this is its line of the history:", file=sys.stderr)
     return line
 
 
 def rollback(settings: Settings, model_id: int, reason: str) -> str:
-    """Let an older bundle serve, here and in every running predictor; what to say of it.
+    """Serve an older bundle, in running predictors too; returns a line of text for the user.
 
     Raises:
-        ModelStoreError: It does not load, or running predictors could not be told.
+        ModelStoreError: It does not load, or the broker cannot be reached.
     """
     from_id = ModelStore(settings.models_dir).rollback(model_id, reason)
     announce_rollback(settings, model_id, from_id, reason)

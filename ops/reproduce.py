@@ -1,7 +1,7 @@
-"""Does it come out the same again? Predictions scored anew, models trained anew.
+"""Reproduces predictions and models, and compares the results with the recorded ones.
 
-`replay` puts the log through the predictor's own functions; `rebuild` puts it through
-the trainer's. Neither writes anything.
+`replay` scores the log again with the predictor's functions; `rebuild` trains a model again
+with the trainer's. Neither writes anything.
 """
 
 import hashlib
@@ -32,27 +32,27 @@ from utils.model_store import (
 from utils.model_store.bundle import disk_errors_as
 from utils.settings import Kafka, Settings
 
-#: What a model is learnt from, besides the base data.
+#: The topics that models are trained on, besides the base data.
 LEARNT = (messages.APP_MESSAGES, messages.OUTCOMES)
 
-#: Told (records done, records in all).
+#: Called with (records done, records in total).
 Progress = Callable[[int, int], object]
 
 
 class Difference(Exception):
-    """The first thing that did not come out the same; one line that says where."""
+    """The first result that differs; the text says where, on one line."""
 
 
 @dataclass
 class Replayed:
-    """What a replay came to.
+    """The result of a replay.
 
     Attributes:
-        reproduced: Predictions that came out the same, by model.
-        pruned: Those whose model is no longer there, by model.
-        rejected: Messages without a prediction because they could not be used.
-        unanswered: Messages at the end that have no prediction yet.
-        notes: What else a reader should know, a line each.
+        reproduced: Number of predictions that were reproduced, by model.
+        pruned: Number of predictions whose model was deleted, by model.
+        rejected: Number of messages without a prediction because they were rejected.
+        unanswered: Number of messages at the end that have no prediction yet.
+        notes: Further lines of text for the user.
     """
 
     reproduced: Counter[int] = field(default_factory=Counter)
@@ -62,7 +62,7 @@ class Replayed:
     notes: list[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
-        """The same in words."""
+        """The result as lines of text for the user."""
         models = ", ".join(f"{n} by model {m}" for m, n in sorted(self.reproduced.items()))
         count = self.reproduced.total()
         lines = [f"{count} predictions reproduced bit for bit" + (f": {models}" if models else "")]
@@ -71,7 +71,7 @@ class Replayed:
             for model_id, number in sorted(self.pruned.items())
         ]
         if self.rejected:
-            lines.append(f"{self.rejected} messages were rejected, so have no prediction")
+            lines.append(f"{self.rejected} messages were rejected and have no prediction")
         if self.unanswered:
             lines.append(f"{self.unanswered} messages at the end have no prediction yet")
         return lines + self.notes
@@ -87,22 +87,22 @@ def replay(
 ) -> Replayed:
     """Score the log again with the models that the predictions name.
 
-    The k-th usable message of a partition belongs to the k-th prediction there, so the
-    partition is paired from its beginning, wherever the range begins.
+    The k-th usable message of a partition belongs to the k-th prediction there, so they are
+    paired from the beginning of the partition, wherever the range begins.
 
     Args:
-        settings: Say where the log and the models are.
+        settings: The pipeline's settings.
         first: The first offset of `app_messages` to score again.
-        last: The last one; None to go to the end.
-        partition: Only this one; None for all.
-        progress: Told how far it is.
+        last: The last offset; None for the end of the log.
+        partition: The only partition to score again; None for all.
+        progress: Called with the progress.
 
     Raises:
-        Difference: A prediction that does not come out the same, is missing or doubled.
-        KafkaUnavailable, ModelStoreError, UserError: It cannot be done.
+        Difference: A prediction is different, missing or duplicated.
+        KafkaUnavailable, ModelStoreError, UserError: The replay is not possible.
     """
     kafka = settings.kafka
-    # In this order: then every prediction that is seen has its message in what is seen.
+    # Read in this order, so that the message of every prediction is within `found`.
     dead = _rejected_offsets(kafka)
     answers = log_scan.bounds(kafka, messages.PREDICTIONS)
     found = log_scan.bounds(kafka, messages.APP_MESSAGES)
@@ -125,7 +125,7 @@ def replay(
 
 
 class _Models:
-    """The bundles by number, each loaded once."""
+    """Loads bundles by their number, each once."""
 
     def __init__(self, store: ModelStore) -> None:
         self._store = store
@@ -133,11 +133,11 @@ class _Models:
         self.serving = store.load_current()
 
     def get(self, model_id: int) -> Bundle | None:
-        """A bundle; None where it was pruned.
+        """A bundle; None if it was pruned.
 
         Raises:
-            BundleError: It is damaged.
-            LookupError: There never was one of this number.
+            BundleError: The bundle is damaged.
+            LookupError: There never was a bundle with this number.
         """
         if model_id not in self._loaded:
             try:
@@ -162,15 +162,15 @@ class _Run:
         self.answers: list[tuple[int, int, messages.Prediction]] = []
 
     def check(self) -> int:
-        """Score them; returns how many there were.
+        """Score the messages and compare; returns their number.
 
         Raises:
-            Difference: One of them came out differently.
+            Difference: A prediction is different.
         """
         matrix = self.bundle.features.transform_rows(self.rows)
         again = scoring.prediction_records(self.bundle, self.request_ids, self.bundle.score(matrix))
         for (_, value, _), (offset, answered_at, recorded) in zip(again, self.answers, strict=True):
-            # As JSON: the shortest text of a float tells all of its bits.
+            # Compared as JSON: the shortest text of a float determines all of its bits.
             if value != msgspec.json.encode(recorded):
                 raise Difference(
                     _describe_difference(self.tp, offset, answered_at, recorded, value or b"")
@@ -179,7 +179,7 @@ class _Run:
 
 
 class _Partition:
-    """One partition on its way through the predictor's functions again."""
+    """Replays one partition."""
 
     def __init__(
         self,
@@ -202,19 +202,19 @@ class _Partition:
     def replay(
         self, found: log_scan.Bounds, answers: log_scan.Bounds, *, whole: bool
     ) -> Iterator[None]:
-        """Do it; yields once a message.
+        """Replay the partition; yields after each message.
 
         Args:
             found: Bounds of `app_messages`.
             answers: Bounds of `predictions`.
-            whole: Whether the messages are read to their end, so that no prediction may
-                be left over.
+            whole: Whether the messages are read to their end; then no prediction may be
+                left over.
 
         Raises:
             Difference: See `replay`.
         """
         number = self._tp.partition
-        found, answers = self._aligned(found, answers)
+        found, answers = self._align(found, answers)
         predictions = log_scan.scan(
             self._kafka, messages.PREDICTIONS, log_scan.only(number, answers)
         )
@@ -226,12 +226,12 @@ class _Partition:
         self._flush()
         if whole and answer is not None:
             raise Difference(
-                f"{messages.PREDICTIONS}-{number}, offset {answer[0]}: a prediction for "
-                f"{answer[1].request_id!r} that no message is left for: one is doubled"
+                f"{messages.PREDICTIONS}-{number}, offset {answer[0]}: the prediction for "
+                f"{answer[1].request_id!r} has no message: a prediction is doubled"
             )
 
     def _take(self, record: Record, answer: tuple[int, messages.Prediction] | None) -> bool:
-        """Pair a message; whether `answer` was its prediction."""
+        """Pair a message; returns whether `answer` is its prediction."""
         asked = record.offset >= self._first
         bundle = self._bundle_of(answer)
         decoded = scoring.DecodedRecords()
@@ -246,8 +246,10 @@ class _Partition:
         answered_at, recorded = answer
         (request_id,) = decoded.request_ids
         if request_id != recorded.request_id:
-            self._flush()  # what differs before comes first
-            raise Difference(self._unpaired(record.offset, request_id, answered_at, recorded))
+            self._flush()  # reports an earlier difference first
+            raise Difference(
+                self._describe_mismatch(record.offset, request_id, answered_at, recorded)
+            )
         self._before = request_id
         if asked and bundle is None:
             self._replayed.pruned[recorded.model_id] += 1
@@ -268,7 +270,7 @@ class _Partition:
             self._flush()
             raise Difference(
                 f"{messages.PREDICTIONS}-{self._tp.partition}, offset {answered_at}: names model "
-                f"{recorded.model_id}, which there never was"
+                f"{recorded.model_id}, which never existed"
             ) from None
 
     def _run_of(self, bundle: Bundle) -> _Run:
@@ -283,7 +285,7 @@ class _Partition:
         if run is not None:
             self._replayed.reproduced[run.bundle.model_id] += run.check()
 
-    def _unpaired(
+    def _describe_mismatch(
         self, offset: int, request_id: str, answered_at: int, recorded: messages.Prediction
     ) -> str:
         number = self._tp.partition
@@ -294,10 +296,10 @@ class _Partition:
             f"{recorded.request_id!r}: a prediction is {what}"
         )
 
-    def _aligned(
+    def _align(
         self, found: log_scan.Bounds, answers: log_scan.Bounds
     ) -> tuple[log_scan.Bounds, log_scan.Bounds]:
-        """Begin both topics with one request, where records of either have expired."""
+        """Begin both topics with the same request if records of either have expired."""
         number = self._tp.partition
         if answers.get(number, (0, 0))[0] == 0 and found[number][0] == 0:
             return found, answers
@@ -335,7 +337,7 @@ def _next_answer(predictions: Iterator[Record]) -> tuple[int, messages.Predictio
         recorded = msgspec.json.decode(record.value or b"", type=messages.Prediction)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise Difference(
-            f"{record.topic}-{record.partition}, offset {record.offset}: no prediction: {error}"
+            f"{record.topic}-{record.partition}, offset {record.offset}: not a prediction: {error}"
         ) from None
     return record.offset, recorded
 
@@ -371,21 +373,21 @@ def rebuild(settings: Settings, model_id: int) -> list[str]:
     """Train a model again from its manifest and the log, and compare bytes.
 
     Returns:
-        A line for each file that came out differently.
+        A line of text for each file that differs.
 
     Raises:
-        ModelStoreError, UserError: It cannot be done; the text says why.
+        ModelStoreError, UserError: The model cannot be rebuilt; the text says why.
     """
     store = ModelStore(settings.models_dir)
     if model_id not in store.on_disk():
         pruned = store.published(model_id) is not None
-        why = "was pruned: its parameters went with it" if pruned else "never existed"
+        why = "was pruned, and its parameters with it" if pruned else "never existed"
         raise ModelStoreError(f"model {model_id} {why}")
     bundle = store.load(model_id)
     _check_base(settings, bundle)
     snapshot = _training_snapshot(settings, bundle)
     try:
-        # Twice the same rows: the preprocessor is compared for itself.
+        # The rows are gathered twice, because the preprocessor is compared separately.
         features = fit_preprocessor(gather_rows(settings, snapshot), settings).to_json()
         text = retrain_from_manifest(settings, bundle.manifest, snapshot)
     except ValueError as error:
@@ -418,7 +420,7 @@ def _check_base(settings: Settings, bundle: Bundle) -> None:
 
 
 def _training_snapshot(settings: Settings, bundle: Bundle) -> Snapshot | None:
-    """The messages that a model was trained on; None where it was the base data alone."""
+    """The messages that a model was trained on; None if it was the base data alone."""
     read = {
         place: end
         for place, end in training_offsets(bundle.manifest.training).items()
@@ -437,18 +439,18 @@ def _training_snapshot(settings: Settings, bundle: Bundle) -> Snapshot | None:
 
 
 def _not_in_log(read: Offsets, within: dict[str, dict[int, tuple[int, int]]]) -> str:
-    """Why the log is not what was read then; empty where it is."""
+    """Why the log no longer holds what the training read; empty if it does."""
     for (topic, number), end in read.items():
         first, now = within[topic].get(number, (0, 0))
         if end and first:
             return f"the records of {topic}-{number} before offset {first} have expired"
         if end > now:
-            return f"{topic}-{number} ends at offset {now}, the training read up to {end}"
+            return f"{topic}-{number} ends at offset {now}, but the training read up to {end}"
     return ""
 
 
 def _from_log(kafka: Kafka, bundle: Bundle, read: Offsets) -> Snapshot:
-    """The log up to those offsets, as the trainer's store makes rows of it."""
+    """Read the log up to the offsets into a temporary message store."""
     decoder = RecordDecoder(bundle.features)
     with tempfile.TemporaryDirectory() as folder:
         url = f"sqlite:///{Path(folder) / 'messages.db'}"
@@ -461,15 +463,15 @@ def _from_log(kafka: Kafka, bundle: Bundle, read: Offsets) -> Snapshot:
 
 
 def _in_chunks(records: Iterator[Record], size: int = 5_000) -> Iterator[list[Record]]:
-    """Records in lists of `size`."""
-    hand: list[Record] = []
+    """Split records into lists of `size`."""
+    chunk: list[Record] = []
     for record in records:
-        hand.append(record)
-        if len(hand) == size:
-            yield hand
-            hand = []
-    if hand:
-        yield hand
+        chunk.append(record)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
 
 
 def _batch(decoder: RecordDecoder, records: list[Record]) -> Batch:
@@ -480,7 +482,7 @@ def _batch(decoder: RecordDecoder, records: list[Record]) -> Batch:
 
 
 def _from_store(settings: Settings, bundle: Bundle, read: Offsets, reason: str) -> Snapshot:
-    """The trainer's own store, if it has read exactly as far as the model's training."""
+    """The trainer's store, if its offsets are exactly those of the training."""
     try:
         with MessageStore.open(settings.messages_url, bundle.features) as store:
             snapshot = store.snapshot()
@@ -492,7 +494,7 @@ def _from_store(settings: Settings, bundle: Bundle, read: Offsets, reason: str) 
     if now != {place: end for place, end in read.items() if end}:
         raise UserError(
             f"model {bundle.model_id} cannot be rebuilt: {reason}; and the message store has "
-            "been read on since the training"
+            "read other offsets than the training"
         )
     return snapshot
 
@@ -518,5 +520,5 @@ def _other_versions(bundle: Bundle) -> list[str]:
         except metadata.PackageNotFoundError:
             continue
         if now != version:
-            notes.append(f"made with {library} {version}, here is {now}")
+            notes.append(f"trained with {library} {version}, now {now}")
     return notes

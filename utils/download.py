@@ -33,7 +33,7 @@ BLOCK = 1 << 16
 
 
 class DownloadError(UserError):
-    """A file that cannot be had; its text is one line meant for the user."""
+    """A file cannot be downloaded; the text is one line for the user."""
 
 
 class _SourceError(Exception):

@@ -311,24 +311,25 @@ class FeatureTools:
 
 
 class MessageDecoder:
-    """Decodes the values of `app_messages`; says which messages can be used.
+    """Decodes the values of `app_messages`, and rejects messages that cannot be used.
 
-    The one place that decides it, for whoever scores, stores or explains a message.
+    Scoring, storing and explaining a message all use it, so they reject the same messages.
     """
 
     def __init__(self, features: FeatureTools) -> None:
-        self._decode: Callable[[bytes], Any]  # the struct is made at run time
+        self._decode: Callable[[bytes], Any]  # the struct type is created at run time
         self._decode = msgspec.json.Decoder(message_type(features)).decode
         self._has_no_known_column = features.has_no_known_column
 
-    def __call__(self, value: bytes | None) -> Any:  # the same
+    def __call__(self, value: bytes | None) -> Any:  # a type created at run time
         """Decode one message.
 
         Returns:
-            A struct with `request_id` and `data`, a `row_type` of the features.
+            A struct with `request_id`, and `data` of the features' `row_type`.
 
         Raises:
-            BadRecord: A tombstone, not JSON, not of the type, or none of its columns is known.
+            BadRecord: The value is a tombstone, not JSON, of another type, or has none of the
+                feature columns.
         """
         if value is None:
             raise BadRecord(TOMBSTONE)

@@ -1,17 +1,18 @@
-"""The figures that models are judged by, as manifests, the history and announcements hold them."""
+"""Metrics of models, in the form of manifests, the history and announcements."""
 
 import msgspec
 
 
 class Metrics(msgspec.Struct, frozen=True, kw_only=True):
-    """How good probabilities are; a figure is None where no row, or only one class, was seen.
+    """The metrics of predicted probabilities; None if there are no rows, or too few classes.
 
     Attributes:
-        log_loss: In nats, the mean over the rows.
-        auc: Area under the ROC curve; of several classes the mean over each against the rest.
-        accuracy: Share of the rows whose likeliest class is the true one.
-        calibration: Expected calibration error.
-        rows: How many rows were looked at.
+        log_loss: The mean log loss in nats.
+        auc: Area under the ROC curve; with more than two classes, the mean over each class
+            against the rest.
+        accuracy: The share of rows whose most likely class is the true one.
+        calibration: The expected calibration error.
+        rows: The number of rows.
     """
 
     log_loss: float | None = None
@@ -25,10 +26,10 @@ class Comparison(msgspec.Struct, frozen=True):
     """Two models on the same rows.
 
     Attributes:
-        mean_difference: Challenger's mean log loss minus the champion's, in nats.
-        standard_error: Of that mean; 0 with fewer than two rows.
+        mean_difference: The challenger's mean log loss minus the champion's, in nats.
+        standard_error: The standard error of that mean; 0 with fewer than two rows.
         worse: Whether the challenger is worse by more than one standard error.
-        rows: How many rows both have scored.
+        rows: The number of rows that both have scored.
     """
 
     mean_difference: float = 0.0
@@ -38,7 +39,7 @@ class Comparison(msgspec.Struct, frozen=True):
 
 
 class BothMetrics(msgspec.Struct, frozen=True):
-    """A challenger's metrics and those of the champion on the same rows; None if unknown."""
+    """A challenger's and the champion's metrics on the same rows; None if unknown."""
 
     challenger: Metrics | None = None
     champion: Metrics | None = None

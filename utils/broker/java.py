@@ -22,7 +22,7 @@ JVM = (
     "-Dlog4j2.configurationFile=log4j2.properties",
 )
 
-#: For `Broker(jvm=...)`, where brokers run for seconds: halves the CPU time of the start (2.5
+#: For `Broker(jvm=...)`, if brokers run for seconds. It halves the CPU time of the start (2.5
 #: instead of 5 s) and lowers that of the first thousands of transactions; later ones cost more.
 SHORT_LIVED = ("-XX:TieredStopAtLevel=1",)
 
@@ -106,8 +106,8 @@ def reason_in(text: str) -> str:
     """Java's error on one line: the message and the exception below it."""
     chatter = ("WARNING", "NOTE", "Picked up", " AOTConfiguration", "\t")
     lines = [line for line in text.splitlines() if line.strip()]
-    said = [line for line in lines if not line.startswith(chatter)]
-    return ": ".join(line.strip().rstrip(".:") for line in said[:2])
+    relevant = [line for line in lines if not line.startswith(chatter)]
+    return ": ".join(line.strip().rstrip(".:") for line in relevant[:2])
 
 
 def write_properties(file: Path, properties: Mapping[str, str]) -> None:

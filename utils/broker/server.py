@@ -30,7 +30,7 @@ PROPERTIES: Mapping[str, str] = {
     "SASL_PLAINTEXT:SASL_PLAINTEXT,SASL_SSL:SASL_SSL",
     "auto.create.topics.enable": "false",
     "delete.topic.enable": "true",
-    # the pipeline relies on the whole log, and on its offsets even after it was idle
+    # the pipeline needs the whole log, and committed offsets even after a long idle time
     "log.retention.ms": "-1",
     "offsets.retention.minutes": str(2**31 - 1),
     # one node; with few, small internal partitions it restarts quickly
@@ -238,7 +238,7 @@ class Broker:
 
 
 def _within(seconds: float, condition: Callable[[], bool]) -> bool:
-    """Whether the condition comes true in time; a process just killed takes a moment."""
+    """Whether the condition becomes true in time; a killed process takes a moment to end."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:

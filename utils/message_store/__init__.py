@@ -1,7 +1,7 @@
-"""What the trainer has read of the log, in SQL.
+"""The message store: what the trainer has read of the log, in SQL.
 
-Filling it from Kafka is `utils.message_store.ingest`, which is not imported here: whoever only
-looks at the store needs no broker.
+`utils.message_store.ingest` fills it from Kafka. It is not imported here, because readers of
+the store need no broker.
 """
 
 from utils.message_store.database import StoreError
