@@ -15,7 +15,7 @@ from pandas.api.types import union_categoricals
 
 from train import evaluate, fit, gate, optimisers
 from train.results import Judgement, Result
-from train.search import Progress, SearchSpec, search
+from train.search import Best, Progress, SearchSpec, search
 from train.tracking import outbox
 from utils import preprocess_data
 from utils.feature_tools import FeatureTools
@@ -184,54 +184,42 @@ def train(
             memory keeps it.
         progress: Called with (done, total, best loss) after each evaluation.
     """
-    timer = Timer()
-    store = ModelStore(settings.models_dir)
-    threads, seed = os.cpu_count() or 1, settings.training.seed
+    timer, store = Timer(), ModelStore(settings.models_dir)
     with timer("reading"):
         champion = None if first else serving_bundle(store)
         rows = gather_rows(settings, snapshot)  # 1
         features = fit_preprocessor(rows, settings)  # 2
         X, y = training_matrix(rows, features)
+    spec = SearchSpec(
+        X=X,
+        y=y,
+        features=features,
+        evals=evals,
+        seed=settings.training.seed,
+        n_folds=settings.training.folds,
+        start_from=champion.manifest.hyperparameters if champion else None,
+        threads=os.cpu_count() or 1,
+        memory=settings.searches_dir,
+        progress=progress,
+    )
     with timer("searching"):
-        spec = SearchSpec(
-            X=X,
-            y=y,
-            features=features,
-            evals=evals,
-            seed=seed,
-            n_folds=settings.training.folds,
-            start_from=champion.manifest.hyperparameters if champion else None,
-            threads=threads,
-            memory=settings.searches_dir,
-            progress=progress,
-        )
         best = search(optimisers.get(hyper), spec)  # 3
     with timer("fitting"):
-        booster = fit.fit(X, y, features, best.params, best.rounds, threads=threads, seed=seed)  # 4
+        booster = fit.fit(  # 4
+            X, y, features, best.params, best.rounds, threads=spec.threads, seed=spec.seed
+        )
     with timer("gate"):
         model_text = fit.model_text(booster)
         verdict = gate.compare(  # 5
-            booster, model_text, features, champion, rows.kept_aside, threads
+            booster, model_text, features, champion, rows.kept_aside, spec.threads
         )
     draft = Draft(
         parent_id=champion.model_id if champion else None,
         model_text=model_text,
         features=features,
         hyperparameters={**best.params, "num_boost_round": best.rounds},
-        seed=seed,
-        training=TrainingRecord(
-            rows=len(y),
-            base_data=settings.data.train,
-            base_data_sha256=rows.base_sha256,
-            offsets=offsets_by_topic(rows.offsets),
-            topic_ids=rows.topic_ids,
-            hyper=hyper,
-            evaluations=best.evaluations,
-            learnt_from=best.learnt_from,
-            cv_loss=best.loss,
-            trials=[TrialRecord(**asdict(trial)) for trial in best.trials],
-            seconds=dict(timer.seconds),
-        ),
+        seed=spec.seed,
+        training=_training_record(settings, rows, spec, hyper, best, timer),
         metrics=BothMetrics(verdict.challenger, verdict.champion),
         gate=verdict.comparison,
         batch_ids=list(batch_ids),
@@ -249,6 +237,24 @@ def train(
         verdict.comparison,
         {name: round(value, 3) for name, value in timer.seconds.items()},
         best.learnt_from,
+    )
+
+
+def _training_record(
+    settings: Settings, rows: Rows, spec: SearchSpec, hyper: str, best: Best, timer: Timer
+) -> TrainingRecord:
+    return TrainingRecord(
+        rows=len(spec.y),
+        base_data=settings.data.train,
+        base_data_sha256=rows.base_sha256,
+        offsets=offsets_by_topic(rows.offsets),
+        topic_ids=rows.topic_ids,
+        hyper=hyper,
+        evaluations=best.evaluations,
+        learnt_from=best.learnt_from,
+        cv_loss=best.loss,
+        trials=[TrialRecord(**asdict(trial)) for trial in best.trials],
+        seconds=dict(timer.seconds),
     )
 
 

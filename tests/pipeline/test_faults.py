@@ -180,7 +180,7 @@ def test_trainer_recovers_from_locked_and_damaged_store(running: Running) -> Non
         with path.open("r+b") as file:
             file.write(bytes(path.stat().st_size))
     running.predict(3)
-    running.trainer.says("the file was damaged; what there was is now messages.db.damaged-1")
+    running.trainer.says("the file was damaged; the old file is now messages.db.damaged-1")
     until(lambda: running.pipeline.stored_messages() == sent + 3, 30)
 
 

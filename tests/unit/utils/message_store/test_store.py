@@ -389,7 +389,7 @@ def test_recreated_topic_empties_the_store(url: str) -> None:
         store.ingest(replace(batch("first", 2), topic_ids={}))
         assert store.snapshot().topic_ids == {APP_MESSAGES: "first"}
         assert store.offsets() == {(APP_MESSAGES, 0): 3}
-        with pytest.raises(StoreReplaced, match="app_messages was deleted and made again"):
+        with pytest.raises(StoreReplaced, match="app_messages was deleted and recreated"):
             store.ingest(batch("second", 5))
         assert len(lines) == 1 and store.offsets() == {}
         store.ingest(batch("second", 0))

@@ -166,7 +166,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
         lambda folder: forge(folder, golden=[{"data": {"age": "x"}, "probability": 0.5}]),
         "Expected `float",
     ),
-    "another's number": (lambda folder: forge(folder, model_id=3), "that of bundle 3"),
+    "another's number": (lambda folder: forge(folder, model_id=3), "belongs to bundle 3"),
     "manifest a list": (lambda folder: (folder / "manifest.json").write_text("[]"), "manifest"),
     "manifest nested": (lambda folder: write_nested_json(folder / "manifest.json"), "manifest"),
     "manifest edited": (
