@@ -217,12 +217,12 @@ def loop(predictor: Predictor, stop: process.Stop, report: process.Report) -> No
         try:
             predictor.step()
             outage.over()
-        except kafka_io.TROUBLE as error:
+        except kafka_io.RETRIABLE_ERRORS as error:
             outage.failed(one_line(error))
             stop.wait(0.2)
     try:
         predictor.close()
-    except kafka_io.TROUBLE as error:
+    except kafka_io.RETRIABLE_ERRORS as error:
         report(
             f"the last batch is not committed, the next start scores it again: {one_line(error)}"
         )

@@ -165,7 +165,7 @@ class SampleApp:
     def _guarded(self, work: Callable[[Client], None], client: Client) -> None:
         try:
             work(client)
-        except kafka_io.TROUBLE as error:
+        except kafka_io.RETRIABLE_ERRORS as error:
             self.error = error
             self._stop.set()
 

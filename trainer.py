@@ -168,7 +168,7 @@ class Trainer:
         if judgement is None or not judgement.demoted:
             return
         self.report(
-            f"MODEL {judgement.model_id} TAKEN BACK: model {judgement.parent_id} serves "
+            f"MODEL {judgement.model_id} ROLLED BACK: model {judgement.parent_id} serves "
             f"again, better on {judgement.rows} newer outcomes"
         )
         rollback = self._rollback()
@@ -263,7 +263,7 @@ def loop(trainer: Trainer, stop: process.Stop, report: process.Report) -> None:
         try:
             trainer.step(BUSY_POLL_MS if trainer.busy else POLL_MS, begin=not stop())
             outage.over()
-        except (*kafka_io.TROUBLE, StoreError, ModelStoreError) as error:
+        except (*kafka_io.RETRIABLE_ERRORS, StoreError, ModelStoreError) as error:
             outage.failed(one_line(error))
             time.sleep(0.2)
 

@@ -28,7 +28,7 @@ def announce_rollback(settings: Settings, model_id: int, from_id: int | None, re
     except KafkaUnavailable as error:
         raise ModelStoreError(
             f"bundle {model_id} serves from the next start on, but running predictors could "
-            f"not be told (run this again to tell them): {error}"
+            f"not be notified (run this again to notify them): {error}"
         ) from None
 
 
@@ -98,4 +98,4 @@ def rollback(settings: Settings, model_id: int, reason: str) -> str:
     from_id = ModelStore(settings.models_dir).rollback(model_id, reason)
     announce_rollback(settings, model_id, from_id, reason)
     was = "as before" if from_id == model_id else f"instead of {from_id}" if from_id else "now"
-    return f"bundle {model_id} serves {was}; running predictors have been told"
+    return f"bundle {model_id} serves {was}; running predictors are notified"

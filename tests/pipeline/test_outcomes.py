@@ -44,7 +44,7 @@ def test_model_of_flipped_labels_does_not_keep_serving(
     pipeline.send_rows(adult[4000:4600], "clean")
     store = ModelStore(pipeline.settings.models_dir)
     if completed["accepted"]:  # validation rows have flipped labels too
-        trainer.says("MODEL 2 TAKEN BACK", timeout=60)
+        trainer.says("MODEL 2 ROLLED BACK", timeout=60)
         (rollback,) = pipeline.wait_for_events("rollback", 1)
         assert (rollback["model_id"], rollback["from_model_id"]) == (1, 2)
         predictor.says("NEW MODEL RELOADED 1")

@@ -29,7 +29,7 @@ class KafkaUnavailable(UserError):
 
 
 #: Errors that callers retry: they end when the cluster has recovered.
-TROUBLE = (KafkaError, KafkaUnavailable)
+RETRIABLE_ERRORS = (KafkaError, KafkaUnavailable)
 
 
 class Refused(KafkaUnavailable):

@@ -4,7 +4,7 @@ import threading
 
 from utils import messages
 from utils.errors import one_line
-from utils.kafka_io import TROUBLE, LogReader
+from utils.kafka_io import RETRIABLE_ERRORS, LogReader
 from utils.model_store.bundle import Bundle, BundleError
 from utils.model_store.store import ModelStore
 from utils.process import Outage, Report
@@ -73,7 +73,7 @@ class BundleWatcher:
                 try:
                     polled = self._reader.poll(timeout_ms=200)
                     look = look or any(polled.values())
-                except TROUBLE:
+                except RETRIABLE_ERRORS:
                     look = True  # an announcement may have been missed
                     self._stop.wait(self.RETRY_SECONDS)
                 if look:

@@ -114,7 +114,7 @@ def test_rollback_without_a_broker_still_changes_the_model(store: ModelStore, dr
     )
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1, done.stderr
-    assert "running predictors could not be told" in done.stderr
+    assert "running predictors could not be notified" in done.stderr
     assert store.load_current().model_id == 1
     last = store.history()[-1]
     assert isinstance(last, RolledBack) and last.reason == "a test"
