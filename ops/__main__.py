@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import Progress
 
+from ops import dead_letters
 from utils import process
 from utils.errors import UserError
 from utils.kafka_io import KafkaError
@@ -108,8 +109,6 @@ def _report(settings: Settings, arguments: Arguments) -> None:
 
 def _letters_list(settings: Settings, arguments: Arguments) -> None:
     """List the rejected records: where they were, and why."""
-    from ops import dead_letters
-
     # The records are untrusted text: shown as they are, without markup.
     console = Console(markup=False, emoji=False, highlight=False)
     console.print(dead_letters.table(settings.kafka) or "no record was rejected")
@@ -117,15 +116,11 @@ def _letters_list(settings: Settings, arguments: Arguments) -> None:
 
 def _letters_show(settings: Settings, arguments: Arguments) -> None:
     """Write one record's bytes to standard output, to be corrected in a file."""
-    from ops import dead_letters
-
     sys.stdout.buffer.write(dead_letters.content(settings.kafka, arguments.offset))
 
 
 def _letters_resend(settings: Settings, arguments: Arguments) -> None:
     """Send records again, to where they were rejected."""
-    from ops import dead_letters
-
     offsets = set(arguments.offsets)
     if bool(offsets) == arguments.all:
         raise UserError("give either offsets from `list` or --all")
@@ -226,7 +221,12 @@ def _add_looking_back(commands: "Commands") -> None:
 
 def _add_dead_letters(commands: "Commands") -> None:
     about = "Rejected records: list them, show a record's bytes, send records again."
-    letters = commands.add_parser("dead-letters", help=about, description=about)
+    letters = commands.add_parser(
+        "dead-letters",
+        help=about,
+        description=dead_letters.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     kinds = letters.add_subparsers(required=True, metavar="list | show | resend")
     _add(kinds, "list", _letters_list)
     _add(kinds, "show", _letters_show).add_argument(
