@@ -169,9 +169,7 @@ class Tracker:
 
     def _log_quality(self, log: "MlflowLog") -> None:
         begun = time.monotonic()
-        with contextlib.suppress(
-            StoreError, BundleError
-        ):  # nothing to measure yet, or not readable now
+        with contextlib.suppress(StoreError, BundleError):  # nothing there yet, or locked
             features = self._store.load_current().features
             with MessageStore.open(self._settings.messages_url, features) as messages:
                 offsets = messages.offsets()
