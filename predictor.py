@@ -64,7 +64,7 @@ class Predictor:
     being committed. A small batch is finished at once.
 
     Args:
-        exchange: Reads and writes records in transactions.
+        client: Reads and writes records in transactions.
         bundle: The model that serves first.
         watcher: Provides a newer bundle once it is loaded.
         every: Known outcomes, per partition, between two retrain requests.
@@ -73,14 +73,14 @@ class Predictor:
 
     def __init__(
         self,
-        exchange: ExactlyOnce,
+        client: ExactlyOnce,
         bundle: Bundle,
         watcher: BundleWatcher,
         *,
         every: int,
         report: process.Report,
     ) -> None:
-        self.exchange = exchange
+        self.client = client
         self.bundle = bundle
         self.predictions = 0
         self._watcher = watcher
@@ -105,7 +105,7 @@ class Predictor:
             kafka_io.KafkaError: Nothing of an unfinished batch is committed; later steps
                 poll it again.
         """
-        polled = self.exchange.poll(NEXT_MS if self._previous else timeout_ms)  # 1
+        polled = self.client.poll(NEXT_MS if self._previous else timeout_ms)  # 1
         if polled.restored is not None:
             self._restore(polled.restored)
         self._swap()  # 2
@@ -118,7 +118,7 @@ class Predictor:
         if not is_large:  # 5
             if taken or (self._announcements and polled.epoch):
                 self._send(batch)
-            self.exchange.wait_for_commit()
+            self.client.wait_for_commit()
         return taken
 
     def _restore(self, positions: dict[TopicPartition, Position]) -> None:
@@ -168,7 +168,7 @@ class Predictor:
             if part.rejected:
                 records[DEAD_LETTERS] += part.rejected
         rejected = sum(len(part.rejected) for part in batch.decoded.values())
-        self.exchange.wait_for_commit()
+        self.client.wait_for_commit()
         announced, positions = list(self._announcements), {}
         requests: list[RetrainRequest] = []
         for tp, part in batch.decoded.items():
@@ -184,7 +184,7 @@ class Predictor:
             self.predictions += scored
             self._report_batch(requests, rejected)
 
-        self.exchange.commit(batch.polled, records, positions, committed)
+        self.client.commit(batch.polled, records, positions, committed)
 
     def _report_batch(self, requests: list[RetrainRequest], rejected: int) -> None:
         for request in requests:
@@ -200,7 +200,7 @@ class Predictor:
         previous, self._previous = self._previous, None
         if previous is not None:
             self._send(previous)
-        self.exchange.wait_for_commit()
+        self.client.wait_for_commit()
         self._scorer.shutdown()
 
 
@@ -216,9 +216,9 @@ def loop(predictor: Predictor, stop: process.Stop, report: process.Report) -> No
             gc.collect()
         try:
             predictor.step()
-            outage.over()
+            outage.end()
         except kafka_io.RETRIABLE_ERRORS as error:
-            outage.failed(one_line(error))
+            outage.begin(one_line(error))
             stop.wait(0.2)
     try:
         predictor.close()
@@ -236,7 +236,7 @@ def main(settings: Settings) -> None:
     with ExitStack() as resources:
         instance_id = resources.enter_context(process.claim_instance_id(settings, "predictor"))
         watcher = resources.enter_context(BundleWatcher(store, settings.kafka, report))
-        exchange = ExactlyOnce(
+        client = ExactlyOnce(
             settings.kafka,
             group=messages.PREDICTOR_GROUP,
             topics=messages.GROUPS[messages.PREDICTOR_GROUP],
@@ -244,14 +244,14 @@ def main(settings: Settings) -> None:
             max_records=scoring.MAX_RECORDS,
             report=report,
         )
-        resources.callback(exchange.close)
+        resources.callback(client.close)
         bundle = watcher.current()
         report(
             f"model {bundle.model_id} serves; a retraining every "
             f"{settings.training.retrain_every} known outcomes"
         )
         predictor = Predictor(
-            exchange, bundle, watcher, every=settings.training.retrain_every, report=report
+            client, bundle, watcher, every=settings.training.retrain_every, report=report
         )
         loop(predictor, stop, report)
         report(f"stopped after {predictor.predictions} predictions")

@@ -35,7 +35,7 @@ POLL_MS = 50
 #: Polled more often during a training, so that its end is noticed sooner.
 BUSY_POLL_MS = 20
 #: Requests polled at once, and so answered by one training: all that arrived in a long absence.
-MOST_REQUESTS = 10_000
+MAX_REQUESTS = 10_000
 #: Seconds that logging to MLflow may delay the trainer's end.
 TRACKING_TIMEOUT = 5.0
 #: Niceness of the process that logs to MLflow: predictors and trainings go first.
@@ -50,7 +50,7 @@ class Trainer:
     published, announces one that was published but not announced, and does neither twice.
 
     Args:
-        exchange: Reads requests and writes announcements in transactions.
+        client: Reads requests and writes announcements in transactions.
         ingest: Copies the log into the message store.
         worker: Trains in another process.
         store: The bundles.
@@ -59,13 +59,13 @@ class Trainer:
 
     def __init__(
         self,
-        exchange: ExactlyOnce,
+        client: ExactlyOnce,
         ingest: Ingest,
         worker: Worker,
         store: ModelStore,
         report: process.Report,
     ) -> None:
-        self.exchange = exchange
+        self.client = client
         self.ingest = ingest
         self.worker = worker
         self.store = store
@@ -98,7 +98,7 @@ class Trainer:
         Raises:
             kafka_io.KafkaError, StoreError: Nothing is lost; step again.
         """
-        polled = self.exchange.poll(timeout_ms)
+        polled = self.client.poll(timeout_ms)
         self._take(polled)  # 1
         if self._schedule.may_read(training=self._job is not None):
             self._schedule.log_read(self.ingest.step())  # 2
@@ -193,12 +193,12 @@ class Trainer:
             return
         left = [(offset, r) for offset, r in self._waiting if r.batch_id not in answers]
         position = Position(left[0][0]) if left else self._position
-        self.exchange.commit(
+        self.client.commit(
             polled,
             {self._partition: [(None, msgspec.json.encode(record), None) for record in records]},
             {self._partition: position},
         )
-        self.exchange.wait_for_commit()
+        self.client.wait_for_commit()
         self._waiting = left
         self._announcements.clear()
 
@@ -226,8 +226,8 @@ class Trainer:
             self._judging = self.worker.judge()
 
     def _train(self, batch_ids: list[str]) -> None:
-        folded = f", {len(batch_ids)} requests in one" if len(batch_ids) > 1 else ""
-        self.report(f"RETRAINING STARTED ({batch_ids[-1]}{folded})")
+        combined = f", {len(batch_ids)} requests in one" if len(batch_ids) > 1 else ""
+        self.report(f"RETRAINING STARTED ({batch_ids[-1]}{combined})")
         waited = self._schedule.training_started()
         self._job = self.worker.train(Job(tuple(batch_ids), waited))
 
@@ -262,9 +262,9 @@ def loop(trainer: Trainer, stop: process.Stop, report: process.Report) -> None:
     while not stop() or trainer.busy:
         try:
             trainer.step(BUSY_POLL_MS if trainer.busy else POLL_MS, begin=not stop())
-            outage.over()
+            outage.end()
         except (*kafka_io.RETRIABLE_ERRORS, StoreError, ModelStoreError) as error:
-            outage.failed(one_line(error))
+            outage.begin(one_line(error))
             time.sleep(0.2)
 
 
@@ -293,17 +293,17 @@ def main(arguments: argparse.Namespace, settings: Settings) -> None:
             MessageStore(settings.messages_url, features, report=report)
         )
         ingest = resources.enter_context(Ingest(settings.kafka, message_store, features))
-        exchange = ExactlyOnce(
+        client = ExactlyOnce(
             settings.kafka,
             group=messages.TRAINER_GROUP,
             topics=messages.GROUPS[messages.TRAINER_GROUP],
             instance_id=instance_id,
-            max_records=MOST_REQUESTS,
+            max_records=MAX_REQUESTS,
             report=report,
         )
-        resources.callback(exchange.close)
+        resources.callback(client.close)
         report(f"ready; {arguments.evals} evaluations with {arguments.hyper} at each request")
-        trainer = Trainer(exchange, ingest, worker, store, report)
+        trainer = Trainer(client, ingest, worker, store, report)
         loop(trainer, stop, report)
         report(f"stopped after {trainer.trainings} trainings")
 

@@ -28,7 +28,7 @@ from rich.table import Table
 from utils import messages
 from utils.errors import UserError
 from utils.kafka_io import Outgoing, Record, TransactionalSender
-from utils.kafka_io.log_scan import bounds, only, scan
+from utils.kafka_io.log_scan import bounds, narrow, scan
 from utils.messages import Rejection
 from utils.settings import Kafka
 
@@ -37,9 +37,9 @@ NULL = "(tombstone)"
 #: How many bytes of a key or value the list shows.
 SHOWN = 60
 #: The most records and bytes in one transaction.
-AT_ONCE, BYTES_AT_ONCE = 500, 4 * 1024 * 1024
+MAX_RECORDS, MAX_BYTES = 500, 4 * 1024 * 1024
 #: The transactional id. It keeps two processes from sending the same records at once.
-WRITER = "dead-letters"
+TRANSACTIONAL_ID = "dead-letters"
 
 
 def read_letters(kafka: Kafka) -> Iterator[Record]:
@@ -70,7 +70,7 @@ def original_record(kafka: Kafka, letter: Record) -> Record:
     if place is None or place.size is None:
         return letter
     _, topic, partition, offset, _ = place
-    within = only(partition, bounds(kafka, topic))
+    within = narrow(partition, bounds(kafka, topic))
     first, end = within.get(partition, (0, 0))
     if first <= offset < end:
         there = scan(kafka, topic, within | {partition: (offset, offset + 1)})
@@ -137,7 +137,7 @@ def resend(kafka: Kafka, offsets: set[int], *, value: bytes | None = None, again
         UserError: A record does not exist, does not say where it comes from, or was sent
             again before.
     """
-    with TransactionalSender(kafka, WRITER) as writer:
+    with TransactionalSender(kafka, TRANSACTIONAL_ID) as writer:
         done = read_resent_offsets(kafka)  # no other process can add to it now
         chosen = iter(_find_letters(kafka, offsets)) if offsets else read_letters(kafka)
         if (twice := offsets & done) and not again:
@@ -164,7 +164,7 @@ def _split_into_transactions(found: Iterator[Record]) -> Iterator[list[Record]]:
         some.append(letter)
         place = Rejection.from_headers(letter.headers)
         size += (place and place.size) or len(letter.value or b"")
-        if len(some) >= AT_ONCE or size >= BYTES_AT_ONCE:
+        if len(some) >= MAX_RECORDS or size >= MAX_BYTES:
             yield some
             some, size = [], 0
     if some:

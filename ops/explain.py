@@ -9,11 +9,11 @@ from msgspec import UNSET, UnsetType
 from train.evaluate import is_validation_row
 from utils import messages
 from utils.errors import UserError
-from utils.figures import BothMetrics, Comparison
 from utils.kafka_io import KafkaUnavailable, Record, TopicPartition, log_scan
 from utils.message_store import MessageStore, StoreError
 from utils.message_store.ingest import TOPICS, RecordDecoder
 from utils.messages import Label
+from utils.metrics import BothMetrics, Comparison
 from utils.model_store import Bundle, ModelStore, predicted_codes
 from utils.model_store.manifest import PublishedModel, TopicOffsets
 from utils.settings import Settings

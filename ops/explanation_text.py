@@ -20,7 +20,7 @@ from ops.explain import (
     value_text,
 )
 from utils import messages
-from utils.figures import Comparison, Metrics
+from utils.metrics import Comparison, Metrics
 
 
 def show(found: Explanation, console: Console) -> None:

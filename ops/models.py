@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from utils import kafka_io
-from utils.figures import Metrics
 from utils.kafka_io import KafkaUnavailable
 from utils.messages import Rollback
+from utils.metrics import Metrics
 from utils.model_store import BundleError, ModelStore, ModelStoreError
 from utils.model_store.manifest import Manifest, PublishedModel, published
 from utils.settings import Settings

@@ -216,10 +216,10 @@ class _Partition:
         number = self._tp.partition
         found, answers = self._align(found, answers)
         predictions = log_scan.scan(
-            self._kafka, messages.PREDICTIONS, log_scan.only(number, answers)
+            self._kafka, messages.PREDICTIONS, log_scan.narrow(number, answers)
         )
         answer = _next_answer(predictions)
-        for record in log_scan.scan(self._kafka, self._tp.topic, log_scan.only(number, found)):
+        for record in log_scan.scan(self._kafka, self._tp.topic, log_scan.narrow(number, found)):
             if self._take(record, answer):
                 answer = _next_answer(predictions)
             yield
@@ -305,7 +305,7 @@ class _Partition:
             return found, answers
 
         def named(topic: str, within: log_scan.Bounds) -> Iterator[tuple[str, int]]:
-            for record in log_scan.scan(self._kafka, topic, log_scan.only(number, within)):
+            for record in log_scan.scan(self._kafka, topic, log_scan.narrow(number, within)):
                 request_id = messages.request_id_of(record.value)
                 if request_id is not None:
                     yield request_id, record.offset

@@ -9,7 +9,7 @@ import pandas as pd
 from train import evaluate, fit
 from utils.boosting import lgb
 from utils.feature_tools import FeatureTools, Matrix
-from utils.figures import Comparison, Metrics
+from utils.metrics import Comparison, Metrics
 from utils.model_store.bundle import MODEL, Bundle, sha256
 
 

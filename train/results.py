@@ -5,7 +5,7 @@ They are apart from `retrain`, so that the trainer's loop imports no training li
 
 from dataclasses import dataclass, field
 
-from utils.figures import Comparison, Metrics
+from utils.metrics import Comparison, Metrics
 
 
 @dataclass(frozen=True)

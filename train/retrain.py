@@ -19,9 +19,9 @@ from train.search import Best, Progress, SearchSpec, search
 from train.tracking import outbox
 from utils import preprocess_data
 from utils.feature_tools import FeatureTools
-from utils.figures import BothMetrics
 from utils.message_store import MessageStore, Offsets, Snapshot
 from utils.messages import Label
+from utils.metrics import BothMetrics
 from utils.model_store import Bundle, BundleError, Draft, ModelStore, ModelStoreError
 from utils.model_store.manifest import Manifest, TrainingRecord, TrialRecord
 from utils.settings import Data, Settings
@@ -67,7 +67,7 @@ class Rows:
         return self.frame[~self.validation], self.labels[~self.validation]
 
     @cached_property
-    def kept_aside(self) -> tuple[pd.DataFrame, np.ndarray]:
+    def held_out(self) -> tuple[pd.DataFrame, np.ndarray]:
         """The frame and the labels of the validation rows."""
         return self.frame[self.validation], self.labels[self.validation]
 
@@ -85,9 +85,9 @@ class Timer:
     @contextmanager
     def __call__(self, part: str) -> Iterator[None]:
         """Measure the block."""
-        begun = time.monotonic()
+        started = time.monotonic()
         yield
-        self.seconds[part] = time.monotonic() - begun
+        self.seconds[part] = time.monotonic() - started
 
 
 def gather_rows(settings: Settings, snapshot: Snapshot | None) -> Rows:
@@ -211,7 +211,7 @@ def train(
     with timer("gate"):
         model_text = fit.model_text(booster)
         verdict = gate.compare(  # 5
-            booster, model_text, features, champion, rows.kept_aside, spec.threads
+            booster, model_text, features, champion, rows.held_out, spec.threads
         )
     draft = Draft(
         parent_id=champion.model_id if champion else None,
@@ -284,7 +284,7 @@ def training_matrix(rows: Rows, features: FeatureTools) -> tuple[np.ndarray, np.
 
 
 def _golden_rows(rows: Rows, features: FeatureTools) -> list[dict[str, Label | None]]:
-    frame, _ = rows.kept_aside
+    frame, _ = rows.held_out
     return list(
         preprocess_data.records(frame[list(features.columns)].head(GOLDEN_ROWS), features.numerical)
     )

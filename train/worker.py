@@ -115,10 +115,10 @@ def _train(settings: Settings, hyper: str, evals: int, job: Job) -> Result:
     from train.retrain import train
     from utils.message_store import MessageStore
 
-    begun = time.monotonic()
+    started = time.monotonic()
     with MessageStore.open(settings.messages_url, _features(settings)) as messages:
         snapshot = messages.snapshot()
-    read = time.monotonic() - begun
+    read = time.monotonic() - started
     result = train(settings, snapshot=snapshot, hyper=hyper, evals=evals, batch_ids=job.batch_ids)
     seconds = {"waiting": round(job.waited, 3), **result.seconds}
     seconds["reading"] = round(seconds["reading"] + read, 3)

@@ -232,7 +232,7 @@ class FeatureTools:
         # NaN is the only value that differs from itself.
         numbers = [value if value == value else None for value in values[:split]]
         names = [
-            value if value is None or type(value) is str else _name(value)
+            value if value is None or type(value) is str else _category_text(value)
             for value in values[split:]
         ]
         return (*numbers, *names)
@@ -417,7 +417,7 @@ def _cross_names(columns: Sequence[str], crosses: Sequence[tuple[str, str]]) -> 
     return names
 
 
-def _name(value: Label | msgspec.UnsetType) -> str | None:
+def _category_text(value: Label | msgspec.UnsetType) -> str | None:
     return None if isinstance(value, msgspec.UnsetType) else label_text(value)
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Generic, NamedTuple, TypeVar
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from utils.figures import Comparison, Metrics
+from utils.metrics import Comparison, Metrics
 
 APP_MESSAGES = "app_messages"
 PREDICTIONS = "predictions"

@@ -191,13 +191,13 @@ class Outage:
         """Whether the last try failed."""
         return bool(self._reason)
 
-    def failed(self, reason: str) -> None:
+    def begin(self, reason: str) -> None:
         """Note a failed try; it is reported unless the last one failed for the same reason."""
         if reason != self._reason:
             self._report(self._failing.replace("{}", reason, 1))
         self._reason = reason
 
-    def over(self) -> None:
+    def end(self) -> None:
         """Note a try that succeeded."""
         if self._reason and self._recovered:
             self._report(self._recovered)
@@ -222,7 +222,7 @@ def be_nice(niceness: int) -> None:
 
 
 @contextmanager
-def claim_instance_id(settings: Settings, role: str, most: int = 1000) -> Iterator[str]:
+def claim_instance_id(settings: Settings, role: str, limit: int = 1000) -> Iterator[str]:
     """Claim an instance id that no other running process has; a restart claims it again.
 
     The id's number is that of a free lock file in `data/`; the kernel releases a lock when
@@ -231,12 +231,12 @@ def claim_instance_id(settings: Settings, role: str, most: int = 1000) -> Iterat
     id contains host and home, so that machines or homes on one cluster never share an id.
 
     Raises:
-        UserError: All `most` ids are taken.
+        UserError: All `limit` ids are taken.
     """
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     locks = settings.data_dir.glob(f".{role}-*.lock")
     killed = sorted(path for path in locks if path.stat().st_size)
-    in_turn = (settings.data_dir / f".{role}-{number}.lock" for number in range(most))
+    in_turn = (settings.data_dir / f".{role}-{number}.lock" for number in range(limit))
     for path in chain(killed, in_turn):
         with path.open("a") as lock:
             if not try_lock(lock):
@@ -247,7 +247,7 @@ def claim_instance_id(settings: Settings, role: str, most: int = 1000) -> Iterat
             yield _instance_id(settings.home, path.stem[1:])
             lock.truncate(0)  # the process was not killed
             return
-    raise UserError(f"{most} {role}s are running in {settings.home} already")
+    raise UserError(f"{limit} {role}s are running in {settings.home} already")
 
 
 def _instance_id(home: Path, place: str) -> str:
@@ -269,7 +269,7 @@ def single_instance(
     with ExitStack() as resources:
         while True:
             try:
-                name = resources.enter_context(claim_instance_id(settings, role, most=1))
+                name = resources.enter_context(claim_instance_id(settings, role, limit=1))
             except UserError:
                 if stop():
                     yield None

@@ -16,11 +16,11 @@ from tests.harness import Pipeline
 from train import evaluate, fit, retrain
 from utils import kafka_io, messages, preprocess_data
 from utils.broker import Broker
-from utils.figures import BothMetrics, Comparison
 from utils.kafka_io import TopicPartition
 from utils.kafka_io.clients import open_admin
 from utils.message_store import MessageStore, Snapshot
 from utils.message_store.ingest import Ingest
+from utils.metrics import BothMetrics, Comparison
 from utils.model_store import ModelStore
 from utils.model_store.bundle import Draft
 from utils.model_store.manifest import TrainingRecord

@@ -89,10 +89,10 @@ class MlflowLog:
         manifest = bundle.manifest
         ended = round(datetime.fromisoformat(manifest.created).timestamp() * 1000)
         seconds = manifest.training.seconds
-        begun = ended - round(1000 * sum(seconds.values()))
+        started = ended - round(1000 * sum(seconds.values()))
         run = self._client.create_run(  # 1
             self._experiment,
-            start_time=begun,
+            start_time=started,
             run_name=f"model {bundle.model_id}",
             tags={
                 HOME: self._home,
@@ -103,7 +103,7 @@ class MlflowLog:
             },
         )
         run_id = run.info.run_id
-        self._log_children(run_id, manifest, begun + round(1000 * seconds.get("reading", 0)))  # 2
+        self._log_children(run_id, manifest, started + round(1000 * seconds.get("reading", 0)))  # 2
         self._log_artifact(run_id, bundle, folder)  # 3
         version = self._client.create_model_version(  # 4
             self._name,
@@ -206,13 +206,13 @@ class MlflowLog:
             if not token:
                 return found
 
-    def _log_children(self, parent_id: str, manifest: Manifest, begun: int) -> None:
+    def _log_children(self, parent_id: str, manifest: Manifest, started: int) -> None:
         best = math.inf
         for number, trial in enumerate(manifest.training.trials, 1):
-            ended = begun + round(1000 * trial.seconds)
+            ended = started + round(1000 * trial.seconds)
             child = self._client.create_run(
                 self._experiment,
-                start_time=begun,
+                start_time=started,
                 run_name=f"evaluation {number}",
                 tags={PARENT: parent_id, "given_up": str(trial.given_up)},
             )
@@ -227,7 +227,7 @@ class MlflowLog:
             best = best if loss is None else min(best, loss)
             search = {"search/loss": loss, "search/best_loss": best}
             self._client.log_batch(parent_id, metrics=_metrics(search, ended, number))
-            begun = ended
+            started = ended
 
     def _log_artifact(self, run_id: str, bundle: Bundle, folder: Path) -> None:
         with tempfile.TemporaryDirectory() as temporary:

@@ -22,8 +22,8 @@ from utils.boosting import lgb
 from utils.durable_files import open_folder, read_plain
 from utils.errors import UserError, describe_error
 from utils.feature_tools import FeatureTools, IntegerCodes, MessageDecoder
-from utils.figures import BothMetrics, Comparison
 from utils.messages import DECODE_ERRORS, BadRecord, Label
+from utils.metrics import BothMetrics, Comparison
 from utils.model_store.manifest import (
     GoldenRow,
     HistoryLine,

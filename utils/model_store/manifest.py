@@ -5,8 +5,8 @@ from typing import Annotated
 
 import msgspec
 
-from utils.figures import BothMetrics, Comparison
 from utils.messages import KeyedUnion, Label
+from utils.metrics import BothMetrics, Comparison
 
 ModelId = Annotated[int, msgspec.Meta(ge=1)]
 #: {topic: {partition: next offset to read}}; partitions are text, because JSON's keys are.

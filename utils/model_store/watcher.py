@@ -93,7 +93,7 @@ class BundleWatcher:
                     self._ready = bundle
                 self._loaded_id = current
         except (BundleError, OSError) as error:
-            self._outage.failed(f"model {self._loaded_id} keeps serving: {one_line(error)}")
+            self._outage.begin(f"model {self._loaded_id} keeps serving: {one_line(error)}")
             return False
-        self._outage.over()
+        self._outage.end()
         return True
