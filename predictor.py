@@ -64,7 +64,7 @@ class Predictor:
     being committed. A small batch is finished at once.
 
     Args:
-        client: Reads and writes records in transactions.
+        client: Consumes and produces records; both commit in one transaction.
         bundle: The model that serves first.
         watcher: Provides a newer bundle once it is loaded.
         every: Known outcomes, per partition, between two retrain requests.
@@ -92,11 +92,12 @@ class Predictor:
         self._previous: PendingBatch | None = None
 
     def step(self, timeout_ms: int = POLL_MS) -> int:
-        """Poll one batch and finish one.
+        """Poll one batch, and finish the previous one.
 
-        1. poll; 2. swap the bundle if a newer one is loaded; 3. decode, encode as one matrix,
-        start scoring; 4. send the previous batch: count outcomes, start committing it in one
-        transaction; 5. if this batch is small, send it as well and wait for its commit.
+        1. Poll. 2. Swap the bundle if a newer one is loaded. 3. Decode the records, encode the
+        rows as one matrix, and start scoring. 4. Send the previous batch: count its outcomes
+        and start committing it in one transaction. 5. If this batch is small, send it too and
+        wait for its commit.
 
         Returns:
             The number of records polled.
@@ -109,17 +110,17 @@ class Predictor:
         if polled.restored is not None:
             self._restore(polled.restored)
         self._swap()  # 2
-        batch = self._begin(polled)  # 3
-        taken = sum(map(len, polled.records.values()))
-        is_large = taken >= PIPELINE_MIN_RECORDS
+        batch = self._decode_and_score(polled)  # 3
+        count = sum(map(len, polled.records.values()))
+        is_large = count >= PIPELINE_MIN_RECORDS
         previous, self._previous = self._previous, batch if is_large else None  # 4
         if previous is not None:
             self._send(previous)
         if not is_large:  # 5
-            if taken or (self._announcements and polled.epoch):
+            if count or (self._announcements and polled.epoch):
                 self._send(batch)
             self.client.wait_for_commit()
-        return taken
+        return count
 
     def _restore(self, positions: dict[TopicPartition, Position]) -> None:
         self._previous = None  # its records are polled again
@@ -140,7 +141,7 @@ class Predictor:
         self._announcements.append(ModelLoaded(model_id=bundle.model_id))
         self._report(f"NEW MODEL RELOADED {bundle.model_id}")
 
-    def _begin(self, polled: Polled) -> PendingBatch:
+    def _decode_and_score(self, polled: Polled) -> PendingBatch:
         bundle = self.bundle
         decoded = {
             tp: DECODERS[tp.topic](records, bundle) for tp, records in polled.records.items()
@@ -206,8 +207,8 @@ class Predictor:
 
 def loop(predictor: Predictor, stop: process.Stop, report: process.Report) -> None:
     """Step until asked to stop; broker errors are retried."""
-    # Objects made so far live until the end: the collector skips them. It runs between two
-    # batches, when there is little to look at, and not a dozen times within each.
+    # Objects created so far live until the end: the collector skips them. It runs between two
+    # batches, when there are few objects to scan, and not a dozen times within each.
     gc.freeze()
     gc.disable()
     outage = process.Outage(report, "waiting for the broker: {}", "the broker answers again")

@@ -28,7 +28,7 @@ from utils.kafka_io import LogReader, Outgoing, Sender
 from utils.messages import Label, label_text
 from utils.settings import Settings
 
-#: Each message is shown only from this interval (s) on.
+#: Each message is shown if the interval (s) is at least this long.
 SHOW_EACH_ABOVE = 0.05
 #: How long (s) to wait for the last predictions after a signal to stop.
 STOPPED_TIMEOUT = 3.0
@@ -53,7 +53,7 @@ class Ledger:
         return [request_id for request_id in list(self.sent) if request_id not in self.answered]
 
     def record_prediction(self, prediction: messages.Prediction, now: float) -> bool:
-        """Record a prediction; return whether it answers one of our messages."""
+        """Record a prediction; returns whether it is for a message of this process."""
         request_id = prediction.request_id
         if request_id not in self.sent:
             return False

@@ -32,9 +32,9 @@ from utils.model_store.manifest import PublishedModel, RolledBack
 from utils.settings import Settings
 
 POLL_MS = 50
-#: Polled more often during a training, so that its end is noticed sooner.
+#: The poll timeout during a training, shorter so that its end is noticed sooner.
 BUSY_POLL_MS = 20
-#: Requests polled at once, and so answered by one training: all that arrived in a long absence.
+#: The most requests of one poll, which one training answers: all that arrived while no trainer ran.
 MAX_REQUESTS = 10_000
 #: Seconds that logging to MLflow may delay the trainer's end.
 TRACKING_TIMEOUT = 5.0
@@ -45,12 +45,13 @@ TRACKING_NICENESS = 15
 class Trainer:
     """The trainer's step, apart from the loop that calls it.
 
-    A request waits, and its offset stays uncommitted, until the model store's history has a
-    line for its batch. After a kill the trainer therefore repeats a training that was not
-    published, announces one that was published but not announced, and does neither twice.
+    A request waits, and its offset stays uncommitted, until the history of the model store
+    names a model that was trained for it (its batch_id). After a kill the trainer therefore
+    repeats a training that was not published, announces a model that was published but not
+    announced, and does neither twice.
 
     Args:
-        client: Reads requests and writes announcements in transactions.
+        client: Consumes requests and produces announcements; both commit in one transaction.
         ingest: Copies the log into the message store.
         worker: Trains in another process.
         store: The bundles.
@@ -86,10 +87,11 @@ class Trainer:
         return self._job is not None or self._judging is not None
 
     def step(self, timeout_ms: int = POLL_MS, *, begin: bool = True) -> None:
-        """Do one round of all duties.
+        """Do everything that is due, once.
 
-        1. poll requests; 2. read the log; 3. collect a finished training or judgement;
-        4. announce results; 5. start one training for all waiting requests.
+        1. Poll requests. 2. Read the log into the message store. 3. Collect the result of a
+        finished training or judgement. 4. Announce results. 5. Start one training for all
+        waiting requests, or a judgement.
 
         Args:
             timeout_ms: How long to wait for requests.
@@ -99,21 +101,21 @@ class Trainer:
             kafka_io.KafkaError, StoreError: Nothing is lost; step again.
         """
         polled = self.client.poll(timeout_ms)
-        self._take(polled)  # 1
+        self._read_requests(polled)  # 1
         if self._schedule.may_read(training=self._job is not None):
             self._schedule.log_read(self.ingest.step())  # 2
         self._collect()  # 3
         self._announce(polled)  # 4
         if begin and self._job is None:
-            self._begin()  # 5
+            self._start_work()  # 5
 
-    def _take(self, polled: Polled) -> None:
+    def _read_requests(self, polled: Polled) -> None:
         if polled.restored is not None:
             self._waiting.clear()
             self._answers_may_be_new = True
             self._position = polled.restored.get(self._partition)
             if self._position is None:
-                self.report("another trainer has the topic; waiting")
+                self.report(f"another trainer reads {messages.RETRAIN_TOPIC}; waiting")
             elif (rollback := self._rollback()) is not None:
                 # The trainer that rolled back may have been killed before it announced that.
                 self._announcements.append(rollback)
@@ -203,10 +205,10 @@ class Trainer:
         self._announcements.clear()
 
     def _answers(self) -> dict[str, PublishedModel]:
-        """The answered requests: the history's line of the model, by batch id.
+        """The model that answers each request: its line of the history, by batch id.
 
         A topic that was deleted and recreated repeats its offsets, and so its batch ids. A
-        model that was trained on the old topic is no answer.
+        model that was trained on the old topic does not answer a new request.
         """
         topics = {request.batch_id: request.topic for _, request in self._waiting}
         return {
@@ -215,7 +217,7 @@ class Trainer:
             if self.ingest.is_same_log(topics[batch_id], entry.topic_ids or {})
         }
 
-    def _begin(self) -> None:
+    def _start_work(self) -> None:
         if self._waiting:
             requests = [request for _, request in self._waiting]
             # The store may not have read the requested offsets yet.

@@ -61,7 +61,7 @@ def totals(counts: Counts) -> str:
     return (
         f"{counts.messages} messages, {counts.known_outcomes} of them with an outcome; "
         f"{counts.predictions} predictions; {counts.unmatched_outcomes} outcomes without a "
-        f"message, {counts.rejected_outcomes} refused (unknown class)"
+        f"message, {counts.rejected_outcomes} rejected (unknown class)"
     )
 
 

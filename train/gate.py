@@ -1,4 +1,7 @@
-"""The gate: a challenger that is worse than the champion on the validation rows never serves."""
+"""The gate: a new model that is worse than the serving one on the validation rows never serves.
+
+The new model is the challenger, the serving one the champion.
+"""
 
 from dataclasses import dataclass
 from functools import lru_cache

@@ -25,7 +25,10 @@ class Result:
 
 @dataclass(frozen=True)
 class Judgement:
-    """Compares the serving model with its parent on outcomes neither was trained on."""
+    """The comparison of the serving model with its parent, on outcomes neither was trained on.
+
+    If `demoted`, the parent serves again.
+    """
 
     model_id: int
     parent_id: int

@@ -27,7 +27,7 @@ from utils.model_store.manifest import Manifest, TrainingRecord, TrialRecord
 from utils.settings import Data, Settings
 
 GOLDEN_ROWS = 5
-#: The fewest newer outcomes on which the serving model is judged.
+#: The fewest outcomes for a judgement, which compares the serving model with its parent.
 JUDGE_ROWS = 100
 #: The most outcomes of a judgement, so that its cost does not grow with the log.
 JUDGE_LATEST = 20_000
@@ -40,8 +40,8 @@ JUDGE_ERRORS = 3.0
 class Rows:
     """All rows to learn from, in a reproducible order.
 
-    The base data come first, in the file's order, then the messages with a known outcome
-    by (partition, offset).
+    The base data (the data set's training file) come first, in the file's order, then the
+    messages with a known outcome by (partition, offset).
 
     Attributes:
         ids: The id of each row: `base-<line>` or the request_id.
@@ -179,7 +179,7 @@ def train(
         snapshot: The messages with their outcomes; None to learn from the base data alone.
         hyper: The optimiser's name.
         evals: Evaluations of the search.
-        batch_ids: The retrain requests that this training answers.
+        batch_ids: The ids of the retrain requests that this training answers.
         first: Train without a champion: no warm start and no gate. An optimiser with a
             memory keeps it.
         progress: Called with (done, total, best loss) after each evaluation.
@@ -291,7 +291,9 @@ def _golden_rows(rows: Rows, features: FeatureTools) -> list[dict[str, Label | N
 
 
 def judge(settings: Settings, messages: MessageStore) -> Judgement | None:
-    """Roll back the serving model if it is significantly worse on newer outcomes.
+    """Roll back to the parent of the serving model if the parent is significantly better.
+
+    Both are compared on outcomes that neither was trained on.
 
     Returns:
         The judgement; None if there is no parent to roll back to, or too few outcomes.

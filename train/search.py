@@ -93,7 +93,7 @@ class SearchSpec:
 
 @dataclass
 class Race:
-    """The input of an optimiser, which calls `validate` until no candidate is `left`.
+    """A race of candidates: the optimiser calls `validate` until none is `left`.
 
     Attributes:
         spec: The input of the search.

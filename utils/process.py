@@ -177,8 +177,8 @@ class Outage:
 
     Args:
         report: Called with one line of text for the user.
-        failing: What is said when it begins; `{}` stands for the error.
-        recovered: What is said when it is over; nothing if empty.
+        failing: The line when it begins; `{}` stands for the error.
+        recovered: The line when it is over; none if empty.
     """
 
     def __init__(self, report: Report, failing: str = "{}", recovered: str = "") -> None:
@@ -192,13 +192,13 @@ class Outage:
         return bool(self._reason)
 
     def begin(self, reason: str) -> None:
-        """Note a failed try; it is reported unless the last one failed for the same reason."""
+        """Note a failure; it is reported unless the last try failed for the same reason."""
         if reason != self._reason:
             self._report(self._failing.replace("{}", reason, 1))
         self._reason = reason
 
     def end(self) -> None:
-        """Note a try that succeeded."""
+        """Note a success; the recovery is reported if the last try failed."""
         if self._reason and self._recovered:
             self._report(self._recovered)
         self._reason = ""
@@ -275,7 +275,7 @@ def single_instance(
                     yield None
                     return
                 if not reported:
-                    report(f"another {role} is running in {settings.home}; waiting for its place")
+                    report(f"another {role} is running in {settings.home}; waiting for it to end")
                 reported = True
                 stop.wait(0.5)
             else:

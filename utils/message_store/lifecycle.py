@@ -30,7 +30,7 @@ _REASONS = {
 
 
 class StoreReplaced(StoreError):
-    """The store was damaged, missing or of another log, and was replaced by an empty one."""
+    """The store was damaged, missing or of a recreated topic; an empty one replaced it."""
 
 
 class TopicRecreated(Exception):
@@ -38,7 +38,7 @@ class TopicRecreated(Exception):
 
 
 class StoreDatabase:
-    """A database with the store's tables; replaced if damaged, missing or of another log.
+    """A database with the store's tables; replaced if damaged, missing or outdated.
 
     Args:
         url: `sqlite:///path` or `postgresql+psycopg://...`.

@@ -36,7 +36,7 @@ PARTITION = 2**48  # times the partition, plus the offset: a place in the log as
 _CHUNK = 8000  # rows that the database returns as one
 LONG_ID = 500  # characters: PostgreSQL's index holds 2,704 bytes at most
 _MAX_CACHED_TEXTS = 100_000  # texts whose ids are cached
-ESCAPE = "\x1a"  # begins the substitute of a character or text that a database cannot store
+ESCAPE = "\x1a"  # replaces a character or text that a database cannot store
 
 
 #: A row's request_id, `packed` and `Tables.code`, or those of many rows concatenated.
@@ -250,13 +250,13 @@ class TextIds(dict[str | None, int]):
         return name
 
     def commit(self) -> None:
-        """The fresh texts were committed."""
+        """Forget the fresh texts, which were committed."""
         self.fresh.clear()
         if len(self) > _MAX_CACHED_TEXTS:
             self.rollback()
 
     def rollback(self) -> None:
-        """The fresh texts were not committed."""
+        """Forget all texts, because the fresh ones were not committed."""
         self.fresh.clear()
         self.clear()
         self[None] = 0
