@@ -33,7 +33,7 @@ def announce_rollback(settings: Settings, model_id: int, from_id: int | None, re
 
 
 def table(settings: Settings) -> Table:
-    """A table of every bundle ever published.
+    """A table of every model ever published.
 
     Raises:
         ModelStoreError: The store cannot be read.

@@ -33,7 +33,7 @@ class Trial:
     loss: float
     rounds: int
     params: Parameters
-    given_up: bool  # stopped early: clearly worse than the best so far
+    given_up: bool  # stopped early (pruned): clearly worse than the best so far
     seconds: float = field(compare=False)
 
 
@@ -67,12 +67,12 @@ class Folds:
             raise ValueError(f"{len(y)} rows are too few for {folds} folds")
         binned = fit.dataset(X, y, features, threads=1).construct()
         shuffled = np.random.default_rng(seed).permutation(len(y))
-        turn = np.empty(len(y), dtype=np.int64)
-        turn[shuffled[np.argsort(y[shuffled], kind="stable")]] = np.arange(len(y)) % folds
+        fold_of_row = np.empty(len(y), dtype=np.int64)
+        fold_of_row[shuffled[np.argsort(y[shuffled], kind="stable")]] = np.arange(len(y)) % folds
         pairs = [
             (
-                binned.subset(np.flatnonzero(turn != fold)).construct(),
-                binned.subset(np.flatnonzero(turn == fold)).construct(),
+                binned.subset(np.flatnonzero(fold_of_row != fold)).construct(),
+                binned.subset(np.flatnonzero(fold_of_row == fold)).construct(),
             )
             for fold in range(folds)
         ]

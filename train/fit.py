@@ -115,7 +115,7 @@ def predict(booster: lgb.Booster, X: Matrix, threads: int) -> Matrix:
 
 
 def is_multiclass(booster: lgb.Booster) -> bool:
-    """Whether a model has more than two classes."""
+    """Whether a model predicts more than two classes."""
     return bool(booster.num_model_per_iteration() > 1)
 
 

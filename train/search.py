@@ -133,7 +133,7 @@ class Race:
 
         Args:
             drawn: A value for each parameter of the space; it is cut to the range here.
-            give_up: Called repeatedly; returns whether to stop early. By default, a
+            give_up: Called repeatedly; returns whether to stop (prune) the candidate. By default, a
                 candidate is stopped when it can no longer become the best.
         """
         params = {**search_space.cut(drawn, self.space), "learning_rate": RACING_RATE}

@@ -1,7 +1,7 @@
 """LightGBM (`lgb`), imported without scikit-learn, pandas, SciPy and narwhals.
 
 Importing these four takes most of a predictor's start, and LightGBM gets only NumPy arrays
-here. One that is imported already is used; the others can still be imported later.
+here. Any of them that is imported already is used; the others can be imported later.
 """
 
 from utils.lean_import import stub_modules

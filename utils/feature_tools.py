@@ -96,7 +96,7 @@ class _Pairs:
     """Maps two columns of codes to the codes of their cross."""
 
     def __init__(self, pairs: Sequence[tuple[int, int]], width: int) -> None:
-        """Args: `pairs` ascending; `width` is one more than the second column's highest code."""
+        """Take `pairs` in ascending order; `width` is the second column's highest code plus 1."""
         self._width = width
         # The last key matches nothing; it keeps the found positions inside the array.
         keys = [first * width + second for first, second in pairs]

@@ -149,7 +149,7 @@ class Stop:
         self._event = threading.Event()
 
     def __call__(self) -> bool:
-        """Whether to finish the current work and start no more."""
+        """Whether the script has to finish its current work and end."""
         return self._event.is_set()
 
     def set(self) -> None:

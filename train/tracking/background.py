@@ -1,4 +1,4 @@
-"""The process that logs to MLflow beside a script, and the script's option for it."""
+"""The background process that logs to MLflow, and the option `--mlflow` that starts it."""
 
 import argparse
 import contextlib
@@ -43,7 +43,7 @@ def with_tracking(settings: Settings, wanted: bool) -> Settings:
 
 
 class Tracking:
-    """Runs the tracking process beside a script, if tracking is on.
+    """Runs the tracking process while a script runs, if tracking is on.
 
     Args:
         settings: As `with_tracking` returns them.

@@ -2,7 +2,7 @@
 
 Each training is a run, with a child run for each evaluation, and the bundle as an artifact
 and as a version of the registered model. The run is set to FINISHED last. A run that is not
-was cut short; it is deleted, and the training is logged again.
+was interrupted; it is deleted, and the training is logged again.
 """
 
 import math
@@ -167,8 +167,8 @@ class MlflowLog:
             self._client.create_registered_model(self._name)
 
     def _read_runs(self) -> None:
-        """Find the logged models; delete runs that were cut short, children first."""
-        for run in self._search_runs(f"tags.{HOME} = '{_quoted(self._home)}'", ViewType.ALL):
+        """Find the logged models; delete interrupted runs, children first."""
+        for run in self._search_runs(f"tags.{HOME} = '{_quote(self._home)}'", ViewType.ALL):
             if run.info.status == "FINISHED":  # a run that a user deleted is not logged again
                 model_id = int(run.data.tags[MODEL_ID])
                 self._runs[model_id] = run.info.run_id
@@ -196,7 +196,7 @@ class MlflowLog:
                 return
 
     def _find_versions(self) -> dict[int, str]:
-        wanted, found, token = f"name = '{_quoted(self._name)}'", {}, None
+        wanted, found, token = f"name = '{_quote(self._name)}'", {}, None
         while True:
             page = self._client.search_model_versions(wanted, page_token=token)
             for version in page:
@@ -297,5 +297,5 @@ def _params(values: Mapping[str, object]) -> list[Param]:
     return [Param(name, str(value)) for name, value in values.items()]
 
 
-def _quoted(text: str) -> str:
+def _quote(text: str) -> str:
     return text.replace("'", "''")

@@ -30,7 +30,7 @@ LATEST_OUTCOMES = 50
 #: Seconds between two steps, and the most that this pause grows to after errors.
 STEP_SECONDS, MAX_PAUSE_SECONDS = 0.5, 60.0
 #: Measuring live quality reads every prediction. So the pause before the next time is at
-#: least `QUALITY_SECONDS` seconds, and `QUALITY_PAUSE_FACTOR` times as long as the last time took.
+#: least `QUALITY_SECONDS`, and `QUALITY_PAUSE_FACTOR` times the duration of the last time.
 QUALITY_SECONDS, QUALITY_PAUSE_FACTOR = 5.0, 20.0
 
 #: MLflow reads these when it is imported. Its default timeout is minutes.
@@ -113,7 +113,7 @@ class Tracker:
         return outbox.waiting(self._settings)
 
     def report_waiting(self, why: str) -> None:
-        """Report the models in the outbox in one line, if there are any."""
+        """Report in one line which models wait in the outbox, if any; `why` is MLflow's state."""
         if models := self.waiting():
             self._report(f"not logged yet, {self.display_uri} is {why}: models {_join_ids(models)}")
 

@@ -37,7 +37,7 @@ class Refused(KafkaUnavailable):
 
 
 def client_settings(kafka: Kafka) -> dict[str, object]:
-    """The settings with which every client connects to the cluster."""
+    """The settings of every Kafka client, as keyword arguments."""
     settings: dict[str, object] = {
         "bootstrap_servers": [server.strip() for server in kafka.bootstrap_servers.split(",")],
         "security_protocol": kafka.security_protocol,

@@ -435,7 +435,7 @@ def _before(
 def _model_predictions(
     model_id: int, rows: Sequence[sa.Row], features: FeatureTools
 ) -> ModelPredictions:
-    """Args: `rows`: (model_id, timestamp, probability, probabilities, outcome or None)."""
+    """Build the predictions of a model from rows of `_read_predictions`."""
     wanted = 1 if len(features.classes) == 2 else len(features.classes)
     given: list[list[float]] = []
     outcomes: list[str] = []
