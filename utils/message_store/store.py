@@ -12,7 +12,7 @@ The content depends only on the offsets up to which each partition was read:
   one at the higher (partition, offset) is valid, so an outcome can be corrected.
 - An outcome or a prediction may come before its message. Without a message it is kept and
   counted, but not trained on.
-- An outcome of an unknown class is refused and counted.
+- An outcome of an unknown class is rejected and counted.
 """
 
 import sys

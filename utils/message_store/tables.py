@@ -62,7 +62,7 @@ class Tables:
 
     Attributes:
         messages: A row per request_id.
-        offsets: The next offset and the number of refused outcomes of each partition.
+        offsets: The next offset and the number of rejected outcomes of each partition (`refused`).
         texts: Texts by id.
         layouts: One row, the layout that the tables were created with.
         columns: The feature columns of `messages`, in the order of the features.

@@ -95,7 +95,7 @@ RULES: dict[str, tuple[Batch, dict[str, str]]] = {
         {"a": "yes"},
     ),
     "an outcome without a message": (Batch([message("a", 0, 0)], [("b", "no", 0, 0, 1)]), {}),
-    "an unknown class is refused, the earlier outcome is kept": (
+    "an unknown class is rejected, the earlier outcome is kept": (
         Batch([message("a", 0, 0, "huh")], [("a", "no", 0, 0, 1), ("a", "huh", 0, 1, 2)]),
         {"a": "no"},
     ),
