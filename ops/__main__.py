@@ -10,6 +10,8 @@
     python -m ops dead-letters list            the rejected records
     python -m ops dead-letters show 7 > record.json
     python -m ops dead-letters resend 7 --value record.json
+    python -m ops mlflow                       log models to MLflow, once
+    python -m ops demo                         the whole pipeline for about a minute
 
 Each command has a --help of its own.
 """

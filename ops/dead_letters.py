@@ -28,7 +28,7 @@ from rich.table import Table
 from utils import messages
 from utils.errors import UserError
 from utils.kafka_io import Outgoing, Record, TransactionalSender
-from utils.kafka_io.log_scan import bounds, only, scan
+from utils.kafka_io.log_scan import bounds, narrow, scan
 from utils.messages import Rejection
 from utils.settings import Kafka
 
@@ -37,9 +37,9 @@ NULL = "(tombstone)"
 #: How many bytes of a key or value the list shows.
 SHOWN = 60
 #: The most records and bytes in one transaction.
-AT_ONCE, BYTES_AT_ONCE = 500, 4 * 1024 * 1024
+MAX_RECORDS, MAX_BYTES = 500, 4 * 1024 * 1024
 #: The transactional id. It keeps two processes from sending the same records at once.
-WRITER = "dead-letters"
+TRANSACTIONAL_ID = "dead-letters"
 
 
 def read_letters(kafka: Kafka) -> Iterator[Record]:
@@ -66,15 +66,15 @@ def original_record(kafka: Kafka, letter: Record) -> Record:
     Raises:
         UserError: The original has expired.
     """
-    place = Rejection.from_headers(letter.headers)
-    if place is None or place.size is None:
+    rejection = Rejection.from_headers(letter.headers)
+    if rejection is None or rejection.size is None:
         return letter
-    _, topic, partition, offset, _ = place
-    within = only(partition, bounds(kafka, topic))
+    _, topic, partition, offset, _ = rejection
+    within = narrow(partition, bounds(kafka, topic))
     first, end = within.get(partition, (0, 0))
     if first <= offset < end:
-        there = scan(kafka, topic, within | {partition: (offset, offset + 1)})
-        for record in there:
+        records = scan(kafka, topic, within | {partition: (offset, offset + 1)})
+        for record in records:
             if record.offset == offset:
                 return record
     raise UserError(f"offset {offset} of {topic}-{partition} is no longer in the log")
@@ -82,20 +82,22 @@ def original_record(kafka: Kafka, letter: Record) -> Record:
 
 def table(kafka: Kafka) -> Table | None:
     """The records as a table, to be printed without markup; None if there are none."""
-    again = read_resent_offsets(kafka)
+    resent = read_resent_offsets(kafka)
     shown = Table("offset", "rejected at", "reason", "key", "value", "")
     for letter in read_letters(kafka):
-        place = Rejection.from_headers(letter.headers)
-        where = _where(place) if place else "not written by a predictor"
-        reason = place.reason if place else ""
-        value = _abbreviate(letter.value, f"({place.size} bytes)" if place and place.size else NULL)
-        mark = "sent again" if letter.offset in again else ""
-        shown.add_row(str(letter.offset), where, reason, _abbreviate(letter.key, ""), value, mark)
+        rejection = Rejection.from_headers(letter.headers)
+        origin = _origin(rejection) if rejection else "not written by a predictor"
+        reason = rejection.reason if rejection else ""
+        value = _abbreviate(
+            letter.value, f"({rejection.size} bytes)" if rejection and rejection.size else NULL
+        )
+        mark = "sent again" if letter.offset in resent else ""
+        shown.add_row(str(letter.offset), origin, reason, _abbreviate(letter.key, ""), value, mark)
     return shown if shown.row_count else None
 
 
-def _where(place: Rejection) -> str:
-    return f"{place.topic}-{place.partition} {place.offset}"
+def _origin(rejection: Rejection) -> str:
+    return f"{rejection.topic}-{rejection.partition} {rejection.offset}"
 
 
 def _abbreviate(content: bytes | None, instead: str) -> str:
@@ -137,7 +139,7 @@ def resend(kafka: Kafka, offsets: set[int], *, value: bytes | None = None, again
         UserError: A record does not exist, does not say where it comes from, or was sent
             again before.
     """
-    with TransactionalSender(kafka, WRITER) as writer:
+    with TransactionalSender(kafka, TRANSACTIONAL_ID) as writer:
         done = read_resent_offsets(kafka)  # no other process can add to it now
         chosen = iter(_find_letters(kafka, offsets)) if offsets else read_letters(kafka)
         if (twice := offsets & done) and not again:
@@ -150,37 +152,37 @@ def resend(kafka: Kafka, offsets: set[int], *, value: bytes | None = None, again
             if offsets or (x.offset not in done and Rejection.from_headers(x.headers))
         )
         count = 0
-        for some in _split_into_transactions(pending):
-            writer.send(_records_to_send(kafka, some, value))
-            count += len(some)
+        for letters in _split_into_transactions(pending):
+            writer.send(_records_to_send(kafka, letters, value))
+            count += len(letters)
     return count
 
 
 def _split_into_transactions(found: Iterator[Record]) -> Iterator[list[Record]]:
     """Split records into lists, one for each transaction."""
-    some: list[Record] = []
+    letters: list[Record] = []
     size = 0
     for letter in found:
-        some.append(letter)
-        place = Rejection.from_headers(letter.headers)
-        size += (place and place.size) or len(letter.value or b"")
-        if len(some) >= AT_ONCE or size >= BYTES_AT_ONCE:
-            yield some
-            some, size = [], 0
-    if some:
-        yield some
+        letters.append(letter)
+        rejection = Rejection.from_headers(letter.headers)
+        size += (rejection and rejection.size) or len(letter.value or b"")
+        if len(letters) >= MAX_RECORDS or size >= MAX_BYTES:
+            yield letters
+            letters, size = [], 0
+    if letters:
+        yield letters
 
 
-def _records_to_send(kafka: Kafka, some: list[Record], value: bytes | None) -> list[Outgoing]:
+def _records_to_send(kafka: Kafka, letters: list[Record], value: bytes | None) -> list[Outgoing]:
     """The records to send, and the record that announces them."""
     found = []
-    for letter in some:
-        place = Rejection.from_headers(letter.headers)
-        if place is None:
+    for letter in letters:
+        rejection = Rejection.from_headers(letter.headers)
+        if rejection is None:
             raise UserError(f"record {letter.offset} does not say where it comes from")
         record = original_record(kafka, letter)
         sent = record.value if value is None else value
-        found.append(Outgoing(place.topic, place.partition, record.key, sent))
-    announcement = messages.Resent(offsets=[letter.offset for letter in some])
+        found.append(Outgoing(rejection.topic, rejection.partition, record.key, sent))
+    announcement = messages.Resent(offsets=[letter.offset for letter in letters])
     found.append(Outgoing(messages.RETRAIN_TOPIC, 0, None, msgspec.json.encode(announcement)))
     return found

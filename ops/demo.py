@@ -33,7 +33,7 @@ from utils.settings import ROOT, Settings
 COLOURS = {"broker": "blue", "initialize": "yellow", "predictor": "cyan", "trainer": "magenta"}
 #: Seconds from SIGTERM until a process is killed.
 EXIT_TIMEOUT = 30.0
-#: Seconds that the trainer has to answer the last request.
+#: Seconds until the last retrain request must be answered.
 ANSWER_TIMEOUT = 120.0
 
 
@@ -183,7 +183,7 @@ def _summary(demo: Demo, events: Events) -> None:
     verdicts = Counter(events.completed.values())
     demo.console.rule("summary")
     demo.console.print(
-        f"retrainings asked for: {len(events.requests)}, answered: {len(events.completed)} "
+        f"retrainings requested: {len(events.requests)}, answered: {len(events.completed)} "
         f"(accepted {verdicts[True]}, refused {verdicts[False]})\n"
         f"models loaded while serving: {', '.join(map(str, events.loaded)) or 'none'}",
         markup=False,

@@ -9,11 +9,11 @@ from msgspec import UNSET, UnsetType
 from train.evaluate import is_validation_row
 from utils import messages
 from utils.errors import UserError
-from utils.figures import BothMetrics, Comparison
 from utils.kafka_io import KafkaUnavailable, Record, TopicPartition, log_scan
 from utils.message_store import MessageStore, StoreError
 from utils.message_store.ingest import TOPICS, RecordDecoder
 from utils.messages import Label
+from utils.metrics import BothMetrics, Comparison
 from utils.model_store import Bundle, ModelStore, predicted_codes
 from utils.model_store.manifest import PublishedModel, TopicOffsets
 from utils.settings import Settings
@@ -129,10 +129,10 @@ class Explanation(msgspec.Struct, kw_only=True):
         sent: How many messages have the request_id; None if that is not known.
         message: The newest of them; None if there is none.
         predictions: The predictions for them, oldest first.
-        answer: The prediction for `message`.
+        answer: The one of them that belongs to `message`; None if there is none.
         outcome: The outcome; None while it is not known.
         model: The answer's model; None without an answer.
-        contributions: None without an answer, its bundle or a usable message.
+        contributions: None without an answer, its bundle or a valid message.
         recomputed: None in the same cases.
     """
 
@@ -291,7 +291,7 @@ def _rejection_reason(record: Record, serving: Bundle) -> str:
         serving.decoder(record.value)
     except messages.BadRecord as reason:
         return str(reason)
-    raise AssertionError("a message that the store rejected can be used")
+    raise AssertionError("a message that the store rejected can be decoded")
 
 
 def _partition(record: Record) -> TopicPartition:

@@ -20,7 +20,7 @@ from ops.explain import (
     value_text,
 )
 from utils import messages
-from utils.figures import Comparison, Metrics
+from utils.metrics import Comparison, Metrics
 
 
 def show(found: Explanation, console: Console) -> None:
@@ -94,7 +94,7 @@ def _show_model(say: _Lines, model: Model) -> None:
         for number, end in partitions.items()
     ]
     base = str(model.base_data_sha256)[:12]
-    say("trained on", f"{model.rows} rows: base data {base}..., {', '.join(read) or 'no log'}")
+    say("trained on", f"{model.rows} rows: data set {base}..., {', '.join(read) or 'no messages'}")
     held = "held out of training, for validation" if model.held_out else "for training"
     say("", f"rows of this request_id are {held}")
     if model.metrics is not None:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from utils import kafka_io
-from utils.figures import Metrics
 from utils.kafka_io import KafkaUnavailable
 from utils.messages import Rollback
+from utils.metrics import Metrics
 from utils.model_store import BundleError, ModelStore, ModelStoreError
 from utils.model_store.manifest import Manifest, PublishedModel, published
 from utils.settings import Settings
@@ -33,7 +33,7 @@ def announce_rollback(settings: Settings, model_id: int, from_id: int | None, re
 
 
 def table(settings: Settings) -> Table:
-    """A table of every bundle ever published.
+    """A table of every model ever published.
 
     Raises:
         ModelStoreError: The store cannot be read.

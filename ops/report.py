@@ -6,8 +6,8 @@ from rich.console import Console
 from rich.table import Table
 
 from train.quality import Quality, measure_quality
-from utils.figures import Metrics
 from utils.message_store import Counts, MessageStore
+from utils.metrics import Metrics
 from utils.model_store import ModelStore
 from utils.settings import Settings
 
@@ -26,7 +26,7 @@ def show(settings: Settings, last: int, console: Console) -> None:
     models = ModelStore(settings.models_dir)
     features = models.load(models.current_id()).features
     with MessageStore.open(settings.messages_url, features) as store:
-        judged, counts = store.quality_rows(), store.counts()
+        judged, counts = store.predictions_by_model(), store.counts()
     now = time.time() * 1000
     figures = [measure_quality(one, features, last=last, now=now) for one in judged]
     console.print(table(figures, last))
@@ -61,7 +61,7 @@ def totals(counts: Counts) -> str:
     return (
         f"{counts.messages} messages, {counts.known_outcomes} of them with an outcome; "
         f"{counts.predictions} predictions; {counts.unmatched_outcomes} outcomes without a "
-        f"message, {counts.refused_outcomes} refused (unknown class)"
+        f"message, {counts.rejected_outcomes} rejected (unknown class)"
     )
 
 

@@ -1,4 +1,4 @@
-"""Reproduces predictions and models, and compares the results with the recorded ones.
+"""Reproduces predictions and models, and compares them with the recorded ones.
 
 `replay` scores the log again with the predictor's functions; `rebuild` trains a model again
 with the trainer's. Neither writes anything.
@@ -32,8 +32,8 @@ from utils.model_store import (
 from utils.model_store.bundle import disk_errors_as
 from utils.settings import Kafka, Settings
 
-#: The topics that models are trained on, besides the base data.
-LEARNT = (messages.APP_MESSAGES, messages.OUTCOMES)
+#: The topics that models are trained on, besides the data set's training file.
+TRAINING_TOPICS = (messages.APP_MESSAGES, messages.OUTCOMES)
 
 #: Called with (records done, records in total).
 Progress = Callable[[int, int], object]
@@ -102,21 +102,25 @@ def replay(
         KafkaUnavailable, ModelStoreError, UserError: The replay is not possible.
     """
     kafka = settings.kafka
-    # Read in this order, so that the message of every prediction is within `found`.
-    dead = _rejected_offsets(kafka)
-    answers = log_scan.bounds(kafka, messages.PREDICTIONS)
-    found = log_scan.bounds(kafka, messages.APP_MESSAGES)
-    if partition is not None and partition not in found:
+    # Read in this order, so that the message of every prediction is within `message_bounds`.
+    rejected = _rejected_offsets(kafka)
+    prediction_bounds = log_scan.bounds(kafka, messages.PREDICTIONS)
+    message_bounds = log_scan.bounds(kafka, messages.APP_MESSAGES)
+    if partition is not None and partition not in message_bounds:
         raise UserError(f"{messages.APP_MESSAGES} has no partition {partition}")
-    chosen = sorted(found) if partition is None else [partition]
+    chosen = sorted(message_bounds) if partition is None else [partition]
     if last is not None:
-        found = {p: (begin, max(begin, min(end, last + 1))) for p, (begin, end) in found.items()}
+        message_bounds = {
+            p: (begin, max(begin, min(end, last + 1))) for p, (begin, end) in message_bounds.items()
+        }
     replayed = Replayed()
     models = _Models(ModelStore(settings.models_dir))
-    total, done = sum(found[p][1] - found[p][0] for p in chosen), 0
+    total, done = sum(message_bounds[p][1] - message_bounds[p][0] for p in chosen), 0
     for number in chosen:
-        walk = _Partition(kafka, number, models, dead.get(number, set()), first, replayed)
-        for _ in walk.replay(found, answers, whole=last is None):
+        partition_replay = _Partition(
+            kafka, number, models, rejected.get(number, set()), first, replayed
+        )
+        for _ in partition_replay.replay(message_bounds, prediction_bounds, whole=last is None):
             done += 1
             if done % 500 == 0:
                 progress(done, total)
@@ -152,14 +156,14 @@ class _Models:
 
 
 class _Run:
-    """Consecutive messages that one model answered, scored together."""
+    """Consecutive messages whose predictions one model made, scored together."""
 
     def __init__(self, tp: TopicPartition, bundle: Bundle) -> None:
         self.bundle = bundle
         self.tp = tp
         self.rows: list[Row] = []
         self.request_ids: list[str] = []
-        self.answers: list[tuple[int, int, messages.Prediction]] = []
+        self.predictions: list[tuple[int, int, messages.Prediction]] = []
 
     def check(self) -> int:
         """Score the messages and compare; returns their number.
@@ -169,11 +173,13 @@ class _Run:
         """
         matrix = self.bundle.features.transform_rows(self.rows)
         again = scoring.prediction_records(self.bundle, self.request_ids, self.bundle.score(matrix))
-        for (_, value, _), (offset, answered_at, recorded) in zip(again, self.answers, strict=True):
+        for (_, value, _), (offset, prediction_offset, recorded) in zip(
+            again, self.predictions, strict=True
+        ):
             # Compared as JSON: the shortest text of a float determines all of its bits.
             if value != msgspec.json.encode(recorded):
                 raise Difference(
-                    _describe_difference(self.tp, offset, answered_at, recorded, value or b"")
+                    _describe_difference(self.tp, offset, prediction_offset, recorded, value or b"")
                 )
         return len(self.rows)
 
@@ -186,27 +192,27 @@ class _Partition:
         kafka: Kafka,
         number: int,
         models: _Models,
-        dead: set[int],
+        rejected: set[int],
         first: int,
         replayed: Replayed,
     ) -> None:
         self._kafka = kafka
         self._tp = TopicPartition(messages.APP_MESSAGES, number)
         self._models = models
-        self._dead = dead
+        self._rejected = rejected
         self._first = first
         self._replayed = replayed
         self._run: _Run | None = None
-        self._before = ""
+        self._previous_id = ""
 
     def replay(
-        self, found: log_scan.Bounds, answers: log_scan.Bounds, *, whole: bool
+        self, message_bounds: log_scan.Bounds, prediction_bounds: log_scan.Bounds, *, whole: bool
     ) -> Iterator[None]:
         """Replay the partition; yields after each message.
 
         Args:
-            found: Bounds of `app_messages`.
-            answers: Bounds of `predictions`.
+            message_bounds: The first and last offsets of `app_messages`.
+            prediction_bounds: The same of `predictions`.
             whole: Whether the messages are read to their end; then no prediction may be
                 left over.
 
@@ -214,63 +220,65 @@ class _Partition:
             Difference: See `replay`.
         """
         number = self._tp.partition
-        found, answers = self._align(found, answers)
+        message_bounds, prediction_bounds = self._align(message_bounds, prediction_bounds)
         predictions = log_scan.scan(
-            self._kafka, messages.PREDICTIONS, log_scan.only(number, answers)
+            self._kafka, messages.PREDICTIONS, log_scan.narrow(number, prediction_bounds)
         )
-        answer = _next_answer(predictions)
-        for record in log_scan.scan(self._kafka, self._tp.topic, log_scan.only(number, found)):
-            if self._take(record, answer):
-                answer = _next_answer(predictions)
+        prediction = _next_prediction(predictions)
+        for record in log_scan.scan(
+            self._kafka, self._tp.topic, log_scan.narrow(number, message_bounds)
+        ):
+            if self._take(record, prediction):
+                prediction = _next_prediction(predictions)
             yield
         self._flush()
-        if whole and answer is not None:
+        if whole and prediction is not None:
             raise Difference(
-                f"{messages.PREDICTIONS}-{number}, offset {answer[0]}: the prediction for "
-                f"{answer[1].request_id!r} has no message: a prediction is doubled"
+                f"{messages.PREDICTIONS}-{number}, offset {prediction[0]}: the prediction for "
+                f"{prediction[1].request_id!r} has no message: a prediction is duplicated"
             )
 
-    def _take(self, record: Record, answer: tuple[int, messages.Prediction] | None) -> bool:
-        """Pair a message; returns whether `answer` is its prediction."""
-        asked = record.offset >= self._first
-        bundle = self._bundle_of(answer)
+    def _take(self, record: Record, prediction: tuple[int, messages.Prediction] | None) -> bool:
+        """Pair a message; returns whether `prediction` belongs to it."""
+        in_range = record.offset >= self._first
+        bundle = self._bundle_of(prediction)
         decoded = scoring.DecodedRecords()
-        if record.offset not in self._dead:
+        if record.offset not in self._rejected:
             decoded = scoring.decode_messages([record], bundle or self._models.serving)
         if not decoded.rows:
-            self._replayed.rejected += asked
+            self._replayed.rejected += in_range
             return False
-        if answer is None:
-            self._replayed.unanswered += asked
+        if prediction is None:
+            self._replayed.unanswered += in_range
             return False
-        answered_at, recorded = answer
+        prediction_offset, recorded = prediction
         (request_id,) = decoded.request_ids
         if request_id != recorded.request_id:
             self._flush()  # reports an earlier difference first
             raise Difference(
-                self._describe_mismatch(record.offset, request_id, answered_at, recorded)
+                self._describe_mismatch(record.offset, request_id, prediction_offset, recorded)
             )
-        self._before = request_id
-        if asked and bundle is None:
+        self._previous_id = request_id
+        if in_range and bundle is None:
             self._replayed.pruned[recorded.model_id] += 1
-        elif asked and bundle is not None:
+        elif in_range and bundle is not None:
             run = self._run_of(bundle)
             run.request_ids.append(request_id)
             run.rows += decoded.rows
-            run.answers.append((record.offset, answered_at, recorded))
+            run.predictions.append((record.offset, prediction_offset, recorded))
         return True
 
-    def _bundle_of(self, answer: tuple[int, messages.Prediction] | None) -> Bundle | None:
-        if answer is None:
+    def _bundle_of(self, prediction: tuple[int, messages.Prediction] | None) -> Bundle | None:
+        if prediction is None:
             return None
-        answered_at, recorded = answer
+        prediction_offset, recorded = prediction
         try:
             return self._models.get(recorded.model_id)
         except LookupError:
             self._flush()
             raise Difference(
-                f"{messages.PREDICTIONS}-{self._tp.partition}, offset {answered_at}: names model "
-                f"{recorded.model_id}, which never existed"
+                f"{messages.PREDICTIONS}-{self._tp.partition}, offset {prediction_offset}: names "
+                f"model {recorded.model_id}, which never existed"
             ) from None
 
     def _run_of(self, bundle: Bundle) -> _Run:
@@ -286,50 +294,50 @@ class _Partition:
             self._replayed.reproduced[run.bundle.model_id] += run.check()
 
     def _describe_mismatch(
-        self, offset: int, request_id: str, answered_at: int, recorded: messages.Prediction
+        self, offset: int, request_id: str, prediction_offset: int, recorded: messages.Prediction
     ) -> str:
         number = self._tp.partition
-        what = "doubled" if recorded.request_id == self._before else "missing or doubled"
+        what = "duplicated" if recorded.request_id == self._previous_id else "missing or duplicated"
         return (
             f"{self._tp.topic}-{number}, offset {offset}: the message is {request_id!r}, but the "
-            f"next prediction ({messages.PREDICTIONS}-{number}, offset {answered_at}) is for "
+            f"next prediction ({messages.PREDICTIONS}-{number}, offset {prediction_offset}) is for "
             f"{recorded.request_id!r}: a prediction is {what}"
         )
 
     def _align(
-        self, found: log_scan.Bounds, answers: log_scan.Bounds
+        self, message_bounds: log_scan.Bounds, prediction_bounds: log_scan.Bounds
     ) -> tuple[log_scan.Bounds, log_scan.Bounds]:
         """Begin both topics with the same request if records of either have expired."""
         number = self._tp.partition
-        if answers.get(number, (0, 0))[0] == 0 and found[number][0] == 0:
-            return found, answers
+        if prediction_bounds.get(number, (0, 0))[0] == 0 and message_bounds[number][0] == 0:
+            return message_bounds, prediction_bounds
 
         def named(topic: str, within: log_scan.Bounds) -> Iterator[tuple[str, int]]:
-            for record in log_scan.scan(self._kafka, topic, log_scan.only(number, within)):
+            for record in log_scan.scan(self._kafka, topic, log_scan.narrow(number, within)):
                 request_id = messages.request_id_of(record.value)
                 if request_id is not None:
                     yield request_id, record.offset
 
-        answered: dict[str, int] = {}
-        for request_id, offset in named(messages.PREDICTIONS, answers):
-            answered.setdefault(request_id, offset)
+        first_offsets: dict[str, int] = {}
+        for request_id, offset in named(messages.PREDICTIONS, prediction_bounds):
+            first_offsets.setdefault(request_id, offset)
         pairs = (
-            (offset, answered[request_id])
-            for request_id, offset in named(self._tp.topic, found)
-            if request_id in answered
+            (offset, first_offsets[request_id])
+            for request_id, offset in named(self._tp.topic, message_bounds)
+            if request_id in first_offsets
         )
-        ends = found[number][1], answers[number][1]
-        begin, answered_from = next(pairs, ends)
+        ends = message_bounds[number][1], prediction_bounds[number][1]
+        begin, predictions_from = next(pairs, ends)
         self._replayed.notes.append(
             f"records of partition {number} have expired: it was replayed from offset {begin} on"
         )
         return (
-            {**found, number: (begin, ends[0])},
-            {**answers, number: (answered_from, ends[1])},
+            {**message_bounds, number: (begin, ends[0])},
+            {**prediction_bounds, number: (predictions_from, ends[1])},
         )
 
 
-def _next_answer(predictions: Iterator[Record]) -> tuple[int, messages.Prediction] | None:
+def _next_prediction(predictions: Iterator[Record]) -> tuple[int, messages.Prediction] | None:
     record = next(predictions, None)
     if record is None:
         return None
@@ -343,7 +351,11 @@ def _next_answer(predictions: Iterator[Record]) -> tuple[int, messages.Predictio
 
 
 def _describe_difference(
-    tp: TopicPartition, offset: int, answered_at: int, recorded: messages.Prediction, value: bytes
+    tp: TopicPartition,
+    offset: int,
+    prediction_offset: int,
+    recorded: messages.Prediction,
+    value: bytes,
 ) -> str:
     again = msgspec.json.decode(value, type=messages.Prediction)
     both = [
@@ -353,20 +365,20 @@ def _describe_difference(
     ]
     return (
         f"{tp.topic}-{tp.partition}, offset {offset}, {recorded.request_id!r}: model "
-        f"{recorded.model_id} gave ({messages.PREDICTIONS}-{tp.partition}, offset {answered_at}) "
-        + "; ".join(both)
+        f"{recorded.model_id} gave ({messages.PREDICTIONS}-{tp.partition}, "
+        f"offset {prediction_offset}) " + "; ".join(both)
     )
 
 
 def _rejected_offsets(kafka: Kafka) -> dict[int, set[int]]:
     """The offsets of rejected messages by partition of `app_messages`."""
-    dead: dict[int, set[int]] = {}
+    rejected: dict[int, set[int]] = {}
     within = log_scan.bounds(kafka, messages.DEAD_LETTERS)
     for record in log_scan.scan(kafka, messages.DEAD_LETTERS, within):
         rejection = messages.Rejection.from_headers(record.headers)
         if rejection is not None and rejection.topic == messages.APP_MESSAGES:
-            dead.setdefault(rejection.partition, set()).add(rejection.offset)
-    return dead
+            rejected.setdefault(rejection.partition, set()).add(rejection.offset)
+    return rejected
 
 
 def rebuild(settings: Settings, model_id: int) -> list[str]:
@@ -420,16 +432,16 @@ def _check_base(settings: Settings, bundle: Bundle) -> None:
 
 
 def _training_snapshot(settings: Settings, bundle: Bundle) -> Snapshot | None:
-    """The messages that a model was trained on; None if it was the base data alone."""
+    """The messages that a model was trained on; None if it was the data set's file alone."""
     read = {
         place: end
         for place, end in training_offsets(bundle.manifest.training).items()
-        if place[0] in LEARNT
+        if place[0] in TRAINING_TOPICS
     }
     if not any(read.values()):
         return None
     try:
-        within = {topic: log_scan.bounds(settings.kafka, topic) for topic in LEARNT}
+        within = {topic: log_scan.bounds(settings.kafka, topic) for topic in TRAINING_TOPICS}
         reason = _not_in_log(read, within)
         if not reason:
             return _from_log(settings.kafka, bundle, read)
@@ -455,7 +467,7 @@ def _from_log(kafka: Kafka, bundle: Bundle, read: Offsets) -> Snapshot:
     with tempfile.TemporaryDirectory() as folder:
         url = f"sqlite:///{Path(folder) / 'messages.db'}"
         with MessageStore(url, bundle.features) as store:
-            for topic in LEARNT:
+            for topic in TRAINING_TOPICS:
                 within = {number: (0, end) for (name, number), end in read.items() if name == topic}
                 for records in _in_chunks(log_scan.scan(kafka, topic, within)):
                     store.ingest(_batch(decoder, records))
@@ -490,7 +502,9 @@ def _from_store(settings: Settings, bundle: Bundle, read: Offsets, reason: str) 
         raise UserError(
             f"model {bundle.model_id} cannot be rebuilt: {reason}; and {error}"
         ) from None
-    now = {place: end for place, end in snapshot.offsets.items() if place[0] in LEARNT and end}
+    now = {
+        place: end for place, end in snapshot.offsets.items() if place[0] in TRAINING_TOPICS and end
+    }
     if now != {place: end for place, end in read.items() if end}:
         raise UserError(
             f"model {bundle.model_id} cannot be rebuilt: {reason}; and the message store has "

@@ -17,7 +17,7 @@ from utils.boosting import lgb
 from utils.feature_tools import FeatureTools, IntegerCodes, Matrix
 from utils.model_store.manifest import Parameters
 
-MOST_ROUNDS = 3000
+MAX_ROUNDS = 3000
 
 #: Boosting rounds between two checks of the folds' mean loss.
 CHUNK = 10
@@ -33,7 +33,7 @@ class Trial:
     loss: float
     rounds: int
     params: Parameters
-    given_up: bool  # stopped early: clearly worse than the best so far
+    given_up: bool  # stopped early (pruned): clearly worse than the best so far
     seconds: float = field(compare=False)
 
 
@@ -67,12 +67,12 @@ class Folds:
             raise ValueError(f"{len(y)} rows are too few for {folds} folds")
         binned = fit.dataset(X, y, features, threads=1).construct()
         shuffled = np.random.default_rng(seed).permutation(len(y))
-        turn = np.empty(len(y), dtype=np.int64)
-        turn[shuffled[np.argsort(y[shuffled], kind="stable")]] = np.arange(len(y)) % folds
+        fold_of_row = np.empty(len(y), dtype=np.int64)
+        fold_of_row[shuffled[np.argsort(y[shuffled], kind="stable")]] = np.arange(len(y)) % folds
         pairs = [
             (
-                binned.subset(np.flatnonzero(turn != fold)).construct(),
-                binned.subset(np.flatnonzero(turn == fold)).construct(),
+                binned.subset(np.flatnonzero(fold_of_row != fold)).construct(),
+                binned.subset(np.flatnonzero(fold_of_row == fold)).construct(),
             )
             for fold in range(folds)
         ]
@@ -87,7 +87,7 @@ class Folds:
             folds: How many folds to use.
             give_up: Called every `CHUNK` rounds; returns whether to stop the candidate.
         """
-        began = time.perf_counter()
+        started = time.perf_counter()
         parameters = fit.lightgbm_params(self.features, params, threads=1, seed=self.seed)
         boosters = []
         for train, valid in self.pairs[:folds]:
@@ -95,14 +95,14 @@ class Folds:
         early_stopping_rounds = math.ceil(3 / params["learning_rate"])
         losses = np.empty(0)  # by round, the mean over the folds
         given_up = False
-        while len(losses) < MOST_ROUNDS and not given_up:
+        while len(losses) < MAX_ROUNDS and not given_up:
             curves = list(self.pool.map(_train_chunk, boosters))
             losses = np.concatenate([losses, np.mean(curves, axis=0)])
             if len(losses) - losses.argmin() > early_stopping_rounds:
                 break
             given_up = give_up is not None and give_up(losses)
         rounds = int(losses.argmin()) + 1
-        seconds = time.perf_counter() - began
+        seconds = time.perf_counter() - started
         return Trial(float(losses.min()), rounds, params, given_up, seconds)
 
 
@@ -119,9 +119,9 @@ def _train_chunk(booster: lgb.Booster) -> list[float]:
     return losses
 
 
-def has_no_chance(losses: Matrix, least: float) -> bool:
-    """Whether the loss stays above `least` even if each chunk gains 0.7 times the last one."""
+def has_no_chance(losses: Matrix, best_loss: float) -> bool:
+    """Whether the loss stays above `best_loss` even if each chunk gains 0.7 times the last one."""
     if len(losses) < 3 * CHUNK:
         return False
     gain = max(losses[-1 - CHUNK] - losses[-1], 0.0)
-    return bool(losses[-1] - gain * 0.7 / (1 - 0.7) > least)
+    return bool(losses[-1] - gain * 0.7 / (1 - 0.7) > best_loss)

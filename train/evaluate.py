@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from utils.feature_tools import IntegerCodes, Matrix
-from utils.figures import Comparison, Metrics
+from utils.metrics import Comparison, Metrics
 from utils.model_store import predicted_codes
 
 

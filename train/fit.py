@@ -17,7 +17,7 @@ Params = Mapping[str, object]
 #: Fewer rows are fitted on one thread. LightGBM's threads wait for each other at every
 #: split: on few rows that gains little, and it takes many times as long as soon as another
 #: process (such as a predictor) uses the processor too.
-ROWS_WORTH_THREADS = 100_000
+MIN_ROWS_FOR_THREADS = 100_000
 
 #: LightGBM fixes these when it creates a Dataset, so a search cannot vary them.
 DATASET_PARAMS: Params = {"max_bin": 255, "feature_pre_filter": False, "verbosity": -1}
@@ -101,7 +101,7 @@ def fit(
     Raises:
         ValueError: There are no rows, or a code belongs to no class.
     """
-    threads = threads if len(y) >= ROWS_WORTH_THREADS else 1
+    threads = threads if len(y) >= MIN_ROWS_FOR_THREADS else 1
     rows = dataset(X, y, features, threads=threads)
     chosen = lightgbm_params(features, params, threads=threads, seed=seed)
     return lgb.train(chosen, rows, num_boost_round=rounds)
@@ -110,12 +110,12 @@ def fit(
 def predict(booster: lgb.Booster, X: Matrix, threads: int) -> Matrix:
     """Predict probabilities: (rows,) of the positive class, or (rows, classes)."""
     if len(X) == 0:  # LightGBM refuses an empty matrix
-        return np.empty((0, booster.num_model_per_iteration()) if several(booster) else 0)
+        return np.empty((0, booster.num_model_per_iteration()) if is_multiclass(booster) else 0)
     return np.asarray(booster.predict(X, num_threads=threads), dtype=np.float64)
 
 
-def several(booster: lgb.Booster) -> bool:
-    """Whether a model has more than two classes."""
+def is_multiclass(booster: lgb.Booster) -> bool:
+    """Whether a model predicts more than two classes."""
     return bool(booster.num_model_per_iteration() > 1)
 
 

@@ -1,4 +1,7 @@
-"""The gate: a challenger that is worse than the champion on the validation rows never serves."""
+"""The gate: a new model that is worse than the serving one on the validation rows never serves.
+
+The new model is the challenger, the serving one the champion.
+"""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -9,7 +12,7 @@ import pandas as pd
 from train import evaluate, fit
 from utils.boosting import lgb
 from utils.feature_tools import FeatureTools, Matrix
-from utils.figures import Comparison, Metrics
+from utils.metrics import Comparison, Metrics
 from utils.model_store.bundle import MODEL, Bundle, sha256
 
 

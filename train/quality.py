@@ -6,8 +6,8 @@ import numpy as np
 
 from train.evaluate import metrics
 from utils.feature_tools import FeatureTools
-from utils.figures import Metrics
-from utils.message_store import Judged
+from utils.message_store import ModelPredictions
+from utils.metrics import Metrics
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,9 @@ class Quality:
     last: Metrics
 
 
-def measure_quality(judged: Judged, features: FeatureTools, *, last: int, now: float) -> Quality:
+def measure_quality(
+    judged: ModelPredictions, features: FeatureTools, *, last: int, now: float
+) -> Quality:
     """Compute the live quality of one model.
 
     Args:

@@ -5,7 +5,7 @@ They are apart from `retrain`, so that the trainer's loop imports no training li
 
 from dataclasses import dataclass, field
 
-from utils.figures import Comparison, Metrics
+from utils.metrics import Comparison, Metrics
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,10 @@ class Result:
 
 @dataclass(frozen=True)
 class Judgement:
-    """Compares the serving model with its parent on outcomes neither was trained on."""
+    """The comparison of the serving model with its parent, on outcomes neither was trained on.
+
+    If `demoted`, the parent serves again.
+    """
 
     model_id: int
     parent_id: int

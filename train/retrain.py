@@ -19,15 +19,15 @@ from train.search import Best, Progress, SearchSpec, search
 from train.tracking import outbox
 from utils import preprocess_data
 from utils.feature_tools import FeatureTools
-from utils.figures import BothMetrics
 from utils.message_store import MessageStore, Offsets, Snapshot
 from utils.messages import Label
+from utils.metrics import BothMetrics
 from utils.model_store import Bundle, BundleError, Draft, ModelStore, ModelStoreError
 from utils.model_store.manifest import Manifest, TrainingRecord, TrialRecord
 from utils.settings import Data, Settings
 
 GOLDEN_ROWS = 5
-#: The fewest newer outcomes on which the serving model is judged.
+#: The fewest outcomes for a judgement, which compares the serving model with its parent.
 JUDGE_ROWS = 100
 #: The most outcomes of a judgement, so that its cost does not grow with the log.
 JUDGE_LATEST = 20_000
@@ -40,8 +40,8 @@ JUDGE_ERRORS = 3.0
 class Rows:
     """All rows to learn from, in a reproducible order.
 
-    The base data come first, in the file's order, then the messages with a known outcome
-    by (partition, offset).
+    The base data (the data set's training file) come first, in the file's order, then the
+    messages with a known outcome by (partition, offset).
 
     Attributes:
         ids: The id of each row: `base-<line>` or the request_id.
@@ -67,7 +67,7 @@ class Rows:
         return self.frame[~self.validation], self.labels[~self.validation]
 
     @cached_property
-    def kept_aside(self) -> tuple[pd.DataFrame, np.ndarray]:
+    def held_out(self) -> tuple[pd.DataFrame, np.ndarray]:
         """The frame and the labels of the validation rows."""
         return self.frame[self.validation], self.labels[self.validation]
 
@@ -85,9 +85,9 @@ class Timer:
     @contextmanager
     def __call__(self, part: str) -> Iterator[None]:
         """Measure the block."""
-        begun = time.monotonic()
+        started = time.monotonic()
         yield
-        self.seconds[part] = time.monotonic() - begun
+        self.seconds[part] = time.monotonic() - started
 
 
 def gather_rows(settings: Settings, snapshot: Snapshot | None) -> Rows:
@@ -179,7 +179,7 @@ def train(
         snapshot: The messages with their outcomes; None to learn from the base data alone.
         hyper: The optimiser's name.
         evals: Evaluations of the search.
-        batch_ids: The retrain requests that this training answers.
+        batch_ids: The ids of the retrain requests that this training answers.
         first: Train without a champion: no warm start and no gate. An optimiser with a
             memory keeps it.
         progress: Called with (done, total, best loss) after each evaluation.
@@ -211,7 +211,7 @@ def train(
     with timer("gate"):
         model_text = fit.model_text(booster)
         verdict = gate.compare(  # 5
-            booster, model_text, features, champion, rows.kept_aside, spec.threads
+            booster, model_text, features, champion, rows.held_out, spec.threads
         )
     draft = Draft(
         parent_id=champion.model_id if champion else None,
@@ -284,14 +284,16 @@ def training_matrix(rows: Rows, features: FeatureTools) -> tuple[np.ndarray, np.
 
 
 def _golden_rows(rows: Rows, features: FeatureTools) -> list[dict[str, Label | None]]:
-    frame, _ = rows.kept_aside
+    frame, _ = rows.held_out
     return list(
         preprocess_data.records(frame[list(features.columns)].head(GOLDEN_ROWS), features.numerical)
     )
 
 
 def judge(settings: Settings, messages: MessageStore) -> Judgement | None:
-    """Roll back the serving model if it is significantly worse on newer outcomes.
+    """Roll back to the parent of the serving model if the parent is significantly better.
+
+    Both are compared on outcomes that neither was trained on.
 
     Returns:
         The judgement; None if there is no parent to roll back to, or too few outcomes.

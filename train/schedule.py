@@ -1,4 +1,7 @@
-"""Decides when the trainer reads the log, trains and judges."""
+"""Decides when the trainer reads the log, trains and judges the serving model.
+
+A judgement compares the serving model with its parent (`retrain.judge`).
+"""
 
 import time
 from collections.abc import Callable
@@ -7,7 +10,7 @@ from dataclasses import dataclass
 #: Seconds between two reads of the log during a training. Each read is a transaction of the
 #: store, and takes processor time from the training and from the predictors.
 READ_SECONDS = 0.5
-#: After a read of at least this many records the log is read again at once: more wait.
+#: After a read of at least this many records the log is read again at once: there is more to read.
 LARGE_READ = 1_000
 #: Seconds from a failed training to the next try.
 RETRY_SECONDS = 5.0

@@ -27,7 +27,7 @@ FINAL_RATE = 0.1
 RACING_FOLDS = 2
 #: There is one finalist, and one more for this many candidates: the more candidates there
 #: are, the likelier the best of them was lucky.
-CANDIDATES_A_FINALIST = 20
+CANDIDATES_PER_FINALIST = 20
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class SearchSpec:
 
 @dataclass
 class Race:
-    """The input of an optimiser, which calls `validate` until no candidate is `left`.
+    """A race of candidates: the optimiser calls `validate` until none is `left`.
 
     Attributes:
         spec: The input of the search.
@@ -117,11 +117,11 @@ class Race:
         return self.spec.evals - len(self.trials)
 
     @property
-    def least(self) -> float:
+    def best_loss(self) -> float:
         """The lowest loss so far."""
         return min((trial.loss for trial in self.trials), default=math.inf)
 
-    def subject(self) -> str:
+    def problem_id(self) -> str:
         """An id of the problem; candidates of different problems cannot be compared."""
         features = self.spec.features
         columns = [features.classes, features.feature_names, list(self.space)]
@@ -133,15 +133,15 @@ class Race:
 
         Args:
             drawn: A value for each parameter of the space; it is cut to the range here.
-            give_up: Called repeatedly; returns whether to stop early. By default, a
+            give_up: Called repeatedly; returns whether to stop (prune) the candidate. By default, a
                 candidate is stopped when it can no longer become the best.
         """
         params = {**search_space.cut(drawn, self.space), "learning_rate": RACING_RATE}
-        give_up = give_up or partial(cross_validation.has_no_chance, least=self.least)
+        give_up = give_up or partial(cross_validation.has_no_chance, best_loss=self.best_loss)
         trial = self.folds.validate(params, folds=RACING_FOLDS, give_up=give_up)
         self.trials.append(trial)
         if self.spec.progress:
-            self.spec.progress(len(self.trials), self.spec.evals, self.least)
+            self.spec.progress(len(self.trials), self.spec.evals, self.best_loss)
         return trial
 
 
@@ -163,7 +163,7 @@ def search(optimise: Optimise, spec: SearchSpec) -> Best:
     Raises:
         ValueError: There are fewer rows than folds, or a code belongs to no class.
     """
-    began = time.perf_counter()
+    started = time.perf_counter()
     space = search_space.space_of(spec.features)
     known = spec.start_from or {}
     start = search_space.cut(
@@ -177,7 +177,7 @@ def search(optimise: Optimise, spec: SearchSpec) -> Best:
         if spec.evals > 1:
             optimise(race)
             ranked = sorted(race.trials, key=lambda trial: trial.loss)
-            n_finalists = 1 + spec.evals // CANDIDATES_A_FINALIST
+            n_finalists = 1 + spec.evals // CANDIDATES_PER_FINALIST
             finalists = [trial.params for trial in ranked[:n_finalists]]
         final = [
             folds.validate({**params, "learning_rate": FINAL_RATE}, folds=spec.n_folds)
@@ -191,7 +191,7 @@ def search(optimise: Optimise, spec: SearchSpec) -> Best:
         best.rounds,
         best.loss,
         spec.evals,
-        time.perf_counter() - began,
+        time.perf_counter() - started,
         [*race.trials, *final],
         race.learnt_from,
     )

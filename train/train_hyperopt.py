@@ -10,7 +10,7 @@ from train.search import Race
 from train.search_space import Range
 from utils.lean_import import stub_modules
 
-with stub_modules(instead=("hyperopt.atpe",)):  # an unused algorithm that loads scipy.stats
+with stub_modules(stubs=("hyperopt.atpe",)):  # an unused algorithm that loads scipy.stats
     from hyperopt import STATUS_OK, Trials, fmin, hp, tpe
     from hyperopt.fmin import generate_trials_to_calculate
     from hyperopt.pyll.base import Apply

@@ -64,7 +64,7 @@ def _search(race: Race, folder: Path) -> None:
             results_path=str(folder),
             metrics={"loss": (mean, "min")},
             cv_type=Once,
-            cv_params={"n_splits": 1, "subject": race.subject(), "seed": race.spec.seed},
+            cv_params={"n_splits": 1, "subject": race.problem_id(), "seed": race.spec.seed},
             file_blacklist=list(NOT_KEPT),
             verbose=0,
         )
@@ -169,7 +169,7 @@ def _previous_best(earlier: pd.DataFrame, assets: Path, race: Race) -> dict[str,
     last = earlier[earlier["cross_experiment_key"] == earlier["cross_experiment_key"].iloc[-1]]
     best = last.loc[last["oof_loss"].idxmin(), "experiment_id"]
     description = json.loads(_description(assets, best).read_text("utf-8"))
-    if description["cross_experiment_parameters"]["cv_params"]["subject"] != race.subject():
+    if description["cross_experiment_parameters"]["cv_params"]["subject"] != race.problem_id():
         return None
     return search_space.cut(description["hyperparameters"]["model_init_params"], race.space)
 

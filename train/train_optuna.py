@@ -47,7 +47,7 @@ def _study(race: Race) -> optuna.Study:
     """The study of this problem; unfinished trials of a killed search are marked as failed."""
     study = optuna.create_study(
         storage=_storage(race.spec.memory),
-        study_name=race.subject(),
+        study_name=race.problem_id(),
         load_if_exists=True,
     )
     while study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
@@ -96,7 +96,7 @@ def _try(race: Race, trial: optuna.Trial, search: int) -> None:
 
     def give_up(losses: Matrix) -> bool:
         trial.report(float(losses[-1]), len(losses))
-        return cross_validation.has_no_chance(losses, race.least)
+        return cross_validation.has_no_chance(losses, race.best_loss)
 
     found = race.validate(trial.params, give_up)
     if found.given_up:

@@ -1,7 +1,7 @@
 """The worker process, which trains beside the trainer's loop.
 
 It is started before the first request and kept, so that a request does not wait for imports
-or the base data. It runs at a low priority, and it ends with the trainer.
+or for the data set to be read. It runs at a low priority, and it ends with the trainer.
 """
 
 import gc
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Job:
-    """One training: the batches that requested it, and the first one's wait in seconds."""
+    """One training: the batch_ids of the requests, and how long the first one waited (s)."""
 
     batch_ids: tuple[str, ...]
     waited: float
@@ -115,10 +115,10 @@ def _train(settings: Settings, hyper: str, evals: int, job: Job) -> Result:
     from train.retrain import train
     from utils.message_store import MessageStore
 
-    begun = time.monotonic()
+    started = time.monotonic()
     with MessageStore.open(settings.messages_url, _features(settings)) as messages:
         snapshot = messages.snapshot()
-    read = time.monotonic() - begun
+    read = time.monotonic() - started
     result = train(settings, snapshot=snapshot, hyper=hyper, evals=evals, batch_ids=job.batch_ids)
     seconds = {"waiting": round(job.waited, 3), **result.seconds}
     seconds["reading"] = round(seconds["reading"] + read, 3)

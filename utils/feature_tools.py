@@ -96,7 +96,7 @@ class _Pairs:
     """Maps two columns of codes to the codes of their cross."""
 
     def __init__(self, pairs: Sequence[tuple[int, int]], width: int) -> None:
-        """Args: `pairs` ascending; `width` is one more than the second column's highest code."""
+        """Take `pairs` in ascending order; `width` is the second column's highest code plus 1."""
         self._width = width
         # The last key matches nothing; it keeps the found positions inside the array.
         keys = [first * width + second for first, second in pairs]
@@ -232,7 +232,7 @@ class FeatureTools:
         # NaN is the only value that differs from itself.
         numbers = [value if value == value else None for value in values[:split]]
         names = [
-            value if value is None or type(value) is str else _name(value)
+            value if value is None or type(value) is str else _category_text(value)
             for value in values[split:]
         ]
         return (*numbers, *names)
@@ -417,7 +417,7 @@ def _cross_names(columns: Sequence[str], crosses: Sequence[tuple[str, str]]) -> 
     return names
 
 
-def _name(value: Label | msgspec.UnsetType) -> str | None:
+def _category_text(value: Label | msgspec.UnsetType) -> str | None:
     return None if isinstance(value, msgspec.UnsetType) else label_text(value)
 
 

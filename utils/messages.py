@@ -10,7 +10,7 @@ from typing import Annotated, Generic, NamedTuple, TypeVar
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from utils.figures import Comparison, Metrics
+from utils.metrics import Comparison, Metrics
 
 APP_MESSAGES = "app_messages"
 PREDICTIONS = "predictions"
@@ -65,7 +65,10 @@ class Prediction(msgspec.Struct, frozen=True, gc=False):
 
 
 class RetrainRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A predictor's record on `retrain_topic`; both offsets are inclusive."""
+    """A predictor's record on `retrain_topic`; both offsets are inclusive.
+
+    Its `batch_id` is the request's id: topic, partition and first offset.
+    """
 
     retrain: bool = True
     batch_id: str

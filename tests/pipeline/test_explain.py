@@ -16,11 +16,11 @@ from tests.harness import Pipeline
 from train import evaluate, fit, retrain
 from utils import kafka_io, messages, preprocess_data
 from utils.broker import Broker
-from utils.figures import BothMetrics, Comparison
 from utils.kafka_io import TopicPartition
 from utils.kafka_io.clients import open_admin
 from utils.message_store import MessageStore, Snapshot
 from utils.message_store.ingest import Ingest
+from utils.metrics import BothMetrics, Comparison
 from utils.model_store import ModelStore
 from utils.model_store.bundle import Draft
 from utils.model_store.manifest import TrainingRecord
@@ -345,7 +345,7 @@ def test_rebuild_gives_the_same_bytes(used_home: Pipeline, command: Command) -> 
     done = run_command(used_home, "rebuild", "2")
     assert (done.returncode, done.stderr) == (0, "")
     assert "are the same" in done.stdout
-    assert command("rebuild", "1")[0] == 0  # of the base data alone
+    assert command("rebuild", "1")[0] == 0  # trained on the data set alone
 
 
 def test_rebuild_reproduces_a_real_training(
@@ -436,10 +436,10 @@ def test_replay_finds_what_is_missing_or_doubled(used_home: Pipeline, command: C
     used_home.send([answer("x"), answer("x")], partition=3)
     status, _, err = command("replay", "--partition", "3")
     assert status == 1
-    assert "offset 1: the message is 'y'" in err and "a prediction is doubled" in err
+    assert "offset 1: the message is 'y'" in err and "a prediction is duplicated" in err
     used_home.send([(messages.APP_MESSAGES, None, sent[0][2])], partition=3)
     status, _, err = command("replay", "--partition", "3")
-    assert (status, "is doubled" in err) == (1, True)
+    assert (status, "is duplicated" in err) == (1, True)
 
 
 # The test that deletes records comes last: they cannot be restored.

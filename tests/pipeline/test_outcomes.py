@@ -64,8 +64,8 @@ def test_refused_challenger_is_announced_and_champion_keeps_serving(
     pipeline = make_pipeline(RETRAIN_EVERY="3000", EXTRA_MODELS_TO_KEEP="5")
     ids = [f"r-{n}" for n in range(3000)]
     rows = [
-        row if kept_aside else flip_label(row)
-        for row, kept_aside in zip(adult, is_validation_row(ids), strict=False)
+        row if held_out else flip_label(row)
+        for row, held_out in zip(adult, is_validation_row(ids), strict=False)
     ]
     pipeline.start("predictor.py")
     trainer = pipeline.start("trainer.py", "--evals", "1")
@@ -123,7 +123,7 @@ def test_trainer_stores_early_repeated_corrected_and_unknown_outcomes(
     until(lambda: stored_outcomes() == expected, 20, lambda: str(stored_outcomes()))
     with open_store(pipeline) as store:
         assert store.offsets()[(OUTCOMES, 0)] == 9
-        assert store.counts().refused_outcomes == 1
+        assert store.counts().rejected_outcomes == 1
     report = pipeline.run("-m", "ops", "report")
     assert report.returncode == 0, report.stderr
     assert trainer.end() == 0

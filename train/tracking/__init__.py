@@ -6,6 +6,6 @@ trainer.py. If MLflow is down, slow or silent, the pipeline is not affected, and
 that are not logged yet wait in the outbox.
 """
 
-from train.tracking.beside import Tracking, add_argument, log_once, with_tracking
+from train.tracking.background import Tracking, add_argument, log_once, with_tracking
 
 __all__ = ["Tracking", "add_argument", "log_once", "with_tracking"]

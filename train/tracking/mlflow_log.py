@@ -2,7 +2,7 @@
 
 Each training is a run, with a child run for each evaluation, and the bundle as an artifact
 and as a version of the registered model. The run is set to FINISHED last. A run that is not
-was cut short; it is deleted, and the training is logged again.
+was interrupted; it is deleted, and the training is logged again.
 """
 
 import math
@@ -89,10 +89,10 @@ class MlflowLog:
         manifest = bundle.manifest
         ended = round(datetime.fromisoformat(manifest.created).timestamp() * 1000)
         seconds = manifest.training.seconds
-        begun = ended - round(1000 * sum(seconds.values()))
+        started = ended - round(1000 * sum(seconds.values()))
         run = self._client.create_run(  # 1
             self._experiment,
-            start_time=begun,
+            start_time=started,
             run_name=f"model {bundle.model_id}",
             tags={
                 HOME: self._home,
@@ -103,7 +103,7 @@ class MlflowLog:
             },
         )
         run_id = run.info.run_id
-        self._log_children(run_id, manifest, begun + round(1000 * seconds.get("reading", 0)))  # 2
+        self._log_children(run_id, manifest, started + round(1000 * seconds.get("reading", 0)))  # 2
         self._log_artifact(run_id, bundle, folder)  # 3
         version = self._client.create_model_version(  # 4
             self._name,
@@ -167,8 +167,8 @@ class MlflowLog:
             self._client.create_registered_model(self._name)
 
     def _read_runs(self) -> None:
-        """Find the logged models; delete runs that were cut short, children first."""
-        for run in self._search_runs(f"tags.{HOME} = '{_quoted(self._home)}'", ViewType.ALL):
+        """Find the logged models; delete interrupted runs, children first."""
+        for run in self._search_runs(f"tags.{HOME} = '{_quote(self._home)}'", ViewType.ALL):
             if run.info.status == "FINISHED":  # a run that a user deleted is not logged again
                 model_id = int(run.data.tags[MODEL_ID])
                 self._runs[model_id] = run.info.run_id
@@ -196,7 +196,7 @@ class MlflowLog:
                 return
 
     def _find_versions(self) -> dict[int, str]:
-        wanted, found, token = f"name = '{_quoted(self._name)}'", {}, None
+        wanted, found, token = f"name = '{_quote(self._name)}'", {}, None
         while True:
             page = self._client.search_model_versions(wanted, page_token=token)
             for version in page:
@@ -206,13 +206,13 @@ class MlflowLog:
             if not token:
                 return found
 
-    def _log_children(self, parent_id: str, manifest: Manifest, begun: int) -> None:
+    def _log_children(self, parent_id: str, manifest: Manifest, started: int) -> None:
         best = math.inf
         for number, trial in enumerate(manifest.training.trials, 1):
-            ended = begun + round(1000 * trial.seconds)
+            ended = started + round(1000 * trial.seconds)
             child = self._client.create_run(
                 self._experiment,
-                start_time=begun,
+                start_time=started,
                 run_name=f"evaluation {number}",
                 tags={PARENT: parent_id, "given_up": str(trial.given_up)},
             )
@@ -227,7 +227,7 @@ class MlflowLog:
             best = best if loss is None else min(best, loss)
             search = {"search/loss": loss, "search/best_loss": best}
             self._client.log_batch(parent_id, metrics=_metrics(search, ended, number))
-            begun = ended
+            started = ended
 
     def _log_artifact(self, run_id: str, bundle: Bundle, folder: Path) -> None:
         with tempfile.TemporaryDirectory() as temporary:
@@ -297,5 +297,5 @@ def _params(values: Mapping[str, object]) -> list[Param]:
     return [Param(name, str(value)) for name, value in values.items()]
 
 
-def _quoted(text: str) -> str:
+def _quote(text: str) -> str:
     return text.replace("'", "''")

@@ -13,7 +13,7 @@ from utils.model_store import ModelStore
 from utils.settings import Settings
 
 #: The most bundles in the outbox; a further one replaces the oldest.
-OUTBOX_MOST = 50
+OUTBOX_LIMIT = 50
 
 
 def enqueue(settings: Settings, store: ModelStore, model_id: int) -> None:
@@ -29,7 +29,7 @@ def enqueue(settings: Settings, store: ModelStore, model_id: int) -> None:
         shutil.copytree(store.path / str(model_id), temporary, copy_function=os.link)
         temporary.rename(folder / str(model_id))
     remove(temporary)  # still there if the bundle was in the outbox already
-    for oldest in waiting(settings)[:-OUTBOX_MOST]:
+    for oldest in waiting(settings)[:-OUTBOX_LIMIT]:
         remove(folder / str(oldest))
 
 

@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from train.tracking.mlflow_log import MlflowLog
 
 #: Live quality is also logged over this many of the latest outcomes.
-LAST = 50
+LATEST_OUTCOMES = 50
 #: Seconds between two steps, and the most that this pause grows to after errors.
-LOOK_EVERY, LONGEST_PAUSE = 0.5, 60.0
+STEP_SECONDS, MAX_PAUSE_SECONDS = 0.5, 60.0
 #: Measuring live quality reads every prediction. So the pause before the next time is at
-#: least `QUALITY_EVERY` seconds, and `REST` times as long as the last time took.
-QUALITY_EVERY, REST = 5.0, 20.0
+#: least `QUALITY_SECONDS`, and `QUALITY_PAUSE_FACTOR` times the duration of the last time.
+QUALITY_SECONDS, QUALITY_PAUSE_FACTOR = 5.0, 20.0
 
 #: MLflow reads these when it is imported. Its default timeout is minutes.
 ENVIRONMENT = {
@@ -43,27 +43,27 @@ ENVIRONMENT = {
 }
 
 
-def follow(tracker: "Tracker", stop: Stop, report: Report) -> None:
+def loop(tracker: "Tracker", stop: Stop, report: Report) -> None:
     """Run steps until asked to stop, then a last one; errors are retried with growing pauses."""
     outage = Outage(
         report,
-        tracker.shown + ": {}; it will be retried",
+        tracker.display_uri + ": {}; it will be retried",
         "MLflow answers again, and everything is logged",
     )
-    pause = LOOK_EVERY
+    pause = STEP_SECONDS
     while True:
         ending = stop()
         try:
             tracker.step(thorough=ending)
-            outage.over()
-            pause = LOOK_EVERY
+            outage.end()
+            pause = STEP_SECONDS
         except Exception as error:  # MLflow raises many types; none may end this process
             if not outage:  # the text differs between tries: only the first is reported
-                outage.failed(tracker.explained(error))
-            pause = min(2 * pause + 1, LONGEST_PAUSE)
+                outage.begin(tracker.describe(error))
+            pause = min(2 * pause + 1, MAX_PAUSE_SECONDS)
         if ending or (stop.wait(pause) and outage):
             break
-    tracker.say_what_waits("unavailable")
+    tracker.report_waiting("unavailable")
 
 
 class Tracker:
@@ -84,7 +84,7 @@ class Tracker:
         self._quality_after = 0.0
         self._missed: set[int] = set()
         self.outbox = outbox.folder_of(settings)
-        self.shown = without_secrets(settings.mlflow.tracking_uri)
+        self.display_uri = without_secrets(settings.mlflow.tracking_uri)
 
     def step(self, *, thorough: bool = False) -> None:
         """Log what is missing.
@@ -112,12 +112,12 @@ class Tracker:
         """The models in the outbox."""
         return outbox.waiting(self._settings)
 
-    def say_what_waits(self, why: str) -> None:
-        """Report the models in the outbox in one line, if there are any."""
+    def report_waiting(self, why: str) -> None:
+        """Report in one line which models wait in the outbox, if any; `why` is MLflow's state."""
         if models := self.waiting():
-            self._report(f"not logged yet, {self.shown} is {why}: models {_listed(models)}")
+            self._report(f"not logged yet, {self.display_uri} is {why}: models {_join_ids(models)}")
 
-    def explained(self, error: Exception) -> str:
+    def describe(self, error: Exception) -> str:
         """An error of MLflow on one line, without the secrets in the URI."""
         text = one_line(error)
         uri = self._settings.mlflow.tracking_uri
@@ -149,7 +149,7 @@ class Tracker:
                     self._report(f"not logged: {error}")
                 else:
                     log.log_bundle(bundle, folder)
-                    self._report(f"model {model_id} logged to {self.shown}")
+                    self._report(f"model {model_id} logged to {self.display_uri}")
             remove(folder)
 
     def _set_aliases(self, log: "MlflowLog") -> None:
@@ -163,25 +163,25 @@ class Tracker:
         since = min(log.models, default=0)
         missed = {one for one in made - log.models - set(self.waiting()) if one > since}
         if missed - self._missed:
-            models = _listed(sorted(missed - self._missed))
+            models = _join_ids(sorted(missed - self._missed))
             self._report(f"never logged, and pruned meanwhile: models {models}")
         self._missed |= missed
 
     def _log_quality(self, log: "MlflowLog") -> None:
-        begun = time.monotonic()
-        with contextlib.suppress(StoreError, BundleError):  # nothing there yet, or locked
+        started = time.monotonic()
+        with contextlib.suppress(StoreError, BundleError):  # nothing to measure, or not now
             features = self._store.load_current().features
             with MessageStore.open(self._settings.messages_url, features) as messages:
                 offsets = messages.offsets()
-                judged = messages.quality_rows() if offsets != self._offsets else []
+                judged = messages.predictions_by_model() if offsets != self._offsets else []
             now = time.time() * 1000
             for one in judged:
-                found = quality.measure_quality(one, features, last=LAST, now=now)
+                found = quality.measure_quality(one, features, last=LATEST_OUTCOMES, now=now)
                 if one.model_id in log.models and found.known != log.known_outcomes(one.model_id):
-                    log.log_quality(found, LAST)
+                    log.log_quality(found, LATEST_OUTCOMES)
             self._offsets = offsets
-        spent = time.monotonic() - begun
-        self._quality_after = time.monotonic() + max(QUALITY_EVERY, REST * spent)
+        spent = time.monotonic() - started
+        self._quality_after = time.monotonic() + max(QUALITY_SECONDS, QUALITY_PAUSE_FACTOR * spent)
 
 
 def aliases_of(history: Sequence[HistoryLine]) -> dict[str, int | None]:
@@ -228,5 +228,5 @@ def _home_id(folder: Path) -> str:
     return path.read_text("ascii").strip()
 
 
-def _listed(models: Sequence[int]) -> str:
+def _join_ids(models: Sequence[int]) -> str:
     return ", ".join(map(str, models))

@@ -98,14 +98,14 @@ def _fetch(jars: Sequence[Jar], cache: Path) -> None:
             *group, project, version, name = PurePosixPath(jar.path).parts
             artifact = context.project(".".join(group), project).at_version(version).artifact()
             fetched = Path(folder, jar.path)
-            _retrying(name, artifact.resolve, fetched)
+            _fetch_with_retries(name, artifact.resolve, fetched)
             if _sha256(fetched) != jar.sha256:
                 raise BrokerError(f"{name}: the fetched file is not what {LOCK.name} pins")
             (cache / jar.path).parent.mkdir(parents=True, exist_ok=True)
             fetched.replace(cache / jar.path)
 
 
-def _retrying(name: str, fetch: Callable[[], Path], target: Path) -> None:
+def _fetch_with_retries(name: str, fetch: Callable[[], Path], target: Path) -> None:
     import requests
     from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 

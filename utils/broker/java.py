@@ -80,7 +80,7 @@ class Java:
 
     def launch(self, lock: IO[str] | None) -> "subprocess.Popen[bytes]":
         """Start the broker; it inherits the folder's lock and holds it until it ends."""
-        java = (*self._guarded(), *self._cache.options(records=True))
+        java = (*self._guarded_command(), *self._cache.options(records=True))
         with (self._home / "java.out").open("wb") as out:
             return subprocess.Popen(
                 [*java, "kafka.Kafka", "server.properties"],
@@ -95,9 +95,9 @@ class Java:
 
     def make_cache(self) -> None:
         """Create the AOT cache if there is none yet; to be called after Kafka has ended."""
-        self._cache.make(self._guarded(), self._environ)
+        self._cache.make(self._guarded_command(), self._environ)
 
-    def _guarded(self) -> tuple[str, ...]:
+    def _guarded_command(self) -> tuple[str, ...]:
         guard = (sys.executable, "-I", "-S", "-c", DIE_WITH_PARENT, str(os.getpid()))
         return (*guard, *self._command)
 

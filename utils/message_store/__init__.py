@@ -6,13 +6,20 @@ the store need no broker.
 
 from utils.message_store.database import StoreError
 from utils.message_store.lifecycle import StoreReplaced
-from utils.message_store.records import Batch, Counts, Judged, Offsets, Snapshot, StoredMessage
+from utils.message_store.records import (
+    Batch,
+    Counts,
+    ModelPredictions,
+    Offsets,
+    Snapshot,
+    StoredMessage,
+)
 from utils.message_store.store import MessageStore
 
 __all__ = [
     "Batch",
     "Counts",
-    "Judged",
+    "ModelPredictions",
     "MessageStore",
     "Offsets",
     "Snapshot",

@@ -90,7 +90,7 @@ class Ingest:
 class RecordDecoder:
     """Turns records into rows of the store, by the rules of the predictor.
 
-    Outcomes of an unknown class are an exception: the store refuses and counts them.
+    Outcomes of an unknown class are an exception: the store rejects and counts them.
 
     Args:
         features: The preprocessor, which knows a message's columns and their types.

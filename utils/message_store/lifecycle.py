@@ -30,15 +30,15 @@ _REASONS = {
 
 
 class StoreReplaced(StoreError):
-    """The store was damaged, missing or of another log, and was replaced by an empty one."""
+    """The store was damaged, missing or of a recreated topic; an empty one replaced it."""
 
 
-class OtherLog(Exception):
+class TopicRecreated(Exception):
     """A topic was recreated since the store read it; the text is its name."""
 
 
 class StoreDatabase:
-    """A database with the store's tables; replaced if damaged, missing or of another log.
+    """A database with the store's tables; replaced if damaged, missing or outdated.
 
     Args:
         url: `sqlite:///path` or `postgresql+psycopg://...`.
@@ -95,7 +95,7 @@ class StoreDatabase:
                         # One writer at a time, as in SQLite, so that there are no deadlocks.
                         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
                     yield connection
-        except (SQLAlchemyError, driver.Error, Damaged, OtherLog) as error:
+        except (SQLAlchemyError, driver.Error, Damaged, TopicRecreated) as error:
             # A failed connection may stay unusable; the next call opens a new one.
             self._engine.dispose()
             raise self._translate_error(error) from error
@@ -142,8 +142,8 @@ class StoreDatabase:
 
     def _translate_error(self, error: Exception) -> StoreError:
         """Return the error to raise; replace the store first if it is damaged or missing."""
-        if isinstance(error, OtherLog):
-            return self._replace_other_log(str(error))
+        if isinstance(error, TopicRecreated):
+            return self._replace_outdated(str(error))
         cause = getattr(error, "orig", None) or error
         code = getattr(cause, "sqlite_errorname", "")
         lines = str(cause).strip().splitlines() or [type(cause).__name__]
@@ -175,7 +175,7 @@ class StoreDatabase:
             )
         return self._replace_file(path, "damaged", "the file was damaged")
 
-    def _replace_other_log(self, topic: str) -> StoreError:
+    def _replace_outdated(self, topic: str) -> StoreError:
         """Replace the store: its offsets are those of a topic that no longer exists."""
         why = f"{topic} was deleted and recreated"
         if database.is_sqlite_file(self._url):

@@ -104,7 +104,7 @@ class StoredRequest(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Judged:
+class ModelPredictions:
     """The predictions of one model, in the order in which they were made.
 
     Attributes:
@@ -129,4 +129,4 @@ class Counts:
     known_outcomes: int
     predictions: int
     unmatched_outcomes: int
-    refused_outcomes: int
+    rejected_outcomes: int

@@ -12,7 +12,7 @@ The content depends only on the offsets up to which each partition was read:
   one at the higher (partition, offset) is valid, so an outcome can be corrected.
 - An outcome or a prediction may come before its message. Without a message it is kept and
   counted, but not trained on.
-- An outcome of an unknown class is refused and counted.
+- An outcome of an unknown class is rejected and counted.
 """
 
 import sys
@@ -27,19 +27,19 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from utils.feature_tools import FeatureTools
-from utils.message_store.lifecycle import OtherLog, StoreDatabase
+from utils.message_store.lifecycle import StoreDatabase, TopicRecreated
 from utils.message_store.records import (
     Batch,
     Counts,
-    Judged,
     LogPlace,
+    ModelPredictions,
     Offsets,
     Snapshot,
     StoredMessage,
     StoredRequest,
 )
 from utils.message_store.tables import (
-    HIDDEN,
+    ESCAPE,
     LONG_ID,
     PARTITION,
     Part,
@@ -136,15 +136,15 @@ class MessageStore:
             with self._database.transaction(write=True) as connection:
                 self._write(connection, batch)
         except BaseException:
-            self._text_ids.forget()
+            self._text_ids.rollback()
             raise
-        self._text_ids.stored()
+        self._text_ids.commit()
 
     def _write(self, connection: Connection, batch: Batch) -> None:
         read = self._read_offsets(connection)
         for topic, topic_id in self._read_topic_ids(connection).items():
             if batch.topic_ids.get(topic, topic_id) != topic_id:
-                raise OtherLog(topic)
+                raise TopicRecreated(topic)
         classes = frozenset(self._features.classes)
         messages = _drop_already_read(batch.messages, APP_MESSAGES, 1, read)
         outcomes = _drop_already_read(batch.outcomes, OUTCOMES, 2, read)
@@ -178,7 +178,7 @@ class MessageStore:
         words[:, 0] = np.multiply(partitions, PARTITION) + offsets
         columns = list(zip(*values, strict=True))
         for place, column in enumerate(columns):
-            if place < self._tables.numbers:
+            if place < self._tables.n_numerical:
                 words.view("<f8")[:, 1 + place] = column  # None becomes NaN
             else:
                 words[:, 1 + place] = [self._text_ids[value] for value in column]
@@ -203,7 +203,7 @@ class MessageStore:
     def _stored_id(self, request_id: str) -> str:
         """The key of a request: its id, or a substitute if the column cannot hold the id."""
         if len(request_id) > LONG_ID:
-            return f"{HIDDEN}#{self._text_ids[request_id]}"
+            return f"{ESCAPE}#{self._text_ids[request_id]}"
         return escape_text(request_id) or ""
 
     def _insert_texts(self, connection: Connection) -> None:
@@ -314,7 +314,7 @@ class MessageStore:
             order = slice(None)  # already in order; a slice avoids a copy
         columns: dict[str, object] = {}
         for place, name in enumerate(self._features.columns):
-            if place < self._tables.numbers:
+            if place < self._tables.n_numerical:
                 columns[name] = pd.Series(words[1 + place].view("<f8")[order], copy=False)
             else:
                 columns[name] = row_decoder.texts(words[1 + place])[order]
@@ -352,16 +352,16 @@ class MessageStore:
             _place(row, "prediction_"),
         )
 
-    def judged(self, model_id: int) -> Judged:
+    def predictions_of(self, model_id: int) -> ModelPredictions:
         """The predictions of one model and their outcomes."""
-        found = self._read_judged(model_id)
-        return found[0] if found else _judged_rows(model_id, [], self._features)
+        found = self._read_predictions(model_id)
+        return found[0] if found else _model_predictions(model_id, [], self._features)
 
-    def quality_rows(self) -> list[Judged]:
+    def predictions_by_model(self) -> list[ModelPredictions]:
         """The predictions of every model and their outcomes, in the order of the model ids."""
-        return self._read_judged(None)
+        return self._read_predictions(None)
 
-    def _read_judged(self, model_id: int | None) -> list[Judged]:
+    def _read_predictions(self, model_id: int | None) -> list[ModelPredictions]:
         c = self._tables.messages.c
         query = sa.select(
             c.model_id,
@@ -377,7 +377,7 @@ class MessageStore:
         with self._database.transaction() as connection:
             for row in connection.execute(query):
                 by_model.setdefault(row[0], []).append(row)
-        return [_judged_rows(model, rows, self._features) for model, rows in by_model.items()]
+        return [_model_predictions(model, rows, self._features) for model, rows in by_model.items()]
 
     def counts(self) -> Counts:
         """Count the rows of each kind."""
@@ -391,7 +391,7 @@ class MessageStore:
         with self._database.transaction() as connection:
             found = connection.execute(query).one()
             refused = connection.execute(sa.select(sa.func.sum(self._tables.offsets.c.refused)))
-            return Counts(*found, refused_outcomes=int(refused.scalar_one() or 0))
+            return Counts(*found, rejected_outcomes=int(refused.scalar_one() or 0))
 
 
 def _drop_already_read(records: Sequence[R], topic: str, place: int, read: Offsets) -> list[R]:
@@ -432,8 +432,10 @@ def _before(
     )
 
 
-def _judged_rows(model_id: int, rows: Sequence[sa.Row], features: FeatureTools) -> Judged:
-    """Args: `rows`: (model_id, timestamp, probability, probabilities, outcome or None)."""
+def _model_predictions(
+    model_id: int, rows: Sequence[sa.Row], features: FeatureTools
+) -> ModelPredictions:
+    """Build the predictions of a model from rows of `_read_predictions`."""
     wanted = 1 if len(features.classes) == 2 else len(features.classes)
     given: list[list[float]] = []
     outcomes: list[str] = []
@@ -446,7 +448,7 @@ def _judged_rows(model_id: int, rows: Sequence[sa.Row], features: FeatureTools) 
         if len(shares) == wanted and None not in shares:  # otherwise the model had other classes
             given.append(shares)
             outcomes.append(outcome)
-    return Judged(
+    return ModelPredictions(
         model_id,
         np.array(given, dtype=np.float64).reshape((-1,) if wanted == 1 else (-1, wanted)),
         np.array(outcomes, dtype=object),

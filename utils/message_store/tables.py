@@ -35,8 +35,8 @@ LAYOUT_VERSION = 2
 PARTITION = 2**48  # times the partition, plus the offset: a place in the log as one number
 _CHUNK = 8000  # rows that the database returns as one
 LONG_ID = 500  # characters: PostgreSQL's index holds 2,704 bytes at most
-_MEMO = 100_000  # texts whose ids are cached
-HIDDEN = "\x1a"  # begins the substitute of a character or text that a database cannot store
+_MAX_CACHED_TEXTS = 100_000  # texts whose ids are cached
+ESCAPE = "\x1a"  # replaces a character or text that a database cannot store
 
 
 #: A row's request_id, `packed` and `Tables.code`, or those of many rows concatenated.
@@ -62,7 +62,7 @@ class Tables:
 
     Attributes:
         messages: A row per request_id.
-        offsets: The next offset and the number of refused outcomes of each partition.
+        offsets: The next offset and the number of rejected outcomes of each partition (`refused`).
         texts: Texts by id.
         layouts: One row, the layout that the tables were created with.
         columns: The feature columns of `messages`, in the order of the features.
@@ -78,9 +78,9 @@ class Tables:
     def __init__(self, features: FeatureTools) -> None:
         metadata = sa.MetaData()
         big = sa.BigInteger
-        self.numbers = len(features.numerical)
+        self.n_numerical = len(features.numerical)
         self.columns = [
-            sa.Column(name, sa.Double if place < self.numbers else sa.Text)
+            sa.Column(name, sa.Double if place < self.n_numerical else sa.Text)
             for place, name in enumerate(sql_names(features.columns))
         ]
         self.messages = sa.Table(
@@ -249,14 +249,14 @@ class TextIds(dict[str | None, int]):
         self.fresh[name] = text
         return name
 
-    def stored(self) -> None:
-        """The fresh texts were committed."""
+    def commit(self) -> None:
+        """Forget the fresh texts, which were committed."""
         self.fresh.clear()
-        if len(self) > _MEMO:
-            self.forget()
+        if len(self) > _MAX_CACHED_TEXTS:
+            self.rollback()
 
-    def forget(self) -> None:
-        """The fresh texts were not committed."""
+    def rollback(self) -> None:
+        """Forget all texts, because the fresh ones were not committed."""
         self.fresh.clear()
         self.clear()
         self[None] = 0
@@ -310,7 +310,7 @@ class RowDecoder:
         return pd.Categorical.from_codes(codes, categories=pd.Index(known, dtype=object))
 
     def _request_id(self, key: str) -> str | None:
-        return self._texts[int(key[2:])] if key.startswith(HIDDEN + "#") else unescape_text(key)
+        return self._texts[int(key[2:])] if key.startswith(ESCAPE + "#") else unescape_text(key)
 
 
 def chunks(connection: Connection, tables: Tables, row_decoder: RowDecoder) -> Iterator[Part]:
@@ -325,7 +325,7 @@ def chunks(connection: Connection, tables: Tables, row_decoder: RowDecoder) -> I
     decode = msgspec.json.Decoder(list[str]).decode
     for keys, packed, codes in _concatenated_rows(connection, tables):
         if packed:
-            plain = r"\u001a" not in keys  # as JSON writes HIDDEN
+            plain = r"\u001a" not in keys  # as JSON writes ESCAPE
             yield row_decoder.part(decode(keys), packed, codes, plain)
 
 
@@ -371,16 +371,16 @@ def escape_text(text: str | None) -> str | None:
     >>> escape_text("a\0b"), unescape_text(escape_text("a\0\x1ab")) == "a\0\x1ab"
     ('a\x1a0b', True)
     """
-    if text is None or ("\0" not in text and HIDDEN not in text):
+    if text is None or ("\0" not in text and ESCAPE not in text):
         return text
-    return text.replace(HIDDEN, HIDDEN + "1").replace("\0", HIDDEN + "0")
+    return text.replace(ESCAPE, ESCAPE + "1").replace("\0", ESCAPE + "0")
 
 
 def unescape_text(text: str) -> str:
     """Undo `escape_text`."""
-    if HIDDEN not in text:
+    if ESCAPE not in text:
         return text
-    return text.replace(HIDDEN + "0", "\0").replace(HIDDEN + "1", HIDDEN)
+    return text.replace(ESCAPE + "0", "\0").replace(ESCAPE + "1", ESCAPE)
 
 
 def sql_names(columns: Sequence[str]) -> list[str]:

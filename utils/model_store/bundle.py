@@ -22,8 +22,8 @@ from utils.boosting import lgb
 from utils.durable_files import open_folder, read_plain
 from utils.errors import UserError, describe_error
 from utils.feature_tools import FeatureTools, IntegerCodes, MessageDecoder
-from utils.figures import BothMetrics, Comparison
 from utils.messages import DECODE_ERRORS, BadRecord, Label
+from utils.metrics import BothMetrics, Comparison
 from utils.model_store.manifest import (
     GoldenRow,
     HistoryLine,
@@ -67,7 +67,7 @@ class Draft:
             scores are recorded, and compared whenever the bundle is loaded.
         metrics: The model's and the champion's metrics on the validation rows.
         gate: The gate's comparison; None if there was no champion.
-        batch_ids: The retrain requests that this training answers.
+        batch_ids: The ids of the retrain requests that this training answers.
         parent_id: The champion that the model was trained to replace; None for the first.
     """
 

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import msgspec
 
-from utils.figures import BothMetrics, Comparison
 from utils.messages import KeyedUnion, Label
+from utils.metrics import BothMetrics, Comparison
 
 ModelId = Annotated[int, msgspec.Meta(ge=1)]
 #: {topic: {partition: next offset to read}}; partitions are text, because JSON's keys are.
@@ -38,7 +38,7 @@ class TrainingRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         rows: The number of rows that the model was fitted on.
-        base_data: The base data's file.
+        base_data: The data set's training file.
         base_data_sha256: The SHA-256 of that file.
         offsets: The offsets up to which the log was read.
         topic_ids: Kafka's ids of those topics.
@@ -111,7 +111,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         parent_id: The bundle that it was trained to replace; None for the first.
         created: The time in UTC, ISO 8601.
         accepted: Whether the gate accepted it.
-        batch_ids: The retrain requests that it answers.
+        batch_ids: The ids of the retrain requests that it answers.
         hyperparameters: LightGBM's hyperparameters, with `num_boost_round`.
         seed: The seed of the search and the fit.
         training: The data and the search.

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from ops import __main__ as ops_command
-from utils.figures import BothMetrics, Metrics
+from utils.metrics import BothMetrics, Metrics
 from utils.model_store import Draft, ModelStore
 from utils.model_store.manifest import RolledBack
 from utils.settings import ROOT

@@ -8,7 +8,7 @@ import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
 from train import evaluate
-from utils.figures import Metrics
+from utils.metrics import Metrics
 
 
 def test_validation_rows_are_a_stable_tenth() -> None:

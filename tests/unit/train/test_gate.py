@@ -71,11 +71,11 @@ def test_champion_scores_only_the_rows_added_since_it_was_challenger() -> None:
         params = {"objective": "binary", "verbosity": -1}
         data = lgb.Dataset(features.transform(frame), label=labels == "yes")
         challenger = CountingModel(lgb.train(params, data, rounds))
-        kept_aside = (frame[:rows], labels[:rows])
+        held_out = (frame[:rows], labels[:rows])
         before = 0 if champion is None else champion.rows
         bundle = None if champion is None else bundle_of(champion, features)
         booster: Any = challenger
-        verdict = gate.compare(booster, challenger.text, features, bundle, kept_aside, 1)
+        verdict = gate.compare(booster, challenger.text, features, bundle, held_out, 1)
         found, ours, theirs = verdict.comparison, verdict.challenger, verdict.champion
         assert challenger.rows == rows == ours.rows
         if champion is not None:

@@ -124,7 +124,7 @@ def test_failed_download_is_one_line_and_leaves_no_file(
 ) -> None:
     started = time.monotonic()
     with pytest.raises(DownloadError, match=why) as error:
-        fetch(server.file(path), tmp_path, print, silence=0.5)
+        fetch(server.file(path), tmp_path, print, timeout=0.5)
     assert "\n" not in str(error.value)
     assert server.requests == [path] * tries
     assert list(tmp_path.iterdir()) == []

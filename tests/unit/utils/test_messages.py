@@ -3,7 +3,6 @@
 import msgspec
 import pytest
 
-from utils.figures import Comparison, Metrics
 from utils.messages import (
     BadRecord,
     Event,
@@ -16,6 +15,7 @@ from utils.messages import (
     decode_event,
     request_id_of,
 )
+from utils.metrics import Comparison, Metrics
 
 REQUEST = RetrainRequest(
     batch_id="outcomes-0-3",

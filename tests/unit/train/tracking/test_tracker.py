@@ -232,6 +232,6 @@ def test_errors_and_shown_uri_contain_no_secrets() -> None:
         {"home": Path("/h"), "data": {"train": "", "target": ""}, "mlflow": {"tracking_uri": uri}}
     )
     tracker = Tracker(settings, print)
-    text = tracker.explained(ValueError(f"at {uri}\n(https://user:***@host) p@ss failed"))
-    assert tracker.shown == "https://host:1/x"
+    text = tracker.describe(ValueError(f"at {uri}\n(https://user:***@host) p@ss failed"))
+    assert tracker.display_uri == "https://host:1/x"
     assert not [secret for secret in ("p%40ss", "p@ss", "abc") if secret in text]

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from utils.feature_tools import FeatureTools
-from utils.figures import BothMetrics, Metrics
+from utils.metrics import BothMetrics, Metrics
 from utils.model_store import Draft, ModelStore
 from utils.model_store.manifest import TrainingRecord
 

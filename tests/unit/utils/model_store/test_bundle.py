@@ -22,7 +22,7 @@ from tests.unit.utils.model_store.samples import (
     state,
     write_nested_json,
 )
-from utils.figures import BothMetrics, Comparison, Metrics
+from utils.metrics import BothMetrics, Comparison, Metrics
 from utils.model_store import BundleError, Draft, ModelStore
 from utils.model_store.bundle import seal, sha256
 

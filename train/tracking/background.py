@@ -1,4 +1,4 @@
-"""The process that logs to MLflow beside a script, and the script's option for it."""
+"""The background process that logs to MLflow, and the option `--mlflow` that starts it."""
 
 import argparse
 import contextlib
@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from multiprocessing.connection import Connection
 
 from train.tracking import outbox
-from train.tracking.tracker import Tracker, follow
+from train.tracking.tracker import Tracker, loop
 from utils import process
 from utils.errors import UserError
 from utils.process import Report, Stop
@@ -43,7 +43,7 @@ def with_tracking(settings: Settings, wanted: bool) -> Settings:
 
 
 class Tracking:
-    """Runs the tracking process beside a script, if tracking is on.
+    """Runs the tracking process while a script runs, if tracking is on.
 
     Args:
         settings: As `with_tracking` returns them.
@@ -77,7 +77,7 @@ class Tracking:
             if self._process.exitcode != 0:
                 self._process.kill()
                 self._process.join()
-                Tracker(self._settings, _reporter()).say_what_waits("silent")
+                Tracker(self._settings, _reporter()).report_waiting("silent")
 
 
 def _run_tracker(settings: Settings, parent: Connection, timeout: float, niceness: int) -> None:
@@ -100,7 +100,7 @@ def _run_tracker(settings: Settings, parent: Connection, timeout: float, nicenes
     threading.Thread(target=end_with_parent, daemon=True).start()
     with process.single_instance(settings, "tracker", stop, report) as instance_id:
         if instance_id is not None:
-            follow(tracker, stop, report)
+            loop(tracker, stop, report)
 
 
 def _reporter() -> Report:
@@ -115,10 +115,10 @@ def log_once(settings: Settings) -> None:
     """
     settings = with_tracking(settings, wanted=True)
     tracker = Tracker(settings, _reporter())
-    with process.claim_instance_id(settings, "tracker", most=1):
+    with process.claim_instance_id(settings, "tracker", limit=1):
         outbox.enqueue_all(settings)
         try:
             tracker.step(thorough=True)
         except Exception as error:  # MLflow raises many types
-            raise UserError(f"{tracker.shown}: {tracker.explained(error)}") from None
-    print(f"every model is logged to {tracker.shown}")
+            raise UserError(f"{tracker.display_uri}: {tracker.describe(error)}") from None
+    print(f"every model is logged to {tracker.display_uri}")
