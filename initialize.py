@@ -78,7 +78,7 @@ def create_model(settings: Settings, arguments: argparse.Namespace, report: Repo
         report(f"the search learnt from {result.learnt_from} earlier candidates")
     report(
         f"model {result.model_id} serves: log loss {result.challenger.log_loss:.4f}, accuracy "
-        f"{result.challenger.accuracy:.4f} on {result.challenger.rows} rows kept aside"
+        f"{result.challenger.accuracy:.4f} on {result.challenger.rows} validation rows"
     )
     if arguments.force:
         done = TrainingCompleted(model_id=result.model_id, accepted=True, batch_id=None)

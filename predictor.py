@@ -64,7 +64,7 @@ class Predictor:
     being committed. A small batch is finished at once.
 
     Args:
-        exchange: Reads and writes records in transactions.
+        client: Consumes and produces records; both commit in one transaction.
         bundle: The model that serves first.
         watcher: Provides a newer bundle once it is loaded.
         every: Known outcomes, per partition, between two retrain requests.
@@ -73,14 +73,14 @@ class Predictor:
 
     def __init__(
         self,
-        exchange: ExactlyOnce,
+        client: ExactlyOnce,
         bundle: Bundle,
         watcher: BundleWatcher,
         *,
         every: int,
         report: process.Report,
     ) -> None:
-        self.exchange = exchange
+        self.client = client
         self.bundle = bundle
         self.predictions = 0
         self._watcher = watcher
@@ -92,11 +92,12 @@ class Predictor:
         self._previous: PendingBatch | None = None
 
     def step(self, timeout_ms: int = POLL_MS) -> int:
-        """Poll one batch and finish one.
+        """Poll one batch, and finish the previous one.
 
-        1. poll; 2. swap the bundle if a newer one is loaded; 3. decode, encode as one matrix,
-        start scoring; 4. send the previous batch: count outcomes, start committing it in one
-        transaction; 5. if this batch is small, send it as well and wait for its commit.
+        1. Poll. 2. Swap the bundle if a newer one is loaded. 3. Decode the records, encode the
+        rows as one matrix, and start scoring. 4. Send the previous batch: count its outcomes
+        and start committing it in one transaction. 5. If this batch is small, send it too and
+        wait for its commit.
 
         Returns:
             The number of records polled.
@@ -105,21 +106,21 @@ class Predictor:
             kafka_io.KafkaError: Nothing of an unfinished batch is committed; later steps
                 poll it again.
         """
-        polled = self.exchange.poll(NEXT_MS if self._previous else timeout_ms)  # 1
+        polled = self.client.poll(NEXT_MS if self._previous else timeout_ms)  # 1
         if polled.restored is not None:
             self._restore(polled.restored)
         self._swap()  # 2
-        batch = self._begin(polled)  # 3
-        taken = sum(map(len, polled.records.values()))
-        is_large = taken >= PIPELINE_MIN_RECORDS
+        batch = self._decode_and_score(polled)  # 3
+        count = sum(map(len, polled.records.values()))
+        is_large = count >= PIPELINE_MIN_RECORDS
         previous, self._previous = self._previous, batch if is_large else None  # 4
         if previous is not None:
             self._send(previous)
         if not is_large:  # 5
-            if taken or (self._announcements and polled.epoch):
+            if count or (self._announcements and polled.epoch):
                 self._send(batch)
-            self.exchange.wait_for_commit()
-        return taken
+            self.client.wait_for_commit()
+        return count
 
     def _restore(self, positions: dict[TopicPartition, Position]) -> None:
         self._previous = None  # its records are polled again
@@ -140,7 +141,7 @@ class Predictor:
         self._announcements.append(ModelLoaded(model_id=bundle.model_id))
         self._report(f"NEW MODEL RELOADED {bundle.model_id}")
 
-    def _begin(self, polled: Polled) -> PendingBatch:
+    def _decode_and_score(self, polled: Polled) -> PendingBatch:
         bundle = self.bundle
         decoded = {
             tp: DECODERS[tp.topic](records, bundle) for tp, records in polled.records.items()
@@ -168,7 +169,7 @@ class Predictor:
             if part.rejected:
                 records[DEAD_LETTERS] += part.rejected
         rejected = sum(len(part.rejected) for part in batch.decoded.values())
-        self.exchange.wait_for_commit()
+        self.client.wait_for_commit()
         announced, positions = list(self._announcements), {}
         requests: list[RetrainRequest] = []
         for tp, part in batch.decoded.items():
@@ -184,7 +185,7 @@ class Predictor:
             self.predictions += scored
             self._report_batch(requests, rejected)
 
-        self.exchange.commit(batch.polled, records, positions, committed)
+        self.client.commit(batch.polled, records, positions, committed)
 
     def _report_batch(self, requests: list[RetrainRequest], rejected: int) -> None:
         for request in requests:
@@ -200,14 +201,14 @@ class Predictor:
         previous, self._previous = self._previous, None
         if previous is not None:
             self._send(previous)
-        self.exchange.wait_for_commit()
+        self.client.wait_for_commit()
         self._scorer.shutdown()
 
 
 def loop(predictor: Predictor, stop: process.Stop, report: process.Report) -> None:
     """Step until asked to stop; broker errors are retried."""
-    # Objects made so far live until the end: the collector skips them. It runs between two
-    # batches, when there is little to look at, and not a dozen times within each.
+    # Objects created so far live until the end: the collector skips them. It runs between two
+    # batches, when there are few objects to scan, and not a dozen times within each.
     gc.freeze()
     gc.disable()
     outage = process.Outage(report, "waiting for the broker: {}", "the broker answers again")
@@ -216,13 +217,13 @@ def loop(predictor: Predictor, stop: process.Stop, report: process.Report) -> No
             gc.collect()
         try:
             predictor.step()
-            outage.over()
-        except kafka_io.TROUBLE as error:
-            outage.failed(one_line(error))
+            outage.end()
+        except kafka_io.RETRIABLE_ERRORS as error:
+            outage.begin(one_line(error))
             stop.wait(0.2)
     try:
         predictor.close()
-    except kafka_io.TROUBLE as error:
+    except kafka_io.RETRIABLE_ERRORS as error:
         report(
             f"the last batch is not committed, the next start scores it again: {one_line(error)}"
         )
@@ -236,7 +237,7 @@ def main(settings: Settings) -> None:
     with ExitStack() as resources:
         instance_id = resources.enter_context(process.claim_instance_id(settings, "predictor"))
         watcher = resources.enter_context(BundleWatcher(store, settings.kafka, report))
-        exchange = ExactlyOnce(
+        client = ExactlyOnce(
             settings.kafka,
             group=messages.PREDICTOR_GROUP,
             topics=messages.GROUPS[messages.PREDICTOR_GROUP],
@@ -244,14 +245,14 @@ def main(settings: Settings) -> None:
             max_records=scoring.MAX_RECORDS,
             report=report,
         )
-        resources.callback(exchange.close)
+        resources.callback(client.close)
         bundle = watcher.current()
         report(
             f"model {bundle.model_id} serves; a retraining every "
             f"{settings.training.retrain_every} known outcomes"
         )
         predictor = Predictor(
-            exchange, bundle, watcher, every=settings.training.retrain_every, report=report
+            client, bundle, watcher, every=settings.training.retrain_every, report=report
         )
         loop(predictor, stop, report)
         report(f"stopped after {predictor.predictions} predictions")

@@ -28,7 +28,7 @@ from utils.kafka_io import LogReader, Outgoing, Sender
 from utils.messages import Label, label_text
 from utils.settings import Settings
 
-#: Each message is shown only from this interval (s) on.
+#: Each message is shown if the interval (s) is at least this long.
 SHOW_EACH_ABOVE = 0.05
 #: How long (s) to wait for the last predictions after a signal to stop.
 STOPPED_TIMEOUT = 3.0
@@ -52,8 +52,8 @@ class Ledger:
         """The requests without a prediction, in the order they were sent."""
         return [request_id for request_id in list(self.sent) if request_id not in self.answered]
 
-    def answer(self, prediction: messages.Prediction, now: float) -> bool:
-        """Record a prediction; return whether it answers one of our messages."""
+    def record_prediction(self, prediction: messages.Prediction, now: float) -> bool:
+        """Record a prediction; returns whether it is for a message of this process."""
         request_id = prediction.request_id
         if request_id not in self.sent:
             return False
@@ -90,10 +90,10 @@ class SampleApp:
         """Send the messages, and their outcomes after the delay."""
         delay = self._arguments.outcome_delay
         late: deque[tuple[float, str]] = deque()
-        begun = time.monotonic()
+        started = time.monotonic()
         target = self._settings.data.target
         for number, data in enumerate(self._rows()):
-            due = begun + number * self._arguments.interval
+            due = started + number * self._arguments.interval
             while (pause := due - time.monotonic()) > 0 and not self._stop():
                 self._send_due(sender, late)
                 self._stop.wait(min(pause, 0.02 if late else pause))
@@ -128,7 +128,7 @@ class SampleApp:
                         prediction = decode(record.value)
                     except messages.BadRecord:
                         continue  # not written by a predictor
-                    if self.ledger.answer(prediction, now):
+                    if self.ledger.record_prediction(prediction, now):
                         last = now
                         self._show_prediction(prediction)
             if self._done_sending.is_set():
@@ -142,7 +142,7 @@ class SampleApp:
 
     def run(self) -> int:
         """Send, read and print a summary; returns the exit status."""
-        begun = time.monotonic()
+        started = time.monotonic()
         kafka = self._settings.kafka
         with ExitStack() as resources:
             reader = resources.enter_context(
@@ -150,22 +150,22 @@ class SampleApp:
             )
             linger = 20 if self._arguments.interval < SHOW_EACH_ABOVE else 0
             sender = resources.enter_context(Sender(kafka, linger_ms=linger))
-            consumer = threading.Thread(target=self._guarded, args=(self.consume, reader))
+            consumer = threading.Thread(target=self._stop_on_error, args=(self.consume, reader))
             consumer.start()
-            self._guarded(self.produce, sender)
+            self._stop_on_error(self.produce, sender)
             self._done_sending.set()
             consumer.join()
-        self._summary(time.monotonic() - begun)
+        self._summary(time.monotonic() - started)
         if self.error is not None:
             raise kafka_io.KafkaUnavailable(one_line(self.error))
         if self.ledger.twice:
             return 1
         return 1 if self.ledger.missing() and not self._stop() else 0
 
-    def _guarded(self, work: Callable[[Client], None], client: Client) -> None:
+    def _stop_on_error(self, work: Callable[[Client], None], client: Client) -> None:
         try:
             work(client)
-        except kafka_io.TROUBLE as error:
+        except kafka_io.RETRIABLE_ERRORS as error:
             self.error = error
             self._stop.set()
 

@@ -32,10 +32,10 @@ from utils.model_store.manifest import PublishedModel, RolledBack
 from utils.settings import Settings
 
 POLL_MS = 50
-#: Polled more often during a training, so that its end is noticed sooner.
+#: The poll timeout during a training, shorter so that its end is noticed sooner.
 BUSY_POLL_MS = 20
-#: Requests polled at once, and so answered by one training: all that arrived in a long absence.
-MOST_REQUESTS = 10_000
+#: The most requests of one poll, which one training answers: all that arrived while no trainer ran.
+MAX_REQUESTS = 10_000
 #: Seconds that logging to MLflow may delay the trainer's end.
 TRACKING_TIMEOUT = 5.0
 #: Niceness of the process that logs to MLflow: predictors and trainings go first.
@@ -45,12 +45,13 @@ TRACKING_NICENESS = 15
 class Trainer:
     """The trainer's step, apart from the loop that calls it.
 
-    A request waits, and its offset stays uncommitted, until the model store's history has a
-    line for its batch. After a kill the trainer therefore repeats a training that was not
-    published, announces one that was published but not announced, and does neither twice.
+    A request waits, and its offset stays uncommitted, until the history of the model store
+    names a model that was trained for it (its batch_id). After a kill the trainer therefore
+    repeats a training that was not published, announces a model that was published but not
+    announced, and does neither twice.
 
     Args:
-        exchange: Reads requests and writes announcements in transactions.
+        client: Consumes requests and produces announcements; both commit in one transaction.
         ingest: Copies the log into the message store.
         worker: Trains in another process.
         store: The bundles.
@@ -59,13 +60,13 @@ class Trainer:
 
     def __init__(
         self,
-        exchange: ExactlyOnce,
+        client: ExactlyOnce,
         ingest: Ingest,
         worker: Worker,
         store: ModelStore,
         report: process.Report,
     ) -> None:
-        self.exchange = exchange
+        self.client = client
         self.ingest = ingest
         self.worker = worker
         self.store = store
@@ -86,10 +87,11 @@ class Trainer:
         return self._job is not None or self._judging is not None
 
     def step(self, timeout_ms: int = POLL_MS, *, begin: bool = True) -> None:
-        """Do one round of all duties.
+        """Do everything that is due, once.
 
-        1. poll requests; 2. read the log; 3. collect a finished training or judgement;
-        4. announce results; 5. start one training for all waiting requests.
+        1. Poll requests. 2. Read the log into the message store. 3. Collect the result of a
+        finished training or judgement. 4. Announce results. 5. Start one training for all
+        waiting requests, or a judgement.
 
         Args:
             timeout_ms: How long to wait for requests.
@@ -98,22 +100,22 @@ class Trainer:
         Raises:
             kafka_io.KafkaError, StoreError: Nothing is lost; step again.
         """
-        polled = self.exchange.poll(timeout_ms)
-        self._take(polled)  # 1
+        polled = self.client.poll(timeout_ms)
+        self._read_requests(polled)  # 1
         if self._schedule.may_read(training=self._job is not None):
             self._schedule.log_read(self.ingest.step())  # 2
         self._collect()  # 3
         self._announce(polled)  # 4
         if begin and self._job is None:
-            self._begin()  # 5
+            self._start_work()  # 5
 
-    def _take(self, polled: Polled) -> None:
+    def _read_requests(self, polled: Polled) -> None:
         if polled.restored is not None:
             self._waiting.clear()
             self._answers_may_be_new = True
             self._position = polled.restored.get(self._partition)
             if self._position is None:
-                self.report("another trainer has the topic; waiting")
+                self.report(f"another trainer reads {messages.RETRAIN_TOPIC}; waiting")
             elif (rollback := self._rollback()) is not None:
                 # The trainer that rolled back may have been killed before it announced that.
                 self._announcements.append(rollback)
@@ -168,7 +170,7 @@ class Trainer:
         if judgement is None or not judgement.demoted:
             return
         self.report(
-            f"MODEL {judgement.model_id} TAKEN BACK: model {judgement.parent_id} serves "
+            f"MODEL {judgement.model_id} ROLLED BACK: model {judgement.parent_id} serves "
             f"again, better on {judgement.rows} newer outcomes"
         )
         rollback = self._rollback()
@@ -193,20 +195,20 @@ class Trainer:
             return
         left = [(offset, r) for offset, r in self._waiting if r.batch_id not in answers]
         position = Position(left[0][0]) if left else self._position
-        self.exchange.commit(
+        self.client.commit(
             polled,
             {self._partition: [(None, msgspec.json.encode(record), None) for record in records]},
             {self._partition: position},
         )
-        self.exchange.wait_for_commit()
+        self.client.wait_for_commit()
         self._waiting = left
         self._announcements.clear()
 
     def _answers(self) -> dict[str, PublishedModel]:
-        """The answered requests: the history's line of the model, by batch id.
+        """The model that answers each request: its line of the history, by batch id.
 
         A topic that was deleted and recreated repeats its offsets, and so its batch ids. A
-        model that was trained on the old topic is no answer.
+        model that was trained on the old topic does not answer a new request.
         """
         topics = {request.batch_id: request.topic for _, request in self._waiting}
         return {
@@ -215,7 +217,7 @@ class Trainer:
             if self.ingest.is_same_log(topics[batch_id], entry.topic_ids or {})
         }
 
-    def _begin(self) -> None:
+    def _start_work(self) -> None:
         if self._waiting:
             requests = [request for _, request in self._waiting]
             # The store may not have read the requested offsets yet.
@@ -226,8 +228,8 @@ class Trainer:
             self._judging = self.worker.judge()
 
     def _train(self, batch_ids: list[str]) -> None:
-        folded = f", {len(batch_ids)} requests in one" if len(batch_ids) > 1 else ""
-        self.report(f"RETRAINING STARTED ({batch_ids[-1]}{folded})")
+        combined = f", {len(batch_ids)} requests in one" if len(batch_ids) > 1 else ""
+        self.report(f"RETRAINING STARTED ({batch_ids[-1]}{combined})")
         waited = self._schedule.training_started()
         self._job = self.worker.train(Job(tuple(batch_ids), waited))
 
@@ -262,9 +264,9 @@ def loop(trainer: Trainer, stop: process.Stop, report: process.Report) -> None:
     while not stop() or trainer.busy:
         try:
             trainer.step(BUSY_POLL_MS if trainer.busy else POLL_MS, begin=not stop())
-            outage.over()
-        except (*kafka_io.TROUBLE, StoreError, ModelStoreError) as error:
-            outage.failed(one_line(error))
+            outage.end()
+        except (*kafka_io.RETRIABLE_ERRORS, StoreError, ModelStoreError) as error:
+            outage.begin(one_line(error))
             time.sleep(0.2)
 
 
@@ -293,17 +295,17 @@ def main(arguments: argparse.Namespace, settings: Settings) -> None:
             MessageStore(settings.messages_url, features, report=report)
         )
         ingest = resources.enter_context(Ingest(settings.kafka, message_store, features))
-        exchange = ExactlyOnce(
+        client = ExactlyOnce(
             settings.kafka,
             group=messages.TRAINER_GROUP,
             topics=messages.GROUPS[messages.TRAINER_GROUP],
             instance_id=instance_id,
-            max_records=MOST_REQUESTS,
+            max_records=MAX_REQUESTS,
             report=report,
         )
-        resources.callback(exchange.close)
+        resources.callback(client.close)
         report(f"ready; {arguments.evals} evaluations with {arguments.hyper} at each request")
-        trainer = Trainer(exchange, ingest, worker, store, report)
+        trainer = Trainer(client, ingest, worker, store, report)
         loop(trainer, stop, report)
         report(f"stopped after {trainer.trainings} trainings")
 

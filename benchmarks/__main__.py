@@ -31,7 +31,7 @@ BENCHES: dict[str, ModuleType] = {
 }
 
 
-def parsed(argv: list[str]) -> list[tuple[str, argparse.Namespace]]:
+def parse(argv: list[str]) -> list[tuple[str, argparse.Namespace]]:
     """Parse the arguments; returns the benchmarks to run with their options."""
     quick = "--quick" in argv
     parser = argparse.ArgumentParser(
@@ -67,7 +67,7 @@ def main(argv: list[str]) -> int:
     """Run the requested benchmarks; returns the exit status, 1 if one failed."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # runs the clean-up, too
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 150)
-    chosen = parsed(argv)
+    chosen = parse(argv)
     common = chosen[0][1]
 
     def say(line: str) -> None:
@@ -85,7 +85,7 @@ def main(argv: list[str]) -> int:
                 continue
             report.show(section, console)
             if not common.quick:
-                report.keep(section)
+                report.write(section)
             say(f"{name}: {time.monotonic() - began:.0f} s")
     return 1 if broken else 0
 

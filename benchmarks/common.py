@@ -154,7 +154,9 @@ class Workshop:
             _fetch_data(home)
             with Broker(self.folder()) as broker:
                 pipeline = Pipeline(home, broker)
-                _ended_well(pipeline.run("initialize.py", "--evals", str(self._evals), timeout=600))
+                _check_status(
+                    pipeline.run("initialize.py", "--evals", str(self._evals), timeout=600)
+                )
             self._prepared = home
         return self._prepared
 
@@ -196,7 +198,7 @@ def _fetch_data(home: Path) -> None:
         (home / "data" / data_file.name).write_bytes(path.read_bytes())
 
 
-def _ended_well(done: "subprocess.CompletedProcess[str]") -> None:
+def _check_status(done: "subprocess.CompletedProcess[str]") -> None:
     if done.returncode:
         raise RuntimeError(f"{done.args}: {done.stdout}{done.stderr}")
 

@@ -85,9 +85,9 @@ def run(options: argparse.Namespace, workshop: Workshop) -> Section:
     found: dict[int, Fresh] = {}
     for evals in options.evaluations:
         workshop.say(f"freshness: {evals} evaluations")
-        found[evals] = fresh = _ours(workshop, evals, options.rounds)
+        found[evals] = fresh = _measure_ours(workshop, evals, options.rounds)
         workshop.say(f"freshness: the original's way, {evals} evaluations")
-        seconds, loss = _original(workshop.settings(), evals, fresh.used)
+        seconds, loss = _measure_original(workshop.settings(), evals, fresh.used)
         ratio = fresh.alone / seconds
         against.add(
             str(evals),
@@ -141,26 +141,26 @@ def overhead(parts: dict[str, float]) -> float:
     return sum(parts.values()) - parts["searching"] - parts["fitting"]
 
 
-def _ours(workshop: Workshop, evals: int, rounds: int) -> Fresh:
+def _measure_ours(workshop: Workshop, evals: int, rounds: int) -> Fresh:
     with workshop.pipeline(RETRAIN_EVERY=str(EVERY), EXTRA_MODELS_TO_KEEP="9") as pipeline:
         with (
             running(pipeline, "predictor.py", says="serves part"),
             running(pipeline, "trainer.py", "--evals", str(evals), says="ready") as trainer,
         ):
-            each, refused = _retrained(pipeline, trainer, rounds)
+            each, refused = _retrain(pipeline, trainer, rounds)
         bundle = ModelStore(pipeline.settings.models_dir).load_current()
         used = (rounds + refused) * EVERY
         return Fresh(
             parts=sorted(each, key=overhead)[len(each) // 2],
             overheads=[overhead(parts) for parts in each],
-            alone=_alone(pipeline.settings, evals),
+            alone=_train_alone(pipeline.settings, evals),
             loss=our_loss(pipeline.settings, bundle.features, bundle.booster, used),
             used=used,
             refused=refused,
         )
 
 
-def _retrained(pipeline: Pipeline, trainer: Any, rounds: int) -> tuple[list[dict[str, float]], int]:
+def _retrain(pipeline: Pipeline, trainer: Any, rounds: int) -> tuple[list[dict[str, float]], int]:
     """Send outcomes, wait until a model trained on them predicts, and repeat.
 
     Returns:
@@ -192,7 +192,7 @@ def _retrained(pipeline: Pipeline, trainer: Any, rounds: int) -> tuple[list[dict
     raise RuntimeError(f"the gate refused {refused} models")
 
 
-def _alone(config: Settings, evals: int) -> float:
+def _train_alone(config: Settings, evals: int) -> float:
     """Train alone on the rows of the store; returns the seconds."""
     began = time.perf_counter()
     features = ModelStore(config.models_dir).load_current().features
@@ -289,7 +289,7 @@ def _parts(pipeline: Pipeline, output: str, sent: float, read_at: float) -> dict
     }
 
 
-def _original(config: Settings, evals: int, used: int) -> tuple[float, float]:
+def _measure_original(config: Settings, evals: int, used: int) -> tuple[float, float]:
     """Train the original's way on the same rows; returns the seconds and the log loss."""
     began = time.perf_counter()
     frame, labels = original.read(config, config.data.train)

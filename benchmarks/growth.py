@@ -88,7 +88,7 @@ def _predictors(options: argparse.Namespace, workshop: Workshop, section: Sectio
     curves: dict[str, list[tuple[float, float]]] = {}
     for partitions in options.partitions:
         curve = [
-            (count, _together(workshop, options.rows, count, partitions))
+            (count, _measure_predictors(workshop, options.rows, count, partitions))
             for count in options.predictors
         ]
         curves[f"{partitions} partitions"] = curve
@@ -107,7 +107,7 @@ def _predictors(options: argparse.Namespace, workshop: Workshop, section: Sectio
     )
 
 
-def _together(workshop: Workshop, rows: int, count: int, partitions: int) -> float:
+def _measure_predictors(workshop: Workshop, rows: int, count: int, partitions: int) -> float:
     with workshop.pipeline(partitions=partitions, RETRAIN_EVERY=NEVER) as pipeline:
         fill(pipeline, rows_of(pipeline.settings), rows, "g", partitions)
         since = ends(pipeline)
@@ -131,11 +131,11 @@ def _trees(options: argparse.Namespace, workshop: Workshop, section: Section) ->
     alone: list[tuple[float, float]] = []
     with workshop.pipeline(RETRAIN_EVERY=NEVER) as pipeline:
         rows = rows_of(pipeline.settings)
-        largest = _fitted(pipeline.settings, max(options.trees))
+        largest = _fit(pipeline.settings, max(options.trees))
         for trees in sorted(options.trees):
-            bundle = _published(pipeline.settings, largest, trees, rows)
+            bundle = _publish(pipeline.settings, largest, trees, rows)
             count = max(options.rows // 6, 5_000)
-            ours.append((trees, 1e6 / _answered(pipeline, rows, count)))
+            ours.append((trees, 1e6 / _measure_rate(pipeline, rows, count)))
             alone.append((trees, 1e6 / booster_alone(bundle, rows, count)))
             table.add(
                 str(trees),
@@ -151,7 +151,7 @@ def _trees(options: argparse.Namespace, workshop: Workshop, section: Section) ->
     )
 
 
-def _fitted(config: Settings, trees: int) -> lgb.Booster:
+def _fit(config: Settings, trees: int) -> lgb.Booster:
     bundle = ModelStore(config.models_dir).load_current()
     matrix, codes = training_matrix(gather_rows(config, None), bundle.features)
     params = dict(bundle.manifest.hyperparameters)
@@ -159,7 +159,7 @@ def _fitted(config: Settings, trees: int) -> lgb.Booster:
     return fit.fit(matrix, codes, bundle.features, params, trees, threads=1)
 
 
-def _published(
+def _publish(
     config: Settings, largest: lgb.Booster, trees: int, rows: list[dict[str, Any]]
 ) -> Bundle:
     """Publish the first trees of a model as the serving bundle."""
@@ -178,7 +178,7 @@ def _published(
     return store.load_current()
 
 
-def _answered(pipeline: Pipeline, rows: Sequence[dict[str, Any]], count: int) -> float:
+def _measure_rate(pipeline: Pipeline, rows: Sequence[dict[str, Any]], count: int) -> float:
     """Rows per second of a predictor that starts when all rows are on the topic."""
     fill(pipeline, rows, count, f"a{time.monotonic_ns()}")
     since = ends(pipeline)
@@ -202,17 +202,17 @@ def _features(options: argparse.Namespace, workshop: Workshop, section: Section)
         with workshop.empty(PIPELINE_CONFIG=str(config), RETRAIN_EVERY=NEVER) as pipeline:
             data = pipeline.settings.data_dir
             data.mkdir()
-            made(MADE_ROWS, count).to_csv(data / "made.data", index=False)
-            made(MADE_ROWS, count).to_csv(data / "made.test", index=False)
+            make_data(MADE_ROWS, count).to_csv(data / "made.data", index=False)
+            make_data(MADE_ROWS, count).to_csv(data / "made.test", index=False)
             done = pipeline.run("initialize.py", "--evals", "1", timeout=300)
             if done.returncode:
                 raise RuntimeError(done.stdout + done.stderr)
             rows = rows_of(pipeline.settings)
             answers = max(options.rows // 10, 5_000)
             bundle = ModelStore(pipeline.settings.models_dir).load_current()
-            ours.append((count, 1e6 / _answered(pipeline, rows, answers)))
+            ours.append((count, 1e6 / _measure_rate(pipeline, rows, answers)))
             alone.append((count, 1e6 / booster_alone(bundle, rows, answers)))
-            size = len(messages_json(rows[0]))
+            size = len(encode_message(rows[0]))
             table.add(str(count), str(size), f"{ours[-1][1]:.1f}", f"{alone[-1][1]:.1f}")
     section.tables.append(table)
     section.notes.append(
@@ -226,12 +226,12 @@ def _features(options: argparse.Namespace, workshop: Workshop, section: Section)
     )
 
 
-def messages_json(row: dict[str, Any]) -> bytes:
+def encode_message(row: dict[str, Any]) -> bytes:
     """A row as a message's bytes."""
     return msgspec.json.encode({"request_id": "a" * 16, "data": row})
 
 
-def made(rows: int, features: int) -> pd.DataFrame:
+def make_data(rows: int, features: int) -> pd.DataFrame:
     """Synthetic data: alternating numbers and categories; the target depends on two of them."""
     random = np.random.default_rng(1)
     columns: dict[str, Any] = {}

@@ -74,9 +74,9 @@ def run(options: argparse.Namespace, workshop: Workshop) -> Section:
     with workshop.pipeline(RETRAIN_EVERY=NEVER, EXTRA_MODELS_TO_KEEP="9") as pipeline:
         bench = Latency(pipeline)
         workshop.say(f"latency: {options.rates} messages a second")
-        side_by_side = bench.compared(options)
+        side_by_side = bench.compare(options)
         workshop.say("latency: alone, during trainings, during swaps")
-        beside = bench.beside(options)
+        beside = bench.measure_beside(options)
     section = Section("Latency", [_compared_table(side_by_side), _beside_table(beside)])
     section.notes.append(
         "Sent at an even pace by one process, which also reads. The bare hop forwards the same "
@@ -101,7 +101,7 @@ class Latency:
         rivals.create_topics(pipeline.settings.kafka.bootstrap_servers, names)
         self._numbers = 0
 
-    def compared(self, options: argparse.Namespace) -> dict[tuple[int, str], list[float]]:
+    def compare(self, options: argparse.Namespace) -> dict[tuple[int, str], list[float]]:
         """Measure all programs; returns latencies (ms) by rate and name."""
         found: dict[tuple[int, str], list[float]] = defaultdict(list)
         with ExitStack() as resources:
@@ -116,10 +116,10 @@ class Latency:
                     turn = number % len(names)
                     for name in names[turn:] + names[:turn]:
                         until = _for(seconds)
-                        found[rate, name] += self.slice(name, rate, until)
+                        found[rate, name] += self.measure(name, rate, until)
         return found
 
-    def beside(self, options: argparse.Namespace) -> dict[tuple[str, str], list[float]]:
+    def measure_beside(self, options: argparse.Namespace) -> dict[tuple[str, str], list[float]]:
         """Measure alone and during other work; returns latencies (ms) by name and work."""
         found: dict[tuple[str, str], list[float]] = defaultdict(list)
         train(self.pipeline.settings, snapshot=None, hyper="hyperopt", evals=1, first=True)
@@ -131,14 +131,14 @@ class Latency:
         ):
             for _ in range(options.trainings):
                 for name in ("predictor.py", "bare hop"):
-                    found[name, CALM] += self.slice(name, BESIDE, _for(options.seconds))
+                    found[name, CALM] += self.measure(name, BESIDE, _for(options.seconds))
                     with running(self.pipeline, "trainer.py", says="ready") as trainer:
-                        found[name, "a model is trained"] += self._while_training(name, trainer)
-                swapping = self._while_swapping(options.seconds, models)
+                        found[name, "a model is trained"] += self._measure_training(name, trainer)
+                swapping = self._measure_swapping(options.seconds, models)
                 found["predictor.py", "a model is swapped"] += swapping
         return found
 
-    def _while_training(self, name: str, trainer: Script) -> list[float]:
+    def _measure_training(self, name: str, trainer: Script) -> list[float]:
         request = RetrainRequest(
             batch_id=f"latency-{self._numbers}",
             topic=messages.APP_MESSAGES,
@@ -151,13 +151,13 @@ class Latency:
         trainer.says("RETRAINING STARTED")
         # Searching its output for every message would cost more than sending the message.
         looks = cycle([True] + [False] * 9)
-        return self.slice(
+        return self.measure(
             name,
             BESIDE,
             lambda: next(looks) and "RETRAINING COMPLETED" in trainer.text(),
         )
 
-    def _while_swapping(self, seconds: float, models: Sequence[int]) -> list[float]:
+    def _measure_swapping(self, seconds: float, models: Sequence[int]) -> list[float]:
         # In a separate process, so as not to disturb the measurement.
         context = multiprocessing.get_context("spawn")
         ready, done = context.Event(), context.Event()
@@ -166,12 +166,12 @@ class Latency:
         swapping.start()
         try:
             ready.wait(30)
-            return self.slice("predictor.py", BESIDE, _for(seconds))
+            return self.measure("predictor.py", BESIDE, _for(seconds))
         finally:
             done.set()
             swapping.join()
 
-    def slice(self, name: str, rate: float, over: Callable[[], bool]) -> list[float]:
+    def measure(self, name: str, rate: float, over: Callable[[], bool]) -> list[float]:
         """Send at an even pace until `over`; returns the latency (ms) of each message."""
         source, target = TOPICS[name]
         self._numbers += 1

@@ -37,7 +37,7 @@ def show(section: Section, console: Console) -> None:
         console.print(note)
 
 
-def keep(section: Section, results: Path = RESULTS) -> None:
+def write(section: Section, results: Path = RESULTS) -> None:
     """Write a section into results.md, replacing its previous version, and draw its plots."""
     for plot in section.plots:
         _draw(plot, results.with_name(f"{plot.name}.svg"))

@@ -119,6 +119,6 @@ def _imports() -> Table:
         for line in done.stderr.splitlines():
             if found := re.match(r"import time:\s+(\d+) \|\s+\d+ \|\s+(\w+)", line):
                 packages[found[2]] += int(found[1])
-        dearest = ", ".join(f"{name} {us / 1e6:.2f}" for name, us in packages.most_common(8))
-        table.add(f"{script}.py", f"{packages.total() / 1e6:.2f}", dearest)
+        most_expensive = ", ".join(f"{name} {us / 1e6:.2f}" for name, us in packages.most_common(8))
+        table.add(f"{script}.py", f"{packages.total() / 1e6:.2f}", most_expensive)
     return table

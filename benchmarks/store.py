@@ -44,7 +44,7 @@ TEXTS = {  # how many categories
 }
 
 
-def made_up(rows: int) -> pd.DataFrame:
+def make_rows(rows: int) -> pd.DataFrame:
     """Synthetic rows in the shape of the Adult data set, with ids and outcomes."""
     random = np.random.default_rng(1)
     columns: dict[str, Any] = {"request_id": [random.bytes(16).hex() for _ in range(rows)]}
@@ -78,7 +78,7 @@ def batches(frame: pd.DataFrame, begin: int, end: int) -> Iterator[Batch]:
     yield Batch(outcomes=late, offsets={(OUTCOMES, 0): end})
 
 
-def timed(work: Callable[[], Any]) -> tuple[float, Any]:
+def measure(work: Callable[[], Any]) -> tuple[float, Any]:
     begun = time.perf_counter()
     result = work()
     return time.perf_counter() - begun, result
@@ -106,7 +106,7 @@ def add_options(parser: argparse.ArgumentParser, quick: bool) -> None:
 
 def run(options: argparse.Namespace, workshop: Workshop) -> Section:
     sizes = sorted(options.sizes)
-    frame = made_up(sizes[-1])
+    frame = make_rows(sizes[-1])
     config = workshop.settings()
     columns = ["rows", "to store, rows/s", "snapshot, s", "read_csv, s", "snapshot / read_csv"]
     columns += ["goal", "reached?", "before the search, s", "database, MB", "CSV, MB"]
@@ -125,11 +125,11 @@ def run(options: argparse.Namespace, workshop: Workshop) -> Section:
                     check(frame[:size], store.snapshot())
                 # Interleaved, so that other load on the machine affects both.
                 turns = [
-                    (timed(store.snapshot)[0], timed(lambda: pd.read_csv(csv))[0])
+                    (measure(store.snapshot)[0], measure(lambda: pd.read_csv(csv))[0])
                     for _ in range(options.repeat)
                 ]
                 reading, csv_reading = (median(times) for times in zip(*turns, strict=True))
-                preparing = timed(lambda: _before_the_search(config, store))[0]
+                preparing = measure(lambda: _before_the_search(config, store))[0]
                 ratio = reading / csv_reading
                 database = sum(path.stat().st_size for path in Path(folder).glob("messages.db*"))
                 table.add(
@@ -153,7 +153,7 @@ def run(options: argparse.Namespace, workshop: Workshop) -> Section:
     section.notes.append(
         f"From {low:,.0f} to {high:,.0f} rows ({high / low:.0f} times as many), a snapshot takes "
         f"{many / few:.0f} times as long. A stored row is a message, a prediction and a late "
-        "outcome. 'Before the search': reading a snapshot and the base data, fitting the "
+        "outcome. 'Before the search': reading a snapshot and the data set, fitting the "
         "preprocessor and encoding the matrix."
     )
     section.plots.append(Plot("store", "Stored rows", curves, x="rows", y="seconds", log=True))
@@ -175,7 +175,7 @@ def _store(store: MessageStore, frame: pd.DataFrame, begin: int, end: int) -> fl
     """Store rows; returns the seconds, without the time to create the batches."""
     seconds = 0.0
     for batch in batches(frame, begin, end):
-        seconds += timed(lambda batch=batch: store.ingest(batch))[0]  # type: ignore[misc]
+        seconds += measure(lambda batch=batch: store.ingest(batch))[0]  # type: ignore[misc]
     return seconds
 
 

@@ -1,1 +1,1 @@
-"""For whoever operates the pipeline and looks back; nothing here is needed to run it."""
+"""Commands to operate and inspect the pipeline; the pipeline runs without them."""

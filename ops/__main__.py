@@ -1,15 +1,17 @@
-"""Operate the pipeline, and look back at what it did.
+"""Operate the pipeline, and inspect what it did.
 
-    python -m ops list                         every model, and which serves
+    python -m ops list                         every model, and which one serves
     python -m ops show 2                       a model's manifest
-    python -m ops rollback 1                   let model 1 serve again
+    python -m ops rollback 1                   serve model 1 again
     python -m ops why REQUEST_ID               explain a prediction
-    python -m ops replay --from 0 --to 999     score the log again: the same bits?
-    python -m ops rebuild 2                    train model 2 again: the same bytes?
-    python -m ops report                       how good the predictions turned out to be
-    python -m ops dead-letters list            what was rejected
+    python -m ops replay --from 0 --to 999     score the log again and compare the bits
+    python -m ops rebuild 2                    train model 2 again and compare the bytes
+    python -m ops report                       live quality of each model
+    python -m ops dead-letters list            the rejected records
     python -m ops dead-letters show 7 > record.json
     python -m ops dead-letters resend 7 --value record.json
+    python -m ops mlflow                       log models to MLflow, once
+    python -m ops demo                         the whole pipeline for about a minute
 
 Each command has a --help of its own.
 """
@@ -23,6 +25,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import Progress
 
+from ops import dead_letters
 from utils import process
 from utils.errors import UserError
 from utils.kafka_io import KafkaError
@@ -34,26 +37,25 @@ if TYPE_CHECKING:
 Arguments = argparse.Namespace
 Command = Callable[[Settings, Arguments], int | None]
 
-# Each command imports what it needs itself: some need pandas, which takes longer to import
-# than others run.
+# Each command imports its own modules: importing pandas takes longer than some commands run.
 
 
 def _list(settings: Settings, arguments: Arguments) -> None:
-    """Every model ever made, and which serves."""
+    """Every model ever published, and which one serves."""
     from ops import models
 
     _console().print(models.table(settings))
 
 
 def _show(settings: Settings, arguments: Arguments) -> None:
-    """A model's manifest: data, parameters, figures, hashes."""
+    """A model's manifest: data, parameters, metrics, hashes."""
     from ops import models
 
     _print_json(models.manifest(settings, arguments.model_id))
 
 
 def _rollback(settings: Settings, arguments: Arguments) -> None:
-    """Let an older model serve, here and in every running predictor."""
+    """Serve an older model, in every running predictor too."""
     from ops import models
 
     print(models.rollback(settings, arguments.model_id, arguments.reason))
@@ -71,7 +73,7 @@ def _why(settings: Settings, arguments: Arguments) -> None:
 
 
 def _replay(settings: Settings, arguments: Arguments) -> None:
-    """Score the log again: the same bits?"""
+    """Score the log again and compare the predictions bit for bit."""
     from ops import reproduce
 
     with _progress() as bar:
@@ -91,7 +93,7 @@ def _replay(settings: Settings, arguments: Arguments) -> None:
 
 
 def _rebuild(settings: Settings, arguments: Arguments) -> None:
-    """Train a model again from its manifest and the log: the same bytes?"""
+    """Train a model again from its manifest and the log, and compare the bytes."""
     from ops import reproduce
 
     differences = reproduce.rebuild(settings, arguments.model_id)
@@ -101,37 +103,31 @@ def _rebuild(settings: Settings, arguments: Arguments) -> None:
 
 
 def _report(settings: Settings, arguments: Arguments) -> None:
-    """How good the real predictions turned out to be, by model."""
+    """The live quality of each model's predictions."""
     from ops import report
 
     report.show(settings, arguments.last, _console(160))
 
 
 def _letters_list(settings: Settings, arguments: Arguments) -> None:
-    """What was rejected, where and why."""
-    from ops import dead_letters
-
-    # What strangers sent is shown as it is.
+    """List the rejected records: where they were, and why."""
+    # The records are untrusted text: shown as they are, without markup.
     console = Console(markup=False, emoji=False, highlight=False)
     console.print(dead_letters.table(settings.kafka) or "no record was rejected")
 
 
 def _letters_show(settings: Settings, arguments: Arguments) -> None:
-    """One record's bytes, to be mended in a file."""
-    from ops import dead_letters
-
+    """Write one record's bytes to standard output, to be corrected in a file."""
     sys.stdout.buffer.write(dead_letters.content(settings.kafka, arguments.offset))
 
 
 def _letters_resend(settings: Settings, arguments: Arguments) -> None:
-    """Send records back to where they were rejected."""
-    from ops import dead_letters
-
+    """Send records again, to where they were rejected."""
     offsets = set(arguments.offsets)
     if bool(offsets) == arguments.all:
-        raise UserError("say which: offsets from `list`, or --all")
+        raise UserError("give either offsets from `list` or --all")
     if arguments.value is not None and len(offsets) != 1:
-        raise UserError("--value mends one record: name its offset alone")
+        raise UserError("--value replaces one record: give exactly one offset")
     try:
         value = None if arguments.value is None else arguments.value.read_bytes()
     except OSError as error:
@@ -141,14 +137,14 @@ def _letters_resend(settings: Settings, arguments: Arguments) -> None:
 
 
 def _mlflow(settings: Settings, arguments: Arguments) -> None:
-    """Log to MLflow what is not there yet, once (trainer.py --mlflow does so all the time)."""
+    """Log to MLflow what it lacks, once (trainer.py --mlflow does so continuously)."""
     from train import tracking
 
     tracking.log_once(settings)
 
 
 def _demo(settings: Settings, arguments: Arguments) -> int:
-    """The whole pipeline at work for about a minute, in this terminal."""
+    """Run the whole pipeline for about a minute in this terminal."""
     from ops import demo
 
     return demo.main(arguments, settings)
@@ -181,9 +177,9 @@ def _parser() -> argparse.ArgumentParser:
     demo = _add(commands, "demo", _demo)
     for option, kind, default, text in (
         ("--messages", process.at_least(1), 150, "rows"),
-        ("--interval", process.seconds, 0.2, "seconds between two"),
+        ("--interval", process.seconds, 0.2, "seconds between two rows"),
         ("--outcome-delay", process.seconds, 2.0, "seconds until an outcome is known"),
-        ("--evals", process.at_least(1), 10, "evaluations of a search"),
+        ("--evals", process.at_least(1), 10, "evaluations in each search"),
     ):
         demo.add_argument(option, type=kind, default=default, help=f"{text} (%(default)s)")
     return parser
@@ -196,23 +192,23 @@ def _add_models(commands: "Commands") -> None:
             "model_id", type=int, metavar="N", help="the model's number"
         )
     commands.choices["rollback"].add_argument(
-        "--reason", default="asked for by hand", help="kept in the history (%(default)s)"
+        "--reason", default="requested by hand", help="kept in the history (%(default)s)"
     )
 
 
 def _add_looking_back(commands: "Commands") -> None:
     why = _add(commands, "why", _why)
-    why.add_argument("request_id", metavar="REQUEST_ID", help="whose prediction")
-    why.add_argument("--json", action="store_true", help="everything, as JSON")
+    why.add_argument("request_id", metavar="REQUEST_ID", help="the request to explain")
+    why.add_argument("--json", action="store_true", help="print everything as JSON")
     why.add_argument(
         "--log", action="store_true", help="read the log even if the message store has it"
     )
     replay = _add(commands, "replay", _replay)
     offset = process.at_least(0)
     for option, name, text in (
-        ("--from", "first", "the first offset of app_messages (the log's first)"),
-        ("--to", "last", "the last one, inclusive (the log's last)"),
-        ("--partition", "partition", "only this one (all)"),
+        ("--from", "first", "the first offset of app_messages (the first in the log)"),
+        ("--to", "last", "the last offset, inclusive (the last in the log)"),
+        ("--partition", "partition", "only this partition (all)"),
     ):
         replay.add_argument(option, dest=name, type=offset, metavar="N", help=text)
     replay.set_defaults(first=0)
@@ -221,23 +217,30 @@ def _add_looking_back(commands: "Commands") -> None:
         type=process.at_least(1),
         default=500,
         metavar="K",
-        help="judge each model by its last K outcomes too (%(default)s)",
+        help="also report each model's last K outcomes (%(default)s)",
     )
 
 
 def _add_dead_letters(commands: "Commands") -> None:
-    about = "What was rejected: list it, show a record's bytes, send records again."
-    letters = commands.add_parser("dead-letters", help=about, description=about)
+    about = "Rejected records: list them, show a record's bytes, send records again."
+    letters = commands.add_parser(
+        "dead-letters",
+        help=about,
+        description=dead_letters.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     kinds = letters.add_subparsers(required=True, metavar="list | show | resend")
     _add(kinds, "list", _letters_list)
     _add(kinds, "show", _letters_show).add_argument(
-        "offset", type=int, metavar="OFFSET", help="as `list` shows"
+        "offset", type=int, metavar="OFFSET", help="the offset that `list` shows"
     )
     again = _add(kinds, "resend", _letters_resend)
-    again.add_argument("offsets", nargs="*", type=int, metavar="OFFSET", help="as `list` shows")
-    again.add_argument("--all", action="store_true", help="all that were not sent again yet")
+    again.add_argument(
+        "offsets", nargs="*", type=int, metavar="OFFSET", help="the offsets that `list` shows"
+    )
+    again.add_argument("--all", action="store_true", help="every record not sent again yet")
     again.add_argument("--value", type=Path, metavar="FILE", help="send these bytes instead")
-    again.add_argument("--again", action="store_true", help="also what was sent again already")
+    again.add_argument("--again", action="store_true", help="also records sent again before")
 
 
 def _add(commands: "Commands", name: str, run: Command) -> argparse.ArgumentParser:
@@ -247,7 +250,7 @@ def _add(commands: "Commands", name: str, run: Command) -> argparse.ArgumentPars
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
+    """Run the command line; returns the exit status."""
     arguments = _parser().parse_args(argv)
     return process.run(
         lambda settings: arguments.run(settings, arguments),

@@ -1,4 +1,4 @@
-"""Shows the records that could not be used, and sends them again once mended.
+"""Shows rejected records, and sends them again once their cause is corrected.
 
     python -m ops dead-letters list
     python -m ops dead-letters show OFFSET > record.json
@@ -6,18 +6,18 @@
     python -m ops dead-letters resend OFFSET [OFFSET ...]
     python -m ops dead-letters resend --all
 
-What has to be mended is either the record or what refuses it:
+There are two causes:
 
-- The record is wrong (not JSON, text where a number belongs): `show` writes its bytes into
-  a file; change them, and `resend OFFSET --value FILE` sends the file instead.
-- The pipeline is wrong (a column of pipeline.toml that should be a category; a class the
-  model did not know): change pipeline.toml, make the model anew (`initialize.py --force`;
-  running predictors load it), then `resend` the bytes as they are.
+- The record is wrong (not JSON, text instead of a number): `show` writes its bytes to a
+  file. Correct them; `resend OFFSET --value FILE` sends the file instead.
+- The pipeline is wrong (a column of pipeline.toml that should be a category, a class that
+  the model does not know): correct pipeline.toml, train a new model with
+  `initialize.py --force`, which running predictors load, then `resend` the bytes as they are.
 
-A record goes back to the topic and partition where it was rejected, with its key, at the
-end; if it is rejected again, that makes a new dead letter. What was sent again stays on
-`dead_letters`, marked so, and is not sent a second time: `--all` passes it over, and its
-offset needs `--again`.
+A record is appended to the topic and partition where it was rejected, with its key. If it
+is rejected again, that is a new dead letter. Records that were sent again stay on
+`dead_letters`, are marked in the list, and are not sent twice: `--all` skips them, and
+their offsets need `--again`.
 """
 
 from collections.abc import Iterator
@@ -28,18 +28,18 @@ from rich.table import Table
 from utils import messages
 from utils.errors import UserError
 from utils.kafka_io import Outgoing, Record, TransactionalSender
-from utils.kafka_io.log_scan import bounds, only, scan
+from utils.kafka_io.log_scan import bounds, narrow, scan
 from utils.messages import Rejection
 from utils.settings import Kafka
 
-#: What the list shows for a record without a value.
+#: Shown in the list for a record without a value.
 NULL = "(tombstone)"
-#: How much of a key or value the list shows, bytes.
+#: How many bytes of a key or value the list shows.
 SHOWN = 60
-#: How much is sent in one transaction: records, and bytes.
-AT_ONCE, BYTES_AT_ONCE = 500, 4 * 1024 * 1024
-#: Its transactions' name: two that send again at the same time would send twice.
-WRITER = "dead-letters"
+#: The most records and bytes in one transaction.
+MAX_RECORDS, MAX_BYTES = 500, 4 * 1024 * 1024
+#: The transactional id. It keeps two processes from sending the same records at once.
+TRANSACTIONAL_ID = "dead-letters"
 
 
 def read_letters(kafka: Kafka) -> Iterator[Record]:
@@ -48,7 +48,7 @@ def read_letters(kafka: Kafka) -> Iterator[Record]:
 
 
 def read_resent_offsets(kafka: Kafka) -> set[int]:
-    """The offsets on `dead_letters` of what was sent again, as `retrain_topic` tells."""
+    """The offsets on `dead_letters` of records sent again, according to `retrain_topic`."""
     found: set[int] = set()
     for record in scan(kafka, messages.RETRAIN_TOPIC, bounds(kafka, messages.RETRAIN_TOPIC)):
         try:
@@ -61,41 +61,43 @@ def read_resent_offsets(kafka: Kafka) -> set[int]:
 
 
 def original_record(kafka: Kafka, letter: Record) -> Record:
-    """The record as it was rejected: the letter, or what was too large to be repeated in it.
+    """The record as it was rejected: the letter, or the original if that was too large.
 
     Raises:
-        UserError: It has expired where it was.
+        UserError: The original has expired.
     """
-    place = Rejection.from_headers(letter.headers)
-    if place is None or place.size is None:
+    rejection = Rejection.from_headers(letter.headers)
+    if rejection is None or rejection.size is None:
         return letter
-    _, topic, partition, offset, _ = place
-    within = only(partition, bounds(kafka, topic))
+    _, topic, partition, offset, _ = rejection
+    within = narrow(partition, bounds(kafka, topic))
     first, end = within.get(partition, (0, 0))
     if first <= offset < end:
-        there = scan(kafka, topic, within | {partition: (offset, offset + 1)})
-        for record in there:
+        records = scan(kafka, topic, within | {partition: (offset, offset + 1)})
+        for record in records:
             if record.offset == offset:
                 return record
-    raise UserError(f"offset {offset} of {topic}-{partition} is not there any more")
+    raise UserError(f"offset {offset} of {topic}-{partition} is no longer in the log")
 
 
 def table(kafka: Kafka) -> Table | None:
-    """The records as a table, to be printed without markup; None if there is none."""
-    again = read_resent_offsets(kafka)
+    """The records as a table, to be printed without markup; None if there are none."""
+    resent = read_resent_offsets(kafka)
     shown = Table("offset", "rejected at", "reason", "key", "value", "")
     for letter in read_letters(kafka):
-        place = Rejection.from_headers(letter.headers)
-        where = _where(place) if place else "not by a predictor"
-        reason = place.reason if place else ""
-        value = _abbreviate(letter.value, f"({place.size} bytes)" if place and place.size else NULL)
-        mark = "sent again" if letter.offset in again else ""
-        shown.add_row(str(letter.offset), where, reason, _abbreviate(letter.key, ""), value, mark)
+        rejection = Rejection.from_headers(letter.headers)
+        origin = _origin(rejection) if rejection else "not written by a predictor"
+        reason = rejection.reason if rejection else ""
+        value = _abbreviate(
+            letter.value, f"({rejection.size} bytes)" if rejection and rejection.size else NULL
+        )
+        mark = "sent again" if letter.offset in resent else ""
+        shown.add_row(str(letter.offset), origin, reason, _abbreviate(letter.key, ""), value, mark)
     return shown if shown.row_count else None
 
 
-def _where(place: Rejection) -> str:
-    return f"{place.topic}-{place.partition} {place.offset}"
+def _origin(rejection: Rejection) -> str:
+    return f"{rejection.topic}-{rejection.partition} {rejection.offset}"
 
 
 def _abbreviate(content: bytes | None, instead: str) -> str:
@@ -108,7 +110,7 @@ def content(kafka: Kafka, offset: int) -> bytes:
     """One record's bytes, as they were sent.
 
     Raises:
-        UserError: There is no such record, or it has expired where it was.
+        UserError: There is no such record, or the original has expired.
     """
     (letter,) = _find_letters(kafka, {offset})
     return original_record(kafka, letter).value or b""
@@ -122,63 +124,65 @@ def _find_letters(kafka: Kafka, offsets: set[int]) -> list[Record]:
 
 
 def resend(kafka: Kafka, offsets: set[int], *, value: bytes | None = None, again: bool) -> int:
-    """Send records back to where they were rejected, and note on the log that they were.
+    """Send records again to where they were rejected, and record that on `retrain_topic`.
 
     Args:
         kafka: How to reach the cluster.
-        offsets: On `dead_letters`; none for all that were not sent again yet.
-        value: What to send in the place of the one record that is named.
-        again: Also what was sent again already.
+        offsets: Offsets on `dead_letters`; empty for all records not sent again yet.
+        value: The bytes to send instead of the one record in `offsets`.
+        again: Also send records that were sent again before.
 
     Returns:
-        How many were sent.
+        The number of records sent.
 
     Raises:
-        UserError: A record that is not there, does not say where it comes from, or was sent
-            again already.
+        UserError: A record does not exist, does not say where it comes from, or was sent
+            again before.
     """
-    with TransactionalSender(kafka, WRITER) as writer:
-        done = read_resent_offsets(kafka)  # once nobody else can add to it
+    with TransactionalSender(kafka, TRANSACTIONAL_ID) as writer:
+        done = read_resent_offsets(kafka)  # no other process can add to it now
         chosen = iter(_find_letters(kafka, offsets)) if offsets else read_letters(kafka)
         if (twice := offsets & done) and not again:
-            raise UserError(f"record {min(twice)} was sent again already; --again if need be")
-        left = (
+            raise UserError(
+                f"record {min(twice)} was sent again already; --again sends it once more"
+            )
+        pending = (
             x
             for x in chosen
             if offsets or (x.offset not in done and Rejection.from_headers(x.headers))
         )
         count = 0
-        for some in _split_into_transactions(left):
-            writer.send(_records_to_send(kafka, some, value))
-            count += len(some)
+        for letters in _split_into_transactions(pending):
+            writer.send(_records_to_send(kafka, letters, value))
+            count += len(letters)
     return count
 
 
 def _split_into_transactions(found: Iterator[Record]) -> Iterator[list[Record]]:
-    """As many as go into one transaction."""
-    some: list[Record] = []
+    """Split records into lists, one for each transaction."""
+    letters: list[Record] = []
     size = 0
     for letter in found:
-        some.append(letter)
-        place = Rejection.from_headers(letter.headers)
-        size += (place and place.size) or len(letter.value or b"")
-        if len(some) >= AT_ONCE or size >= BYTES_AT_ONCE:
-            yield some
-            some, size = [], 0
-    if some:
-        yield some
+        letters.append(letter)
+        rejection = Rejection.from_headers(letter.headers)
+        size += (rejection and rejection.size) or len(letter.value or b"")
+        if len(letters) >= MAX_RECORDS or size >= MAX_BYTES:
+            yield letters
+            letters, size = [], 0
+    if letters:
+        yield letters
 
 
-def _records_to_send(kafka: Kafka, some: list[Record], value: bytes | None) -> list[Outgoing]:
-    """The records to send, and the one that tells of them."""
+def _records_to_send(kafka: Kafka, letters: list[Record], value: bytes | None) -> list[Outgoing]:
+    """The records to send, and the record that announces them."""
     found = []
-    for letter in some:
-        place = Rejection.from_headers(letter.headers)
-        if place is None:
+    for letter in letters:
+        rejection = Rejection.from_headers(letter.headers)
+        if rejection is None:
             raise UserError(f"record {letter.offset} does not say where it comes from")
         record = original_record(kafka, letter)
         sent = record.value if value is None else value
-        found.append(Outgoing(place.topic, place.partition, record.key, sent))
-    told = messages.Resent(offsets=[letter.offset for letter in some])
-    found.append(Outgoing(messages.RETRAIN_TOPIC, 0, None, msgspec.json.encode(told)))
+        found.append(Outgoing(rejection.topic, rejection.partition, record.key, sent))
+    announcement = messages.Resent(offsets=[letter.offset for letter in letters])
+    found.append(Outgoing(messages.RETRAIN_TOPIC, 0, None, msgspec.json.encode(announcement)))
     return found

@@ -1,10 +1,10 @@
-"""The whole pipeline at work for about a minute, every process in one terminal.
+"""Runs the whole pipeline for about a minute, with every process in one terminal.
 
     make demo        or        python -m ops demo [--messages 150] [--interval 0.2]
 
 Starts a broker unless one answers already, then initialize, predictor, trainer and
-sample_app, each as a user would; ends by itself with a summary, and with status 0 only
-if nothing was lost and every process ended well. Ctrl-C ends it early.
+sample_app, each as a user would. It ends by itself with a summary; its exit status is 0
+only if nothing was lost and no process failed. Ctrl-C ends it early.
 """
 
 import argparse
@@ -31,14 +31,14 @@ from utils.messages import ModelLoaded, RetrainRequest, TrainingCompleted
 from utils.settings import ROOT, Settings
 
 COLOURS = {"broker": "blue", "initialize": "yellow", "predictor": "cyan", "trainer": "magenta"}
-#: How long a process gets between being asked to end and being killed, seconds.
+#: Seconds from SIGTERM until a process is killed.
 EXIT_TIMEOUT = 30.0
-#: How long the trainer gets to answer the last request, seconds.
+#: Seconds until the last retrain request must be answered.
 ANSWER_TIMEOUT = 120.0
 
 
 class Stopped(Exception):
-    """Ctrl-C: end everything, now."""
+    """The user pressed Ctrl-C: end all processes."""
 
 
 @dataclass
@@ -47,7 +47,7 @@ class Demo:
 
     Attributes:
         stop: Set by Ctrl-C.
-        failures: What ended badly, in words.
+        failures: One line of text for each failure.
     """
 
     stop: process.Stop
@@ -56,7 +56,7 @@ class Demo:
     failures: list[str] = field(default_factory=list)
 
     def start(self, name: str, *command: str) -> subprocess.Popen[str]:
-        """Run a Python command and show what it prints under its name."""
+        """Start a Python command and show its output under its name."""
         child = subprocess.Popen(
             [sys.executable, "-u", *command],
             cwd=ROOT,
@@ -64,7 +64,7 @@ class Demo:
             stderr=subprocess.STDOUT,
             text=True,
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
-            start_new_session=True,  # Ctrl-C comes to us alone: we end them in order
+            start_new_session=True,  # Ctrl-C reaches only us; `end` stops them in order
         )
         self.processes[name] = child
         assert child.stdout is not None
@@ -73,7 +73,7 @@ class Demo:
 
     def _show(self, name: str, output: IO[str]) -> None:
         for line in output:
-            # The scripts name themselves on a terminal of their own; here the margin does.
+            # The scripts print their name in each line; here the margin does.
             text = re.sub(rf"^(\d\d:\d\d:\d\d) {name}\s+", r"\1 ", line.rstrip("\n"))
             margin = Text(f"{name:<10} | ", style=COLOURS.get(name, "green"))
             self.console.print(margin + Text.from_ansi(text))
@@ -81,20 +81,20 @@ class Demo:
     def wait(self, name: str) -> None:
         """Wait until a process has ended by itself; a failure ends the demo."""
         while self.processes[name].poll() is None:
-            self._alive(but=name)
+            self._check_running(but=name)
             if self.stop.wait(0.1):
                 raise Stopped
         status = self.processes.pop(name).returncode
         if status:
             raise UserError(f"{name} ended with status {status}")
 
-    def _alive(self, but: str = "") -> None:
+    def _check_running(self, but: str = "") -> None:
         for name, child in self.processes.items():
             if name != but and child.poll() is not None:
                 raise UserError(f"{name} ended with status {child.returncode}")
 
     def end(self) -> None:
-        """Ask what runs to end, the last started first; kill what does not."""
+        """Stop the running processes, the newest first; kill those that do not end in time."""
         for name in reversed(list(self.processes)):
             child = self.processes[name]
             if child.poll() is None:
@@ -111,7 +111,7 @@ class Demo:
 
 @dataclass
 class Events:
-    """What `retrain_topic` told while the demo ran."""
+    """The events on `retrain_topic` during the demo."""
 
     reader: LogReader
     requests: set[str] = field(default_factory=set)
@@ -119,7 +119,7 @@ class Events:
     loaded: list[int] = field(default_factory=list)
 
     def read(self, timeout_ms: int) -> None:
-        """Take in what has been announced since."""
+        """Read the new events."""
         for records in self.reader.poll(timeout_ms).values():
             for record in records:
                 match messages.decode_event(record.value):
@@ -136,7 +136,7 @@ class Events:
 
 
 def play(demo: Demo, settings: Settings, arguments: argparse.Namespace) -> None:
-    """The demonstration itself."""
+    """Run the demonstration."""
     say = partial(demo.console.print, style="bold", markup=False)
     servers = settings.kafka.bootstrap_servers
     if broker.is_answering(servers, timeout=1.0):
@@ -183,7 +183,7 @@ def _summary(demo: Demo, events: Events) -> None:
     verdicts = Counter(events.completed.values())
     demo.console.rule("summary")
     demo.console.print(
-        f"retrainings asked for: {len(events.requests)}, answered: {len(events.completed)} "
+        f"retrainings requested: {len(events.requests)}, answered: {len(events.completed)} "
         f"(accepted {verdicts[True]}, refused {verdicts[False]})\n"
         f"models loaded while serving: {', '.join(map(str, events.loaded)) or 'none'}",
         markup=False,
@@ -191,7 +191,7 @@ def _summary(demo: Demo, events: Events) -> None:
 
 
 def main(arguments: argparse.Namespace, settings: Settings) -> int:
-    """Play, and end everything whatever happened."""
+    """Run the demonstration, and end all processes in any case."""
     demo = Demo(process.Stop().on_signals())
     try:
         play(demo, settings, arguments)

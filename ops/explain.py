@@ -1,4 +1,4 @@
-"""Why this prediction? Everything that is known of one request, and what each feature did."""
+"""Explains a prediction: all that is known about a request, and each feature's contribution."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,16 +9,16 @@ from msgspec import UNSET, UnsetType
 from train.evaluate import is_validation_row
 from utils import messages
 from utils.errors import UserError
-from utils.figures import BothMetrics, Comparison
 from utils.kafka_io import KafkaUnavailable, Record, TopicPartition, log_scan
 from utils.message_store import MessageStore, StoreError
 from utils.message_store.ingest import TOPICS, RecordDecoder
 from utils.messages import Label
+from utils.metrics import BothMetrics, Comparison
 from utils.model_store import Bundle, ModelStore, predicted_codes
 from utils.model_store.manifest import PublishedModel, TopicOffsets
 from utils.settings import Settings
 
-#: Contributions add up to the log-odds, and so to the probability, but for rounding.
+#: Rounding tolerance for the probability that follows from the sum of the contributions.
 TOLERANCE = 1e-9
 
 Probability = float | list[float]
@@ -36,8 +36,8 @@ class Message(Place):
     """The message of a request.
 
     Attributes:
-        values: Raw values by column; None for a message that could not be used.
-        rejected: Why it could not be used; None for one that could.
+        values: Raw values by column; None for a rejected message.
+        rejected: Why the message was rejected, or None.
     """
 
     values: Mapping[str, Label | None] | None = None
@@ -45,7 +45,7 @@ class Message(Place):
 
 
 class KnownOutcome(msgspec.Struct, frozen=True):
-    """The outcome that counts; without a place if it was inside the message."""
+    """The valid outcome; without a place if it was inside the message."""
 
     outcome: str
     partition: int | None = None
@@ -54,7 +54,7 @@ class KnownOutcome(msgspec.Struct, frozen=True):
 
 
 class MadePrediction(Place, kw_only=True):
-    """A record of `predictions`; its class where the model's classes are known."""
+    """A record of `predictions`, with its class if the model's classes are known."""
 
     model_id: int
     probability: Probability
@@ -63,10 +63,10 @@ class MadePrediction(Place, kw_only=True):
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):
-    """What a prediction's model was made of, from its manifest or the history.
+    """The model of a prediction, from its manifest or the history.
 
     Attributes:
-        pruned: Whether its bundle is no longer there.
+        pruned: Whether its bundle was deleted.
         held_out: Whether rows of the request_id are for validation, never trained on.
     """
 
@@ -85,7 +85,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Contribution(msgspec.Struct, frozen=True):
-    """What a feature adds to the log-odds; `value` is the raw one, of a cross both."""
+    """What a feature adds to the log-odds; `value` is the raw value, or both of a cross."""
 
     name: str
     value: Label | None
@@ -93,16 +93,16 @@ class Contribution(msgspec.Struct, frozen=True):
 
 
 class Contributions(msgspec.Struct, frozen=True):
-    """A score taken apart.
+    """The contributions of the features to a score.
 
     Attributes:
-        of: The class whose log-odds they make up; with several classes, whose score before
-            the softmax.
-        base_value: What is left without any feature.
-        features: The largest contribution first.
-        sum: Of all of them and the base value.
-        probability: That of the sum.
-        adds_up: Whether that is what the model predicts, within `TOLERANCE`.
+        of: The class whose log-odds are explained; with more than two classes, its score
+            before the softmax.
+        base_value: The score without any feature.
+        features: The contributions, the largest first.
+        sum: The sum of the base value and all contributions.
+        probability: The probability that follows from the sum.
+        adds_up: Whether the model predicts that probability, within `TOLERANCE`.
     """
 
     of: str
@@ -114,26 +114,26 @@ class Contributions(msgspec.Struct, frozen=True):
 
 
 class Recomputed(msgspec.Struct, frozen=True):
-    """The message scored again, and whether the bits are those of the prediction's record."""
+    """The message's new score, and whether it equals the recorded prediction bit for bit."""
 
     probability: Probability
     same_bits: bool
 
 
 class Explanation(msgspec.Struct, kw_only=True):
-    """What is known of a request.
+    """All that is known about a request.
 
     Attributes:
-        request_id: Whose prediction.
-        source: Where it was looked up, in words.
-        sent: How many messages had the request_id; None where that is not known.
+        request_id: The id of the request.
+        source: Where the request was found, as text.
+        sent: How many messages have the request_id; None if that is not known.
         message: The newest of them; None if there is none.
-        predictions: Oldest first.
-        answer: The one of `predictions` that answers `message`.
-        outcome: None while it is not known.
+        predictions: The predictions for them, oldest first.
+        answer: The one of them that belongs to `message`; None if there is none.
+        outcome: The outcome; None while it is not known.
         model: The answer's model; None without an answer.
-        contributions: None without an answer, its bundle or a usable message.
-        recomputed: The same.
+        contributions: None without an answer, its bundle or a valid message.
+        recomputed: None in the same cases.
     """
 
     request_id: str
@@ -149,23 +149,23 @@ class Explanation(msgspec.Struct, kw_only=True):
 
     @property
     def is_whole(self) -> bool:
-        """Whether both the message and its prediction are there."""
+        """Whether both the message and its prediction were found."""
         return self.message is not None and self.answer is not None
 
 
 def why(settings: Settings, request_id: str, *, log: bool = False) -> Explanation:
     """Explain a prediction.
 
-    The message store is asked first; what it does not have is looked for in the log.
+    The request is looked up in the message store, then in the log.
 
     Args:
-        settings: Say where the models, the store and the log are.
-        request_id: Whose prediction.
-        log: Read the log whatever the store has: it alone knows of every message that
-            had this request_id.
+        settings: The pipeline's settings.
+        request_id: The request to explain.
+        log: Read the log even if the store has the request: only the log has all messages
+            with this request_id.
 
     Raises:
-        UserError: No such request, or nowhere to look it up.
+        UserError: There is no such request, or neither store nor log can be read.
         ModelStoreError: The models cannot be read.
     """
     store = ModelStore(settings.models_dir)
@@ -191,7 +191,7 @@ def _code(probability: Probability) -> int:
     return int(predicted_codes(np.array([probability]))[0])
 
 
-# Looking it up.
+# Look-up
 
 
 def _look_up(settings: Settings, serving: Bundle, request_id: str, log: bool) -> Explanation:
@@ -238,7 +238,7 @@ def _in_store(settings: Settings, serving: Bundle, request_id: str) -> Explanati
 
 
 def _in_log(settings: Settings, serving: Bundle, request_id: str) -> Explanation | None:
-    """Read everything; what was decoded for the serving model's columns counts."""
+    """Search the whole log; records are decoded for the serving model's columns."""
     same: dict[str, list[Record]] = {}
     for topic in TOPICS:
         bounds = log_scan.bounds(settings.kafka, topic)
@@ -259,7 +259,7 @@ def _in_log(settings: Settings, serving: Bundle, request_id: str) -> Explanation
             )
     if sent:
         _describe_newest(found, sent, serving, decoder)
-    for record in same[messages.OUTCOMES]:  # the last one counts, whatever was inside
+    for record in same[messages.OUTCOMES]:  # the last one counts, also over one inside the message
         for late in decoder.batch({_partition(record): [record]}).outcomes:
             if late[1] in serving.features.classes:
                 found.outcome = KnownOutcome(late[1], *_place(record))
@@ -269,7 +269,7 @@ def _in_log(settings: Settings, serving: Bundle, request_id: str) -> Explanation
 def _describe_newest(
     found: Explanation, sent: Sequence[Record], serving: Bundle, decoder: RecordDecoder
 ) -> None:
-    """The newest of the messages, and its answer: they keep each other's order."""
+    """Add the newest message and its answer; predictions have the order of the messages."""
     record, usable = sent[-1], 0
     for each in sent:
         rows = decoder.batch({_partition(each): [each]}).messages
@@ -291,7 +291,7 @@ def _rejection_reason(record: Record, serving: Bundle) -> str:
         serving.decoder(record.value)
     except messages.BadRecord as reason:
         return str(reason)
-    raise AssertionError("a message that the store passed over can be used")
+    raise AssertionError("a message that the store rejected can be decoded")
 
 
 def _partition(record: Record) -> TopicPartition:
@@ -302,7 +302,7 @@ def _place(record: Record) -> tuple[int, int, int]:
     return record.partition, record.offset, record.timestamp
 
 
-# The model and what it made of the message.
+# The model and its score
 
 
 def _model(store: ModelStore, model_id: int, bundle: Bundle | None, request_id: str) -> Model:
@@ -327,7 +327,7 @@ def _model(store: ModelStore, model_id: int, bundle: Bundle | None, request_id: 
 def _contributions(
     bundle: Bundle, values: Mapping[str, Label | None], recorded: Probability
 ) -> tuple[Contributions, Recomputed]:
-    """Score a message again and take the score apart."""
+    """Score a message again and compute the features' contributions."""
     features = bundle.features
     message = msgspec.json.encode({"request_id": "why", "data": values})
     matrix = features.transform_rows([bundle.decoder(message).data])
@@ -357,11 +357,11 @@ def _contributions(
 
 
 def _raw_values(bundle: Bundle, values: Mapping[str, Label | None]) -> list[Label | None]:
-    """The raw value beside each feature; of a cross, both."""
+    """The raw value of each feature; of a cross, both values."""
     pairs = ([value_text(values.get(name)) for name in pair] for pair in bundle.features.crosses)
     return [values.get(name) for name in bundle.features.columns] + [" x ".join(p) for p in pairs]
 
 
 def value_text(value: Label | None) -> str:
-    """A raw value for people to read."""
+    """A raw value as text for display."""
     return "missing" if value is None else str(value)

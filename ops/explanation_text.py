@@ -1,4 +1,4 @@
-"""An explanation of a prediction for people to read."""
+"""Prints an explanation of a prediction as text."""
 
 from datetime import UTC, datetime
 
@@ -20,11 +20,11 @@ from ops.explain import (
     value_text,
 )
 from utils import messages
-from utils.figures import Comparison, Metrics
+from utils.metrics import Comparison, Metrics
 
 
 def show(found: Explanation, console: Console) -> None:
-    """Print what `why` returns."""
+    """Print an explanation."""
     say = _Lines(console)
     say("request", f"{found.request_id!r}, from {found.source}")
     if (found.sent or 0) > 1:
@@ -87,14 +87,14 @@ def _show_model(say: _Lines, model: Model) -> None:
     parent = f"parent {model.parent_id}" if model.parent_id else "no parent"
     say("model", f"{model.model_id}, {parent}, made {model.created}, {accepted}")
     if model.pruned:
-        say("", "PRUNED: its bundle is no longer there, so no contributions; the history remembers")
+        say("", "PRUNED: its bundle was deleted, so no contributions; the rest is from the history")
     read = [
         f"{topic}-{number} up to {end}"
         for topic, partitions in (model.offsets or {}).items()
         for number, end in partitions.items()
     ]
     base = str(model.base_data_sha256)[:12]
-    say("trained on", f"{model.rows} rows: base data {base}..., {', '.join(read) or 'no log'}")
+    say("trained on", f"{model.rows} rows: data set {base}..., {', '.join(read) or 'no messages'}")
     held = "held out of training, for validation" if model.held_out else "for training"
     say("", f"rows of this request_id are {held}")
     if model.metrics is not None:

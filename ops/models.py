@@ -1,4 +1,4 @@
-"""The models: which there are, what is in one, go back to one."""
+"""Lists the models, shows a manifest, and rolls back to an older model."""
 
 import sys
 from collections.abc import Sequence
@@ -6,19 +6,20 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from utils import kafka_io
-from utils.figures import Metrics
 from utils.kafka_io import KafkaUnavailable
 from utils.messages import Rollback
+from utils.metrics import Metrics
 from utils.model_store import BundleError, ModelStore, ModelStoreError
 from utils.model_store.manifest import Manifest, PublishedModel, published
 from utils.settings import Settings
 
 
 def announce_rollback(settings: Settings, model_id: int, from_id: int | None, reason: str) -> None:
-    """Tell every running predictor to swap to `model_id`.
+    """Announce to every running predictor that `model_id` serves.
 
     Raises:
-        ModelStoreError: It could not be sent; they read current.json when they start.
+        ModelStoreError: The broker cannot be reached. Predictors read current.json when
+            they start.
     """
     try:
         kafka_io.announce(
@@ -27,12 +28,12 @@ def announce_rollback(settings: Settings, model_id: int, from_id: int | None, re
     except KafkaUnavailable as error:
         raise ModelStoreError(
             f"bundle {model_id} serves from the next start on, but running predictors could "
-            f"not be told (run this again to tell them): {error}"
+            f"not be notified (run this again to notify them): {error}"
         ) from None
 
 
 def table(settings: Settings) -> Table:
-    """Every bundle ever made.
+    """A table of every model ever published.
 
     Raises:
         ModelStoreError: The store cannot be read.
@@ -73,28 +74,28 @@ def _cells(line: PublishedModel, current: int | None, there: Sequence[int]) -> l
 
 
 def manifest(settings: Settings, model_id: int) -> Manifest | PublishedModel:
-    """A bundle's manifest, once the bundle is verified; its line of the history if it was pruned.
+    """The manifest of a verified bundle, or a pruned bundle's line of the history.
 
     Raises:
-        ModelStoreError: There never was such a bundle, or it does not load.
+        ModelStoreError: The bundle never existed, or it does not load.
     """
     store = ModelStore(settings.models_dir)
     if model_id in store.on_disk():
         return store.load(model_id).manifest
     line = store.published(model_id)
     if line is None:
-        raise ModelStoreError(f"there never was a bundle {model_id} in {store.path}")
-    print(f"bundle {model_id} was pruned; the history remembers:", file=sys.stderr)
+        raise ModelStoreError(f"bundle {model_id} never existed in {store.path}")
+    print(f"bundle {model_id} was pruned; this is its line of the history:", file=sys.stderr)
     return line
 
 
 def rollback(settings: Settings, model_id: int, reason: str) -> str:
-    """Let an older bundle serve, here and in every running predictor; what to say of it.
+    """Serve an older bundle, in running predictors too; returns a line of text for the user.
 
     Raises:
-        ModelStoreError: It does not load, or running predictors could not be told.
+        ModelStoreError: It does not load, or the broker cannot be reached.
     """
     from_id = ModelStore(settings.models_dir).rollback(model_id, reason)
     announce_rollback(settings, model_id, from_id, reason)
     was = "as before" if from_id == model_id else f"instead of {from_id}" if from_id else "now"
-    return f"bundle {model_id} serves {was}; running predictors have been told"
+    return f"bundle {model_id} serves {was}; running predictors are notified"

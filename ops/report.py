@@ -1,4 +1,4 @@
-"""How good the predictions that were really made turned out to be."""
+"""Reports the live quality of each model's predictions."""
 
 import time
 
@@ -6,27 +6,27 @@ from rich.console import Console
 from rich.table import Table
 
 from train.quality import Quality, measure_quality
-from utils.figures import Metrics
 from utils.message_store import Counts, MessageStore
+from utils.metrics import Metrics
 from utils.model_store import ModelStore
 from utils.settings import Settings
 
 
 def show(settings: Settings, last: int, console: Console) -> None:
-    """Print what came of the predictions, by model, from the message store.
+    """Print each model's live quality, from the message store.
 
     Args:
-        settings: Say where the models and the store are.
-        last: Judge each model by its last so many outcomes too.
-        console: Where to.
+        settings: The pipeline's settings.
+        last: How many of the latest outcomes each model's second row covers.
+        console: Where to print.
 
     Raises:
-        StoreError, ModelStoreError: They cannot be read.
+        StoreError, ModelStoreError: The message store or the models cannot be read.
     """
     models = ModelStore(settings.models_dir)
     features = models.load(models.current_id()).features
     with MessageStore.open(settings.messages_url, features) as store:
-        judged, counts = store.quality_rows(), store.counts()
+        judged, counts = store.predictions_by_model(), store.counts()
     now = time.time() * 1000
     figures = [measure_quality(one, features, last=last, now=now) for one in judged]
     console.print(table(figures, last))
@@ -34,7 +34,7 @@ def show(settings: Settings, last: int, console: Console) -> None:
 
 
 def table(figures: list[Quality], last: int) -> Table:
-    """The models one above the other, each over all and over its last predictions."""
+    """A table with two rows per model: over all predictions, and over the last ones."""
     shown = Table(caption="calibration: mean gap between probability and frequency (0 is best)")
     for heading in ("model", "over", "predictions", "with outcome", "missing"):
         shown.add_column(heading, justify="left" if heading == "over" else "right")
@@ -57,16 +57,16 @@ def table(figures: list[Quality], last: int) -> Table:
 
 
 def totals(counts: Counts) -> str:
-    """One line about the whole store."""
+    """A line of text with the totals of the store."""
     return (
         f"{counts.messages} messages, {counts.known_outcomes} of them with an outcome; "
         f"{counts.predictions} predictions; {counts.unmatched_outcomes} outcomes without a "
-        f"message, {counts.refused_outcomes} refused (unknown class)"
+        f"message, {counts.rejected_outcomes} rejected (unknown class)"
     )
 
 
 def age(seconds: float | None) -> str:
-    """A duration for the eye.
+    """A duration as text for display.
 
     >>> [age(seconds) for seconds in (None, 4.2, 130, 9000, 400000)]
     ['', '4 s', '2 min', '2.5 h', '4.6 d']

@@ -1,7 +1,7 @@
-"""Does it come out the same again? Predictions scored anew, models trained anew.
+"""Reproduces predictions and models, and compares them with the recorded ones.
 
-`replay` puts the log through the predictor's own functions; `rebuild` puts it through
-the trainer's. Neither writes anything.
+`replay` scores the log again with the predictor's functions; `rebuild` trains a model again
+with the trainer's. Neither writes anything.
 """
 
 import hashlib
@@ -32,27 +32,27 @@ from utils.model_store import (
 from utils.model_store.bundle import disk_errors_as
 from utils.settings import Kafka, Settings
 
-#: What a model is learnt from, besides the base data.
-LEARNT = (messages.APP_MESSAGES, messages.OUTCOMES)
+#: The topics that models are trained on, besides the data set's training file.
+TRAINING_TOPICS = (messages.APP_MESSAGES, messages.OUTCOMES)
 
-#: Told (records done, records in all).
+#: Called with (records done, records in total).
 Progress = Callable[[int, int], object]
 
 
 class Difference(Exception):
-    """The first thing that did not come out the same; one line that says where."""
+    """The first result that differs; the text says where, on one line."""
 
 
 @dataclass
 class Replayed:
-    """What a replay came to.
+    """The result of a replay.
 
     Attributes:
-        reproduced: Predictions that came out the same, by model.
-        pruned: Those whose model is no longer there, by model.
-        rejected: Messages without a prediction because they could not be used.
-        unanswered: Messages at the end that have no prediction yet.
-        notes: What else a reader should know, a line each.
+        reproduced: Number of predictions that were reproduced, by model.
+        pruned: Number of predictions whose model was deleted, by model.
+        rejected: Number of messages without a prediction because they were rejected.
+        unanswered: Number of messages at the end that have no prediction yet.
+        notes: Further lines of text for the user.
     """
 
     reproduced: Counter[int] = field(default_factory=Counter)
@@ -62,7 +62,7 @@ class Replayed:
     notes: list[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
-        """The same in words."""
+        """The result as lines of text for the user."""
         models = ", ".join(f"{n} by model {m}" for m, n in sorted(self.reproduced.items()))
         count = self.reproduced.total()
         lines = [f"{count} predictions reproduced bit for bit" + (f": {models}" if models else "")]
@@ -71,7 +71,7 @@ class Replayed:
             for model_id, number in sorted(self.pruned.items())
         ]
         if self.rejected:
-            lines.append(f"{self.rejected} messages were rejected, so have no prediction")
+            lines.append(f"{self.rejected} messages were rejected and have no prediction")
         if self.unanswered:
             lines.append(f"{self.unanswered} messages at the end have no prediction yet")
         return lines + self.notes
@@ -87,36 +87,40 @@ def replay(
 ) -> Replayed:
     """Score the log again with the models that the predictions name.
 
-    The k-th usable message of a partition belongs to the k-th prediction there, so the
-    partition is paired from its beginning, wherever the range begins.
+    The k-th usable message of a partition belongs to the k-th prediction there, so they are
+    paired from the beginning of the partition, wherever the range begins.
 
     Args:
-        settings: Say where the log and the models are.
+        settings: The pipeline's settings.
         first: The first offset of `app_messages` to score again.
-        last: The last one; None to go to the end.
-        partition: Only this one; None for all.
-        progress: Told how far it is.
+        last: The last offset; None for the end of the log.
+        partition: The only partition to score again; None for all.
+        progress: Called with the progress.
 
     Raises:
-        Difference: A prediction that does not come out the same, is missing or doubled.
-        KafkaUnavailable, ModelStoreError, UserError: It cannot be done.
+        Difference: A prediction is different, missing or duplicated.
+        KafkaUnavailable, ModelStoreError, UserError: The replay is not possible.
     """
     kafka = settings.kafka
-    # In this order: then every prediction that is seen has its message in what is seen.
-    dead = _rejected_offsets(kafka)
-    answers = log_scan.bounds(kafka, messages.PREDICTIONS)
-    found = log_scan.bounds(kafka, messages.APP_MESSAGES)
-    if partition is not None and partition not in found:
+    # Read in this order, so that the message of every prediction is within `message_bounds`.
+    rejected = _rejected_offsets(kafka)
+    prediction_bounds = log_scan.bounds(kafka, messages.PREDICTIONS)
+    message_bounds = log_scan.bounds(kafka, messages.APP_MESSAGES)
+    if partition is not None and partition not in message_bounds:
         raise UserError(f"{messages.APP_MESSAGES} has no partition {partition}")
-    chosen = sorted(found) if partition is None else [partition]
+    chosen = sorted(message_bounds) if partition is None else [partition]
     if last is not None:
-        found = {p: (begin, max(begin, min(end, last + 1))) for p, (begin, end) in found.items()}
+        message_bounds = {
+            p: (begin, max(begin, min(end, last + 1))) for p, (begin, end) in message_bounds.items()
+        }
     replayed = Replayed()
     models = _Models(ModelStore(settings.models_dir))
-    total, done = sum(found[p][1] - found[p][0] for p in chosen), 0
+    total, done = sum(message_bounds[p][1] - message_bounds[p][0] for p in chosen), 0
     for number in chosen:
-        walk = _Partition(kafka, number, models, dead.get(number, set()), first, replayed)
-        for _ in walk.replay(found, answers, whole=last is None):
+        partition_replay = _Partition(
+            kafka, number, models, rejected.get(number, set()), first, replayed
+        )
+        for _ in partition_replay.replay(message_bounds, prediction_bounds, whole=last is None):
             done += 1
             if done % 500 == 0:
                 progress(done, total)
@@ -125,7 +129,7 @@ def replay(
 
 
 class _Models:
-    """The bundles by number, each loaded once."""
+    """Loads bundles by their number, each once."""
 
     def __init__(self, store: ModelStore) -> None:
         self._store = store
@@ -133,11 +137,11 @@ class _Models:
         self.serving = store.load_current()
 
     def get(self, model_id: int) -> Bundle | None:
-        """A bundle; None where it was pruned.
+        """A bundle; None if it was pruned.
 
         Raises:
-            BundleError: It is damaged.
-            LookupError: There never was one of this number.
+            BundleError: The bundle is damaged.
+            LookupError: There never was a bundle with this number.
         """
         if model_id not in self._loaded:
             try:
@@ -152,123 +156,129 @@ class _Models:
 
 
 class _Run:
-    """Consecutive messages that one model answered, scored together."""
+    """Consecutive messages whose predictions one model made, scored together."""
 
     def __init__(self, tp: TopicPartition, bundle: Bundle) -> None:
         self.bundle = bundle
         self.tp = tp
         self.rows: list[Row] = []
         self.request_ids: list[str] = []
-        self.answers: list[tuple[int, int, messages.Prediction]] = []
+        self.predictions: list[tuple[int, int, messages.Prediction]] = []
 
     def check(self) -> int:
-        """Score them; returns how many there were.
+        """Score the messages and compare; returns their number.
 
         Raises:
-            Difference: One of them came out differently.
+            Difference: A prediction is different.
         """
         matrix = self.bundle.features.transform_rows(self.rows)
         again = scoring.prediction_records(self.bundle, self.request_ids, self.bundle.score(matrix))
-        for (_, value, _), (offset, answered_at, recorded) in zip(again, self.answers, strict=True):
-            # As JSON: the shortest text of a float tells all of its bits.
+        for (_, value, _), (offset, prediction_offset, recorded) in zip(
+            again, self.predictions, strict=True
+        ):
+            # Compared as JSON: the shortest text of a float determines all of its bits.
             if value != msgspec.json.encode(recorded):
                 raise Difference(
-                    _describe_difference(self.tp, offset, answered_at, recorded, value or b"")
+                    _describe_difference(self.tp, offset, prediction_offset, recorded, value or b"")
                 )
         return len(self.rows)
 
 
 class _Partition:
-    """One partition on its way through the predictor's functions again."""
+    """Replays one partition."""
 
     def __init__(
         self,
         kafka: Kafka,
         number: int,
         models: _Models,
-        dead: set[int],
+        rejected: set[int],
         first: int,
         replayed: Replayed,
     ) -> None:
         self._kafka = kafka
         self._tp = TopicPartition(messages.APP_MESSAGES, number)
         self._models = models
-        self._dead = dead
+        self._rejected = rejected
         self._first = first
         self._replayed = replayed
         self._run: _Run | None = None
-        self._before = ""
+        self._previous_id = ""
 
     def replay(
-        self, found: log_scan.Bounds, answers: log_scan.Bounds, *, whole: bool
+        self, message_bounds: log_scan.Bounds, prediction_bounds: log_scan.Bounds, *, whole: bool
     ) -> Iterator[None]:
-        """Do it; yields once a message.
+        """Replay the partition; yields after each message.
 
         Args:
-            found: Bounds of `app_messages`.
-            answers: Bounds of `predictions`.
-            whole: Whether the messages are read to their end, so that no prediction may
-                be left over.
+            message_bounds: The first and last offsets of `app_messages`.
+            prediction_bounds: The same of `predictions`.
+            whole: Whether the messages are read to their end; then no prediction may be
+                left over.
 
         Raises:
             Difference: See `replay`.
         """
         number = self._tp.partition
-        found, answers = self._aligned(found, answers)
+        message_bounds, prediction_bounds = self._align(message_bounds, prediction_bounds)
         predictions = log_scan.scan(
-            self._kafka, messages.PREDICTIONS, log_scan.only(number, answers)
+            self._kafka, messages.PREDICTIONS, log_scan.narrow(number, prediction_bounds)
         )
-        answer = _next_answer(predictions)
-        for record in log_scan.scan(self._kafka, self._tp.topic, log_scan.only(number, found)):
-            if self._take(record, answer):
-                answer = _next_answer(predictions)
+        prediction = _next_prediction(predictions)
+        for record in log_scan.scan(
+            self._kafka, self._tp.topic, log_scan.narrow(number, message_bounds)
+        ):
+            if self._take(record, prediction):
+                prediction = _next_prediction(predictions)
             yield
         self._flush()
-        if whole and answer is not None:
+        if whole and prediction is not None:
             raise Difference(
-                f"{messages.PREDICTIONS}-{number}, offset {answer[0]}: a prediction for "
-                f"{answer[1].request_id!r} that no message is left for: one is doubled"
+                f"{messages.PREDICTIONS}-{number}, offset {prediction[0]}: the prediction for "
+                f"{prediction[1].request_id!r} has no message: a prediction is duplicated"
             )
 
-    def _take(self, record: Record, answer: tuple[int, messages.Prediction] | None) -> bool:
-        """Pair a message; whether `answer` was its prediction."""
-        asked = record.offset >= self._first
-        bundle = self._bundle_of(answer)
+    def _take(self, record: Record, prediction: tuple[int, messages.Prediction] | None) -> bool:
+        """Pair a message; returns whether `prediction` belongs to it."""
+        in_range = record.offset >= self._first
+        bundle = self._bundle_of(prediction)
         decoded = scoring.DecodedRecords()
-        if record.offset not in self._dead:
+        if record.offset not in self._rejected:
             decoded = scoring.decode_messages([record], bundle or self._models.serving)
         if not decoded.rows:
-            self._replayed.rejected += asked
+            self._replayed.rejected += in_range
             return False
-        if answer is None:
-            self._replayed.unanswered += asked
+        if prediction is None:
+            self._replayed.unanswered += in_range
             return False
-        answered_at, recorded = answer
+        prediction_offset, recorded = prediction
         (request_id,) = decoded.request_ids
         if request_id != recorded.request_id:
-            self._flush()  # what differs before comes first
-            raise Difference(self._unpaired(record.offset, request_id, answered_at, recorded))
-        self._before = request_id
-        if asked and bundle is None:
+            self._flush()  # reports an earlier difference first
+            raise Difference(
+                self._describe_mismatch(record.offset, request_id, prediction_offset, recorded)
+            )
+        self._previous_id = request_id
+        if in_range and bundle is None:
             self._replayed.pruned[recorded.model_id] += 1
-        elif asked and bundle is not None:
+        elif in_range and bundle is not None:
             run = self._run_of(bundle)
             run.request_ids.append(request_id)
             run.rows += decoded.rows
-            run.answers.append((record.offset, answered_at, recorded))
+            run.predictions.append((record.offset, prediction_offset, recorded))
         return True
 
-    def _bundle_of(self, answer: tuple[int, messages.Prediction] | None) -> Bundle | None:
-        if answer is None:
+    def _bundle_of(self, prediction: tuple[int, messages.Prediction] | None) -> Bundle | None:
+        if prediction is None:
             return None
-        answered_at, recorded = answer
+        prediction_offset, recorded = prediction
         try:
             return self._models.get(recorded.model_id)
         except LookupError:
             self._flush()
             raise Difference(
-                f"{messages.PREDICTIONS}-{self._tp.partition}, offset {answered_at}: names model "
-                f"{recorded.model_id}, which there never was"
+                f"{messages.PREDICTIONS}-{self._tp.partition}, offset {prediction_offset}: names "
+                f"model {recorded.model_id}, which never existed"
             ) from None
 
     def _run_of(self, bundle: Bundle) -> _Run:
@@ -283,51 +293,51 @@ class _Partition:
         if run is not None:
             self._replayed.reproduced[run.bundle.model_id] += run.check()
 
-    def _unpaired(
-        self, offset: int, request_id: str, answered_at: int, recorded: messages.Prediction
+    def _describe_mismatch(
+        self, offset: int, request_id: str, prediction_offset: int, recorded: messages.Prediction
     ) -> str:
         number = self._tp.partition
-        what = "doubled" if recorded.request_id == self._before else "missing or doubled"
+        what = "duplicated" if recorded.request_id == self._previous_id else "missing or duplicated"
         return (
             f"{self._tp.topic}-{number}, offset {offset}: the message is {request_id!r}, but the "
-            f"next prediction ({messages.PREDICTIONS}-{number}, offset {answered_at}) is for "
+            f"next prediction ({messages.PREDICTIONS}-{number}, offset {prediction_offset}) is for "
             f"{recorded.request_id!r}: a prediction is {what}"
         )
 
-    def _aligned(
-        self, found: log_scan.Bounds, answers: log_scan.Bounds
+    def _align(
+        self, message_bounds: log_scan.Bounds, prediction_bounds: log_scan.Bounds
     ) -> tuple[log_scan.Bounds, log_scan.Bounds]:
-        """Begin both topics with one request, where records of either have expired."""
+        """Begin both topics with the same request if records of either have expired."""
         number = self._tp.partition
-        if answers.get(number, (0, 0))[0] == 0 and found[number][0] == 0:
-            return found, answers
+        if prediction_bounds.get(number, (0, 0))[0] == 0 and message_bounds[number][0] == 0:
+            return message_bounds, prediction_bounds
 
         def named(topic: str, within: log_scan.Bounds) -> Iterator[tuple[str, int]]:
-            for record in log_scan.scan(self._kafka, topic, log_scan.only(number, within)):
+            for record in log_scan.scan(self._kafka, topic, log_scan.narrow(number, within)):
                 request_id = messages.request_id_of(record.value)
                 if request_id is not None:
                     yield request_id, record.offset
 
-        answered: dict[str, int] = {}
-        for request_id, offset in named(messages.PREDICTIONS, answers):
-            answered.setdefault(request_id, offset)
+        first_offsets: dict[str, int] = {}
+        for request_id, offset in named(messages.PREDICTIONS, prediction_bounds):
+            first_offsets.setdefault(request_id, offset)
         pairs = (
-            (offset, answered[request_id])
-            for request_id, offset in named(self._tp.topic, found)
-            if request_id in answered
+            (offset, first_offsets[request_id])
+            for request_id, offset in named(self._tp.topic, message_bounds)
+            if request_id in first_offsets
         )
-        ends = found[number][1], answers[number][1]
-        begin, answered_from = next(pairs, ends)
+        ends = message_bounds[number][1], prediction_bounds[number][1]
+        begin, predictions_from = next(pairs, ends)
         self._replayed.notes.append(
             f"records of partition {number} have expired: it was replayed from offset {begin} on"
         )
         return (
-            {**found, number: (begin, ends[0])},
-            {**answers, number: (answered_from, ends[1])},
+            {**message_bounds, number: (begin, ends[0])},
+            {**prediction_bounds, number: (predictions_from, ends[1])},
         )
 
 
-def _next_answer(predictions: Iterator[Record]) -> tuple[int, messages.Prediction] | None:
+def _next_prediction(predictions: Iterator[Record]) -> tuple[int, messages.Prediction] | None:
     record = next(predictions, None)
     if record is None:
         return None
@@ -335,13 +345,17 @@ def _next_answer(predictions: Iterator[Record]) -> tuple[int, messages.Predictio
         recorded = msgspec.json.decode(record.value or b"", type=messages.Prediction)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise Difference(
-            f"{record.topic}-{record.partition}, offset {record.offset}: no prediction: {error}"
+            f"{record.topic}-{record.partition}, offset {record.offset}: not a prediction: {error}"
         ) from None
     return record.offset, recorded
 
 
 def _describe_difference(
-    tp: TopicPartition, offset: int, answered_at: int, recorded: messages.Prediction, value: bytes
+    tp: TopicPartition,
+    offset: int,
+    prediction_offset: int,
+    recorded: messages.Prediction,
+    value: bytes,
 ) -> str:
     again = msgspec.json.decode(value, type=messages.Prediction)
     both = [
@@ -351,41 +365,41 @@ def _describe_difference(
     ]
     return (
         f"{tp.topic}-{tp.partition}, offset {offset}, {recorded.request_id!r}: model "
-        f"{recorded.model_id} gave ({messages.PREDICTIONS}-{tp.partition}, offset {answered_at}) "
-        + "; ".join(both)
+        f"{recorded.model_id} gave ({messages.PREDICTIONS}-{tp.partition}, "
+        f"offset {prediction_offset}) " + "; ".join(both)
     )
 
 
 def _rejected_offsets(kafka: Kafka) -> dict[int, set[int]]:
     """The offsets of rejected messages by partition of `app_messages`."""
-    dead: dict[int, set[int]] = {}
+    rejected: dict[int, set[int]] = {}
     within = log_scan.bounds(kafka, messages.DEAD_LETTERS)
     for record in log_scan.scan(kafka, messages.DEAD_LETTERS, within):
         rejection = messages.Rejection.from_headers(record.headers)
         if rejection is not None and rejection.topic == messages.APP_MESSAGES:
-            dead.setdefault(rejection.partition, set()).add(rejection.offset)
-    return dead
+            rejected.setdefault(rejection.partition, set()).add(rejection.offset)
+    return rejected
 
 
 def rebuild(settings: Settings, model_id: int) -> list[str]:
     """Train a model again from its manifest and the log, and compare bytes.
 
     Returns:
-        A line for each file that came out differently.
+        A line of text for each file that differs.
 
     Raises:
-        ModelStoreError, UserError: It cannot be done; the text says why.
+        ModelStoreError, UserError: The model cannot be rebuilt; the text says why.
     """
     store = ModelStore(settings.models_dir)
     if model_id not in store.on_disk():
         pruned = store.published(model_id) is not None
-        why = "was pruned: its parameters went with it" if pruned else "never existed"
+        why = "was pruned, and its parameters with it" if pruned else "never existed"
         raise ModelStoreError(f"model {model_id} {why}")
     bundle = store.load(model_id)
     _check_base(settings, bundle)
     snapshot = _training_snapshot(settings, bundle)
     try:
-        # Twice the same rows: the preprocessor is compared for itself.
+        # The rows are gathered twice, because the preprocessor is compared separately.
         features = fit_preprocessor(gather_rows(settings, snapshot), settings).to_json()
         text = retrain_from_manifest(settings, bundle.manifest, snapshot)
     except ValueError as error:
@@ -418,16 +432,16 @@ def _check_base(settings: Settings, bundle: Bundle) -> None:
 
 
 def _training_snapshot(settings: Settings, bundle: Bundle) -> Snapshot | None:
-    """The messages that a model was trained on; None where it was the base data alone."""
+    """The messages that a model was trained on; None if it was the data set's file alone."""
     read = {
         place: end
         for place, end in training_offsets(bundle.manifest.training).items()
-        if place[0] in LEARNT
+        if place[0] in TRAINING_TOPICS
     }
     if not any(read.values()):
         return None
     try:
-        within = {topic: log_scan.bounds(settings.kafka, topic) for topic in LEARNT}
+        within = {topic: log_scan.bounds(settings.kafka, topic) for topic in TRAINING_TOPICS}
         reason = _not_in_log(read, within)
         if not reason:
             return _from_log(settings.kafka, bundle, read)
@@ -437,23 +451,23 @@ def _training_snapshot(settings: Settings, bundle: Bundle) -> Snapshot | None:
 
 
 def _not_in_log(read: Offsets, within: dict[str, dict[int, tuple[int, int]]]) -> str:
-    """Why the log is not what was read then; empty where it is."""
+    """Why the log no longer holds what the training read; empty if it does."""
     for (topic, number), end in read.items():
         first, now = within[topic].get(number, (0, 0))
         if end and first:
             return f"the records of {topic}-{number} before offset {first} have expired"
         if end > now:
-            return f"{topic}-{number} ends at offset {now}, the training read up to {end}"
+            return f"{topic}-{number} ends at offset {now}, but the training read up to {end}"
     return ""
 
 
 def _from_log(kafka: Kafka, bundle: Bundle, read: Offsets) -> Snapshot:
-    """The log up to those offsets, as the trainer's store makes rows of it."""
+    """Read the log up to the offsets into a temporary message store."""
     decoder = RecordDecoder(bundle.features)
     with tempfile.TemporaryDirectory() as folder:
         url = f"sqlite:///{Path(folder) / 'messages.db'}"
         with MessageStore(url, bundle.features) as store:
-            for topic in LEARNT:
+            for topic in TRAINING_TOPICS:
                 within = {number: (0, end) for (name, number), end in read.items() if name == topic}
                 for records in _in_chunks(log_scan.scan(kafka, topic, within)):
                     store.ingest(_batch(decoder, records))
@@ -461,15 +475,15 @@ def _from_log(kafka: Kafka, bundle: Bundle, read: Offsets) -> Snapshot:
 
 
 def _in_chunks(records: Iterator[Record], size: int = 5_000) -> Iterator[list[Record]]:
-    """Records in lists of `size`."""
-    hand: list[Record] = []
+    """Split records into lists of `size`."""
+    chunk: list[Record] = []
     for record in records:
-        hand.append(record)
-        if len(hand) == size:
-            yield hand
-            hand = []
-    if hand:
-        yield hand
+        chunk.append(record)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
 
 
 def _batch(decoder: RecordDecoder, records: list[Record]) -> Batch:
@@ -480,7 +494,7 @@ def _batch(decoder: RecordDecoder, records: list[Record]) -> Batch:
 
 
 def _from_store(settings: Settings, bundle: Bundle, read: Offsets, reason: str) -> Snapshot:
-    """The trainer's own store, if it has read exactly as far as the model's training."""
+    """The trainer's store, if its offsets are exactly those of the training."""
     try:
         with MessageStore.open(settings.messages_url, bundle.features) as store:
             snapshot = store.snapshot()
@@ -488,11 +502,13 @@ def _from_store(settings: Settings, bundle: Bundle, read: Offsets, reason: str) 
         raise UserError(
             f"model {bundle.model_id} cannot be rebuilt: {reason}; and {error}"
         ) from None
-    now = {place: end for place, end in snapshot.offsets.items() if place[0] in LEARNT and end}
+    now = {
+        place: end for place, end in snapshot.offsets.items() if place[0] in TRAINING_TOPICS and end
+    }
     if now != {place: end for place, end in read.items() if end}:
         raise UserError(
             f"model {bundle.model_id} cannot be rebuilt: {reason}; and the message store has "
-            "been read on since the training"
+            "read other offsets than the training"
         )
     return snapshot
 
@@ -518,5 +534,5 @@ def _other_versions(bundle: Bundle) -> list[str]:
         except metadata.PackageNotFoundError:
             continue
         if now != version:
-            notes.append(f"made with {library} {version}, here is {now}")
+            notes.append(f"trained with {library} {version}, now {now}")
     return notes

@@ -1,1 +1,1 @@
-"""How models are made and judged; knows nothing of Kafka."""
+"""Trains and evaluates models; does not depend on Kafka."""

@@ -1,7 +1,6 @@
-"""Cross-validation of candidates: the folds that every optimiser is judged on.
+"""Cross-validation of candidates, on the same folds for every optimiser.
 
-What is cross-validated is what is fitted: `train.fit.settings` makes the parameters of
-both.
+LightGBM's parameters are those of the final fit: `train.fit.lightgbm_params` builds both.
 """
 
 import math
@@ -18,38 +17,37 @@ from utils.boosting import lgb
 from utils.feature_tools import FeatureTools, IntegerCodes, Matrix
 from utils.model_store.manifest import Parameters
 
-MOST_ROUNDS = 3000
+MAX_ROUNDS = 3000
 
-#: Rounds between two looks at the folds' mean loss.
+#: Boosting rounds between two checks of the folds' mean loss.
 CHUNK = 10
 
-#: Is told the mean loss of each round so far, and says whether to give the candidate up.
+#: Called with the mean loss of each round so far; returns whether to stop the candidate.
 GiveUp = Callable[[Matrix], bool]
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One set of parameters, and what validating it found."""
+    """One set of parameters and the result of its validation."""
 
     loss: float
     rounds: int
     params: Parameters
-    given_up: bool  # clearly behind the best so far, so not trained to its end
+    given_up: bool  # stopped early (pruned): clearly worse than the best so far
     seconds: float = field(compare=False)
 
 
 @dataclass
 class Folds:
-    """Rows binned once, split into folds that train side by side, one thread each.
+    """Rows binned once and split into folds, which train in parallel on one thread each.
 
-    Threads inside LightGBM instead would wait for each other at every split: on trees
-    this small that costs more than it brings, and far more when another process wants
-    the processor too.
+    Threads inside LightGBM would wait for each other at every split. On trees this small
+    that costs more than it gains, and far more when other processes use the processor too.
     """
 
     features: FeatureTools
     seed: int
-    pairs: list[tuple[lgb.Dataset, lgb.Dataset]]  # to train on, to validate with
+    pairs: list[tuple[lgb.Dataset, lgb.Dataset]]  # training and validation rows
     pool: ThreadPoolExecutor
 
     @classmethod
@@ -64,52 +62,52 @@ class Folds:
         seed: int,
         threads: int,
     ) -> Iterator["Folds"]:
-        """Bin and split the rows, each class evenly."""
+        """Bin the rows and split them into folds, stratified by class."""
         if len(y) < folds:
             raise ValueError(f"{len(y)} rows are too few for {folds} folds")
         binned = fit.dataset(X, y, features, threads=1).construct()
         shuffled = np.random.default_rng(seed).permutation(len(y))
-        turn = np.empty(len(y), dtype=np.int64)
-        turn[shuffled[np.argsort(y[shuffled], kind="stable")]] = np.arange(len(y)) % folds
+        fold_of_row = np.empty(len(y), dtype=np.int64)
+        fold_of_row[shuffled[np.argsort(y[shuffled], kind="stable")]] = np.arange(len(y)) % folds
         pairs = [
             (
-                binned.subset(np.flatnonzero(turn != fold)).construct(),
-                binned.subset(np.flatnonzero(turn == fold)).construct(),
+                binned.subset(np.flatnonzero(fold_of_row != fold)).construct(),
+                binned.subset(np.flatnonzero(fold_of_row == fold)).construct(),
             )
             for fold in range(folds)
         ]
-        with ThreadPoolExecutor(threads, initializer=_quieten) as pool:
+        with ThreadPoolExecutor(threads, initializer=_silence_lightgbm) as pool:
             yield cls(features, seed, pairs, pool)
 
     def validate(self, params: Parameters, *, folds: int, give_up: GiveUp | None = None) -> Trial:
         """Train and validate on the first `folds` folds, until the loss stops falling.
 
         Args:
-            params: A candidate's.
-            folds: How many.
-            give_up: Asked every `CHUNK` rounds whether the candidate has no chance.
+            params: The candidate's parameters.
+            folds: How many folds to use.
+            give_up: Called every `CHUNK` rounds; returns whether to stop the candidate.
         """
-        began = time.perf_counter()
-        told = fit.lightgbm_params(self.features, params, threads=1, seed=self.seed)
+        started = time.perf_counter()
+        parameters = fit.lightgbm_params(self.features, params, threads=1, seed=self.seed)
         boosters = []
         for train, valid in self.pairs[:folds]:
-            boosters.append(lgb.Booster(told, train).add_valid(valid, "valid"))
+            boosters.append(lgb.Booster(parameters, train).add_valid(valid, "valid"))
         early_stopping_rounds = math.ceil(3 / params["learning_rate"])
         losses = np.empty(0)  # by round, the mean over the folds
         given_up = False
-        while len(losses) < MOST_ROUNDS and not given_up:
+        while len(losses) < MAX_ROUNDS and not given_up:
             curves = list(self.pool.map(_train_chunk, boosters))
             losses = np.concatenate([losses, np.mean(curves, axis=0)])
             if len(losses) - losses.argmin() > early_stopping_rounds:
                 break
             given_up = give_up is not None and give_up(losses)
         rounds = int(losses.argmin()) + 1
-        seconds = time.perf_counter() - began
+        seconds = time.perf_counter() - started
         return Trial(float(losses.min()), rounds, params, given_up, seconds)
 
 
-def _quieten() -> None:
-    """Tell LightGBM to print nothing from this thread: it keeps that for each of its own."""
+def _silence_lightgbm() -> None:
+    """Keep LightGBM from printing in this thread; its verbosity is set per thread."""
     lgb.Dataset(np.zeros((1, 1)), params={**fit.DATASET_PARAMS, "num_threads": 1}).construct()
 
 
@@ -121,9 +119,9 @@ def _train_chunk(booster: lgb.Booster) -> list[float]:
     return losses
 
 
-def has_no_chance(losses: Matrix, least: float) -> bool:
-    """Whether a curve stays above `least` even if each chunk gains 0.7 of the one before."""
+def has_no_chance(losses: Matrix, best_loss: float) -> bool:
+    """Whether the loss stays above `best_loss` even if each chunk gains 0.7 times the last one."""
     if len(losses) < 3 * CHUNK:
         return False
     gain = max(losses[-1 - CHUNK] - losses[-1], 0.0)
-    return bool(losses[-1] - gain * 0.7 / (1 - 0.7) > least)
+    return bool(losses[-1] - gain * 0.7 / (1 - 0.7) > best_loss)

@@ -1,4 +1,4 @@
-"""How good are probabilities, and is a challenger worse than the champion?"""
+"""Metrics of predicted probabilities, and the comparison of two models on the same rows."""
 
 import zlib
 from collections.abc import Iterable
@@ -7,24 +7,23 @@ import numpy as np
 import numpy.typing as npt
 
 from utils.feature_tools import IntegerCodes, Matrix
-from utils.figures import Comparison, Metrics
+from utils.metrics import Comparison, Metrics
 from utils.model_store import predicted_codes
 
 
 def is_validation_row(request_ids: Iterable[str]) -> npt.NDArray[np.bool_]:
     """Which rows are for validation, and so never trained on: about one in ten.
 
-    A row's place follows from its request_id alone, so it stays there through every
-    retraining, and whoever reads the log again comes to the same. CRC-32 is the hash
-    because it is the same everywhere and forever (Python's own differs between
-    processes), takes 0.1 us, and spreads counted ids as evenly as a cryptographic hash
-    does; nobody gains by choosing ids that collide.
+    The request_id alone decides, so the split is the same in every retraining and each
+    time the log is read. The hash is CRC-32: it is the same everywhere (Python's own
+    differs between processes), takes 0.1 us, and spreads consecutive ids as evenly as a
+    cryptographic hash does. Nothing is gained by choosing ids that collide.
 
     Args:
         request_ids: (rows,)
 
     Returns:
-        (rows,), true for validation.
+        (rows,), True for validation.
     """
     hashes = np.fromiter((zlib.crc32(name.encode()) for name in request_ids), np.uint32)
     chosen: npt.NDArray[np.bool_] = hashes % 10 == 0
@@ -32,21 +31,21 @@ def is_validation_row(request_ids: Iterable[str]) -> npt.NDArray[np.bool_]:
 
 
 def row_losses(probabilities: Matrix, codes: IntegerCodes) -> Matrix:
-    """Each row's log loss: minus the log of the probability given to its class, in nats.
+    """Each row's log loss in nats: minus the log of the probability of its class.
 
     Args:
         probabilities: (rows,) of class 1, or (rows, classes).
         codes: (rows,), the true classes.
 
     Returns:
-        (rows,); a probability counts as 1e-15 at least.
+        (rows,); a probability below 1e-15 counts as 1e-15.
 
     Raises:
-        ValueError: A code that is no class.
+        ValueError: A code belongs to no class.
     """
     table = _by_class(probabilities)
     if len(codes) and not 0 <= codes.min() <= codes.max() < table.shape[1]:
-        raise ValueError("a code that is no class")
+        raise ValueError("a code belongs to no class")
     given = table[np.arange(len(codes)), codes]
     losses: Matrix = -np.log(np.clip(given, 1e-15, 1.0))
     return losses
@@ -61,7 +60,7 @@ def paired_comparison(champion_losses: Matrix, challenger_losses: Matrix) -> Com
     False
 
     Args:
-        champion_losses: (rows,), as `row_losses` gives them.
+        champion_losses: (rows,), as `row_losses` returns them.
         challenger_losses: (rows,), of the same rows in the same order.
     """
     differences = challenger_losses - champion_losses
@@ -72,7 +71,7 @@ def paired_comparison(champion_losses: Matrix, challenger_losses: Matrix) -> Com
 
 
 def metrics(probabilities: Matrix, codes: IntegerCodes) -> Metrics:
-    """The figures a model is judged by; all but `rows` are None without rows.
+    """Compute the metrics of predictions; without rows, all but `rows` are None.
 
     Args:
         probabilities: (rows,) of class 1, or (rows, classes).
@@ -118,14 +117,14 @@ def _auc_of_two(scores: Matrix, positive: npt.NDArray[np.bool_]) -> float:
 def _calibration(probabilities: Matrix, codes: IntegerCodes) -> float:
     """Expected calibration error over ten bins of equal width.
 
-    Naeini, Cooper and Hauskrecht, "Obtaining Well Calibrated Probabilities Using
-    Bayesian Binning", AAAI 2015, for the positive class of two; for several classes, of
-    the likeliest one: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017.
+    With two classes, of the positive class: Naeini, Cooper and Hauskrecht, "Obtaining Well
+    Calibrated Probabilities Using Bayesian Binning", AAAI 2015. With more classes, of the
+    most likely one: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017.
     """
     if probabilities.ndim == 1:
-        said, happened = probabilities, codes == 1
+        predicted, observed = probabilities, codes == 1
     else:
-        said, happened = probabilities.max(axis=1), predicted_codes(probabilities) == codes
-    bins = np.minimum((said * 10).astype(np.int64), 9)
-    gaps = np.bincount(bins, weights=happened - said, minlength=10)
-    return float(np.abs(gaps).sum() / len(said))
+        predicted, observed = probabilities.max(axis=1), predicted_codes(probabilities) == codes
+    bins = np.minimum((predicted * 10).astype(np.int64), 9)
+    gaps = np.bincount(bins, weights=observed - predicted, minlength=10)
+    return float(np.abs(gaps).sum() / len(predicted))

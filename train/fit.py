@@ -1,7 +1,7 @@
-"""Everything LightGBM is told, in one place: how a model is fitted, written and asked.
+"""Fits LightGBM models, writes them as text and predicts with them.
 
-The same rows, parameters, rounds and seed give the same model, byte for byte, run to run
-and with any number of threads (`model_text` says what it leaves out).
+All of LightGBM's parameters are set here. The same rows, parameters, rounds and seed give
+the same `model_text`, byte for byte, in every run and with any number of threads.
 """
 
 import re
@@ -14,57 +14,58 @@ from utils.feature_tools import FeatureTools, IntegerCodes, Matrix
 
 Params = Mapping[str, object]
 
-#: Fewer are fitted by one thread: LightGBM's threads wait for each other at every split,
-#: which gains little on few rows, and costs many times the work itself as soon as another
-#: process (a predictor, say) wants the processor too.
-ROWS_WORTH_THREADS = 100_000
+#: Fewer rows are fitted on one thread. LightGBM's threads wait for each other at every
+#: split: on few rows that gains little, and it takes many times as long as soon as another
+#: process (such as a predictor) uses the processor too.
+MIN_ROWS_FOR_THREADS = 100_000
 
-#: Fixed for a Dataset once it is made, so no search may vary it.
+#: LightGBM fixes these when it creates a Dataset, so a search cannot vary them.
 DATASET_PARAMS: Params = {"max_bin": 255, "feature_pre_filter": False, "verbosity": -1}
 
 
 def lightgbm_params(
     features: FeatureTools, params: Params, *, threads: int, seed: int
 ) -> dict[str, object]:
-    """All of LightGBM's parameters: those of a search, and those no search may vary.
+    """All of LightGBM's parameters: those of the search and the fixed ones.
 
     Args:
-        features: Say which objective it is: by the number of classes.
-        params: What a search has chosen.
+        features: The number of their classes determines the objective.
+        params: The parameters that the search has chosen.
         threads: LightGBM's threads.
-        seed: Of bagging and of the choice of features.
+        seed: The seed for bagging and for the choice of features.
     """
-    several = len(features.classes) > 2
+    multiclass = len(features.classes) > 2
     fixed = {
-        "objective": "multiclass" if several else "binary",
-        "metric": "multi_logloss" if several else "binary_logloss",
+        "objective": "multiclass" if multiclass else "binary",
+        "metric": "multi_logloss" if multiclass else "binary_logloss",
         "seed": seed,
         "deterministic": True,
         "force_col_wise": True,
         "num_threads": threads,
     }
-    if several:
+    if multiclass:
         fixed["num_class"] = len(features.classes)
     return {**params, **DATASET_PARAMS, **fixed}
 
 
 def dataset(X: Matrix, y: IntegerCodes, features: FeatureTools, *, threads: int) -> lgb.Dataset:
-    """Rows as LightGBM bins them.
+    """Create LightGBM's Dataset of encoded rows.
 
-    Columns go by the names f0, f1, ...: LightGBM refuses some characters that a column's
-    name may have.
+    Its columns are named f0, f1, ..., because LightGBM refuses some characters in names.
 
     Args:
-        X: (rows, features) of `features`.
-        y: (rows,), codes of classes.
-        features: Say which columns hold categories.
+        X: (rows, features), encoded by `features`.
+        y: (rows,), the codes of the classes.
+        features: The preprocessor; it knows which columns hold categories.
         threads: LightGBM's threads.
 
     Raises:
-        ValueError: No rows, or a code that is no class.
+        ValueError: There are no rows, or a code belongs to no class.
     """
     if len(y) == 0 or y.min() < 0 or y.max() >= len(features.classes):
-        raise ValueError("there are no rows to learn from" if len(y) == 0 else "an unknown class")
+        raise ValueError(
+            "there are no rows to train on" if len(y) == 0 else "a row has an unknown class"
+        )
     first_code = len(features.feature_names) - len(features.categorical_features)
     return lgb.Dataset(
         X,
@@ -89,39 +90,39 @@ def fit(
     """Fit a model.
 
     Args:
-        X: (rows, features) of `features`.
-        y: (rows,), codes of classes.
-        features: Say which columns hold categories, and how many classes there are.
-        params: What a search has chosen.
-        rounds: Boosting rounds (several classes: one tree a class and round).
+        X: (rows, features), encoded by `features`.
+        y: (rows,), the codes of the classes.
+        features: The preprocessor; it knows the categorical columns and the classes.
+        params: The parameters that the search has chosen.
+        rounds: Boosting rounds; with more than two classes, each has a tree per class.
         threads: LightGBM's threads at most; they do not change the model.
-        seed: Of bagging and of the choice of features.
+        seed: The seed for bagging and for the choice of features.
 
     Raises:
-        ValueError: No rows, or a code that is no class.
+        ValueError: There are no rows, or a code belongs to no class.
     """
-    threads = threads if len(y) >= ROWS_WORTH_THREADS else 1
+    threads = threads if len(y) >= MIN_ROWS_FOR_THREADS else 1
     rows = dataset(X, y, features, threads=threads)
     chosen = lightgbm_params(features, params, threads=threads, seed=seed)
     return lgb.train(chosen, rows, num_boost_round=rounds)
 
 
 def predict(booster: lgb.Booster, X: Matrix, threads: int) -> Matrix:
-    """Probabilities: of the positive class, (rows,); of several classes, (rows, classes)."""
-    if len(X) == 0:  # LightGBM wants a row
-        return np.empty((0, booster.num_model_per_iteration()) if several(booster) else 0)
+    """Predict probabilities: (rows,) of the positive class, or (rows, classes)."""
+    if len(X) == 0:  # LightGBM refuses an empty matrix
+        return np.empty((0, booster.num_model_per_iteration()) if is_multiclass(booster) else 0)
     return np.asarray(booster.predict(X, num_threads=threads), dtype=np.float64)
 
 
-def several(booster: lgb.Booster) -> bool:
-    """Whether a model knows more than two classes."""
+def is_multiclass(booster: lgb.Booster) -> bool:
+    """Whether a model predicts more than two classes."""
     return bool(booster.num_model_per_iteration() > 1)
 
 
 def model_text(booster: lgb.Booster) -> str:
     """A model in LightGBM's text format, the same for any number of threads.
 
-    The section that lists the parameters names the number of threads: it says 0 here.
+    LightGBM lists the number of threads among the parameters; here it is always 0.
     """
     text: str = booster.model_to_string(num_iteration=-1)
     return re.sub(r"^\[num_threads: \d+\]$", "[num_threads: 0]", text, flags=re.MULTILINE)

@@ -1,4 +1,7 @@
-"""The gate: a challenger that is worse than the champion on the validation rows never serves."""
+"""The gate: a new model that is worse than the serving one on the validation rows never serves.
+
+The new model is the challenger, the serving one the champion.
+"""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -9,25 +12,25 @@ import pandas as pd
 from train import evaluate, fit
 from utils.boosting import lgb
 from utils.feature_tools import FeatureTools, Matrix
-from utils.figures import Comparison, Metrics
+from utils.metrics import Comparison, Metrics
 from utils.model_store.bundle import MODEL, Bundle, sha256
 
 
 class Scores:
-    """One model's probabilities of the rows that it was last asked for, by a row's bytes.
+    """Caches one model's probabilities for the rows of the last call, by the row's bytes.
 
-    The validation rows of a training are those of the one before and a few more, and its
-    champion is the challenger of then: hardly a row is scored twice.
+    The validation rows of a training are those of the previous one and a few more, and its
+    champion is often the previous challenger. So hardly any row is scored twice.
     """
 
     def __init__(self) -> None:
         self._known: dict[bytes, Matrix] = {}
 
     def __call__(self, booster: lgb.Booster, X: Matrix, threads: int) -> Matrix:
-        """What `fit.predict` gives.
+        """Return what `fit.predict` returns.
 
         Args:
-            booster: The model, the same each time.
+            booster: The model, the same in every call.
             X: (rows, features).
             threads: LightGBM's threads at most.
         """
@@ -36,18 +39,18 @@ class Scores:
         scored = fit.predict(booster, X[new], threads)
         self._known.update(zip((keys[place] for place in new), scored, strict=True))
         found = np.array([self._known[key] for key in keys])
-        found = found.reshape(len(keys), *scored.shape[1:])  # of no row, too
+        found = found.reshape(len(keys), *scored.shape[1:])  # also without rows
         self._known = dict(zip(keys, found, strict=True))
         return found
 
 
-@lru_cache(maxsize=3)  # of a champion, its challenger, and the next one
+@lru_cache(maxsize=3)  # a champion, its challenger and the next one
 def _scores_of(model_sha256: str) -> Scores:
     return Scores()
 
 
 def are_comparable(champion: Bundle | None, features: FeatureTools) -> bool:
-    """Whether both speak of the same classes and columns (pipeline.toml may have changed)."""
+    """Whether both have the same classes and columns; pipeline.toml may have changed."""
     return champion is not None and (
         champion.features.classes == features.classes
         and set(champion.features.columns) == set(features.columns)
@@ -56,12 +59,12 @@ def are_comparable(champion: Bundle | None, features: FeatureTools) -> bool:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the gate decided.
+    """The gate's decision.
 
     Attributes:
         challenger: The challenger's metrics on the validation rows.
-        champion: The champion's; None where there is none that can be compared.
-        comparison: Of both; None without a champion.
+        champion: The champion's metrics on them; None without a comparable champion.
+        comparison: The comparison of both; None without a comparable champion.
     """
 
     challenger: Metrics
@@ -88,7 +91,7 @@ def compare(
         booster: The challenger.
         model_text: Its text, as a bundle holds it.
         features: Its preprocessor.
-        champion: None where there is nothing to compare with.
+        champion: The serving bundle; None if there is none.
         rows: The raw columns of the validation rows, and their classes by name; rows of a
             class that the challenger does not know are left out.
         threads: LightGBM's threads at most.
@@ -98,12 +101,16 @@ def compare(
     known = codes >= 0
     codes, frame = codes[known], frame[known]
     scores = _scores_of(sha256(model_text.encode()))
-    ours = scores(booster, features.transform(frame), threads)
+    challenger_scores = scores(booster, features.transform(frame), threads)
     if champion is None or not are_comparable(champion, features):
-        return Verdict(evaluate.metrics(ours, codes))
+        return Verdict(evaluate.metrics(challenger_scores, codes))
     scores = _scores_of(champion.manifest.sha256[MODEL])
-    theirs = scores(champion.booster, champion.features.transform(frame), threads)
+    champion_scores = scores(champion.booster, champion.features.transform(frame), threads)
     comparison = evaluate.paired_comparison(
-        evaluate.row_losses(theirs, codes), evaluate.row_losses(ours, codes)
+        evaluate.row_losses(champion_scores, codes), evaluate.row_losses(challenger_scores, codes)
     )
-    return Verdict(evaluate.metrics(ours, codes), evaluate.metrics(theirs, codes), comparison)
+    return Verdict(
+        evaluate.metrics(challenger_scores, codes),
+        evaluate.metrics(champion_scores, codes),
+        comparison,
+    )

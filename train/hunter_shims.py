@@ -1,7 +1,7 @@
-"""What HyperparameterHunter 3.0.0, of 2019, misses in today's Python and libraries.
+"""Makes HyperparameterHunter 3.0.0, of 2019, run on today's Python and libraries.
 
-`apply_shims` puts it in place and takes it away again: nothing of it, nor of what the package
-does to the process by itself, is left for others to see.
+`apply_shims` adds what they have removed since, and takes it away again. It also undoes
+what the package itself does to the process.
 """
 
 import collections
@@ -26,16 +26,16 @@ import sklearn.utils.fixes
 import threadpoolctl
 from skopt.space import transformers
 
-if TYPE_CHECKING:  # the package is imported with the shims in place only
+if TYPE_CHECKING:  # can only be imported with the shims applied
     from hyperparameter_hunter.experiments import BaseExperiment
     from hyperparameter_hunter.leaderboards import Leaderboard
 
 
 @contextmanager
 def apply_shims() -> Iterator[types.ModuleType]:
-    """Make the package work for as long as the context lasts; gives the package."""
+    """Make the package work inside the context, which yields the package."""
     with ExitStack() as undo:
-        undo.enter_context(_process_as_it_was())
+        undo.enter_context(_restore_process())
         for owner, name, value in _missing():
             undo.callback(_restore, owner, name, vars(owner).get(name))
             setattr(owner, name, value)
@@ -44,26 +44,26 @@ def apply_shims() -> Iterator[types.ModuleType]:
             sys.modules[module[0]] = module[1]
         import hyperparameter_hunter
 
-        _mend_package()
+        _patch_package()
         yield hyperparameter_hunter
 
 
 def _missing() -> list[tuple[object, str, object]]:
-    """Where the package looks for something, its name, and what to find there."""
+    """The missing attributes: their owner, name and value."""
     return [
-        # Python 3.10 left the abstract classes to collections.abc
+        # Python 3.10 removed these aliases of collections.abc
         *(
             (collections, name, getattr(collections.abc, name))
             for name in ("Mapping", "Sequence", "Set", "ItemsView")
         ),
-        # numpy 1.24 dropped its names for Python's own types
+        # NumPy 1.24 removed its aliases of Python's types
         (np, "int", int),
         (np, "float", float),
-        # scikit-optimize 0.7 made it LogN, which is told the base
+        # scikit-optimize 0.7 replaced it by LogN, which takes the base
         (transformers, "Log10", lambda: transformers.LogN(10)),
-        # a tuple then, an object now; it is compared with (0, 16)
+        # once a tuple, now an object; the package compares it with (0, 16)
         (sklearn.utils.fixes, "sp_version", tuple(map(int, scipy.__version__.split(".")[:2]))),
-        # pandas 2 dropped it in favour of concat
+        # pandas 2 removed it in favour of concat
         (pd.DataFrame, "append", _append),
     ]
 
@@ -73,30 +73,30 @@ def _append(frame: pd.DataFrame, other: pd.DataFrame, ignore_index: bool) -> pd.
 
 
 def _sklearn_joblib() -> tuple[str, types.ModuleType]:
-    """Scikit-learn 0.23 no longer brought joblib along."""
+    """The copy of joblib that scikit-learn 0.23 removed."""
     return "sklearn.externals.joblib", joblib
 
 
 def _pkg_resources() -> tuple[str, types.ModuleType]:
-    """Setuptools 82 dropped it; it is only asked whether Keras is installed."""
+    """A part of what setuptools 82 removed: enough to check whether Keras is installed."""
     module: Any = types.ModuleType("pkg_resources")
     module.DistributionNotFound = importlib.metadata.PackageNotFoundError
     module.get_distribution = importlib.metadata.distribution
     return "pkg_resources", module
 
 
-def _mend_package() -> None:
-    """Replace what is wrong in the package itself; nobody else sees it."""
+def _patch_package() -> None:
+    """Replace functions of the package itself; no other code uses them."""
     from hyperparameter_hunter import leaderboards, recorders
     from hyperparameter_hunter.experiments import BaseExperiment
     from hyperparameter_hunter.keys import makers
     from hyperparameter_hunter.utils import file_utils
 
-    # It would keep each training set as CSV and each class as a pickle, and read neither.
+    # It saves each training set as CSV and each class as a pickle, and reads neither.
     makers.KeyMaker.add_complex_type_lookup_entry = lambda *_: None
-    # Made of whole zeros, which pandas 3 does not overwrite with fractions.
+    # It creates integer columns, and pandas 3 refuses to write floats into them.
     BaseExperiment._empty_output_like = _zeros
-    # Killed while it writes, it would leave half a file, and stumble over it ever after.
+    # It does not write atomically: after a kill, every later run fails on the partial file.
     leaderboards.Leaderboard.save = _save_leaderboard
     for module in (file_utils, makers, recorders):
         module.write_json = _write_json
@@ -129,24 +129,24 @@ def _replace(path: str, text: str) -> None:
 
 
 @contextmanager
-def _process_as_it_was() -> Iterator[None]:
-    """Undo what the package does to the process: it seeds, hooks, prints and silences."""
-    numpys, pythons, hooks = np.random.get_state(), random.getstate(), list(sys.meta_path)
-    wide = pd.get_option("display.expand_frame_repr")
+def _restore_process() -> Iterator[None]:
+    """Undo what the package does: it sets seeds, import hooks and options, and it prints."""
+    numpy_state, python_state, hooks = np.random.get_state(), random.getstate(), list(sys.meta_path)
+    expand = pd.get_option("display.expand_frame_repr")
     try:
         with (
             redirect_stdout(io.StringIO()),
             warnings.catch_warnings(),
-            # Else the Gaussian process's threads spin on every core between its small steps.
+            # The threads of the Gaussian process would spin on every core between small steps.
             threadpoolctl.threadpool_limits(1, user_api="blas"),
         ):
             warnings.simplefilter("ignore")
             yield
     finally:
-        np.random.set_state(numpys)
-        random.setstate(pythons)
+        np.random.set_state(numpy_state)
+        random.setstate(python_state)
         sys.meta_path[:] = hooks
-        pd.set_option("display.expand_frame_repr", wide)
+        pd.set_option("display.expand_frame_repr", expand)
 
 
 def _restore(owner: object, name: str, value: object) -> None:

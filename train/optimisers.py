@@ -1,9 +1,9 @@
 """The optimisers, by the name that `--hyper` takes.
 
-Each is a module train/train_<name>.py with a function `optimise` (`search.Optimise` says
-how it is called), and where it needs packages of its own a file requirements-<name>.txt;
-nothing else knows of it. It is imported only when it is asked for: not everyone has its
-package.
+Each is a module train/train_<name>.py with a function `optimise` of the type
+`search.Optimise`. If it needs packages of its own, requirements-<name>.txt lists them. No
+other code names an optimiser. Its module is imported only when it is selected, because its
+packages may not be installed.
 """
 
 import argparse
@@ -23,19 +23,19 @@ class OptimiserError(UserError):
 
 
 def names() -> list[str]:
-    """Every optimiser there is."""
+    """The names of all optimisers."""
     modules = Path(__file__).parent.glob("train_*.py")
     return sorted(module.stem.removeprefix("train_") for module in modules)
 
 
 def check(name: str) -> None:
-    """See whether an optimiser is there, without importing it.
+    """Check that an optimiser exists and its packages are installed, without importing it.
 
     Raises:
-        OptimiserError: No such optimiser, or a package that it needs is not installed.
+        OptimiserError: There is no such optimiser, or a package is not installed.
     """
     if name not in names():
-        raise OptimiserError(f"no optimiser {name!r}; there are {', '.join(names())}")
+        raise OptimiserError(f"no optimiser {name!r}; choose one of {', '.join(names())}")
     requirements = ROOT / f"requirements-{name}.txt"
     if requirements.exists():
         for package in re.findall(r"^[\w.-]+", requirements.read_text("utf-8"), re.M):
@@ -48,10 +48,10 @@ def check(name: str) -> None:
 
 
 def get(name: str) -> Optimise:
-    """An optimiser, for `train.search.search`; imported only now.
+    """Import an optimiser, for `train.search.search`.
 
     Raises:
-        OptimiserError: As `check` says.
+        OptimiserError: As for `check`.
     """
     check(name)
     optimise: Optimise = importlib.import_module(f"train.train_{name}").optimise
@@ -59,10 +59,10 @@ def get(name: str) -> Optimise:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options `--hyper` and `--evals` of the scripts that train."""
+    """Add the options `--hyper` and `--evals` to a script that trains."""
     parser.add_argument(
         "--hyper", choices=names(), default="hyperopt", help="the optimiser (hyperopt)"
     )
     parser.add_argument(
-        "--evals", type=process.at_least(1), default=10, help="evaluations of a search (10)"
+        "--evals", type=process.at_least(1), default=10, help="evaluations in each search (10)"
     )

@@ -1,4 +1,4 @@
-"""Live quality: how good the predictions that a model really made turned out to be."""
+"""Live quality: the metrics of a model's real predictions, once their outcomes are known."""
 
 from dataclasses import dataclass
 
@@ -6,25 +6,25 @@ import numpy as np
 
 from train.evaluate import metrics
 from utils.feature_tools import FeatureTools
-from utils.figures import Metrics
-from utils.message_store import Judged
+from utils.message_store import ModelPredictions
+from utils.metrics import Metrics
 
 
 @dataclass(frozen=True)
 class Quality:
-    """What is known of one model.
+    """The live quality of one model.
 
-    A figure from a few outcomes that happened to come early says little; `missing` and
-    its ages show how much is still to come.
+    Metrics of a few early outcomes say little; `missing`, `oldest` and `median` show how
+    many outcomes are still to come, and how long they have been missing.
 
     Attributes:
         model_id: The model.
-        known: Predictions whose outcome is known.
-        missing: Predictions still without one.
-        oldest: Seconds since the oldest of the missing; None without any.
-        median: Seconds since half of the missing; None without any.
-        overall: `train.evaluate.metrics` over all known outcomes.
-        last: The same over the last of them.
+        known: Number of predictions with a known outcome.
+        missing: Number of predictions without one.
+        oldest: Age of the oldest prediction without an outcome, in seconds, or None.
+        median: Median age of the predictions without an outcome, in seconds, or None.
+        overall: The metrics over all known outcomes.
+        last: The metrics over the latest of them.
     """
 
     model_id: int
@@ -36,18 +36,20 @@ class Quality:
     last: Metrics
 
 
-def measure_quality(judged: Judged, features: FeatureTools, *, last: int, now: float) -> Quality:
-    """The figures of one model.
+def measure_quality(
+    judged: ModelPredictions, features: FeatureTools, *, last: int, now: float
+) -> Quality:
+    """Compute the live quality of one model.
 
     Args:
-        judged: Its predictions.
-        features: Says which class has which code.
-        last: How many of the latest predictions `Quality.last` looks at.
+        judged: The model's predictions and their outcomes.
+        features: The preprocessor, which encodes the classes.
+        last: How many of the latest predictions `Quality.last` covers.
         now: Milliseconds since 1970.
     """
     codes = features.encode_target(judged.outcomes)
     probabilities, codes = judged.probabilities[codes >= 0], codes[codes >= 0]
-    # A clock that was set back makes no negative ages.
+    # No age is negative, even if the clock was set back.
     ages = np.maximum(now - judged.missing_since, 0.0) / 1000
     return Quality(
         judged.model_id,

@@ -1,16 +1,16 @@
-"""What comes of a training or a judgement, as the process that did it hands it to the trainer.
+"""The results that the worker process returns to the trainer.
 
-Apart from `retrain`, so that whoever only receives it imports nothing to train with.
+They are apart from `retrain`, so that the trainer's loop imports no training library.
 """
 
 from dataclasses import dataclass, field
 
-from utils.figures import Comparison, Metrics
+from utils.metrics import Comparison, Metrics
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a training came to, as `retrain_topic` and the manifest tell it."""
+    """The result of a training, which the trainer announces on `retrain_topic`."""
 
     model_id: int
     accepted: bool
@@ -25,7 +25,10 @@ class Result:
 
 @dataclass(frozen=True)
 class Judgement:
-    """The serving model against its parent on outcomes that neither was trained on."""
+    """The comparison of the serving model with its parent, on outcomes neither was trained on.
+
+    If `demoted`, the parent serves again.
+    """
 
     model_id: int
     parent_id: int

@@ -1,4 +1,4 @@
-"""One training from start to end: rows in, bundle out. Knows nothing of Kafka."""
+"""One training from start to end: rows in, bundle out. Does not depend on Kafka."""
 
 import hashlib
 import os
@@ -15,42 +15,42 @@ from pandas.api.types import union_categoricals
 
 from train import evaluate, fit, gate, optimisers
 from train.results import Judgement, Result
-from train.search import Progress, SearchSpec, search
+from train.search import Best, Progress, SearchSpec, search
 from train.tracking import outbox
 from utils import preprocess_data
 from utils.feature_tools import FeatureTools
-from utils.figures import BothMetrics
 from utils.message_store import MessageStore, Offsets, Snapshot
 from utils.messages import Label
+from utils.metrics import BothMetrics
 from utils.model_store import Bundle, BundleError, Draft, ModelStore, ModelStoreError
 from utils.model_store.manifest import Manifest, TrainingRecord, TrialRecord
 from utils.settings import Data, Settings
 
 GOLDEN_ROWS = 5
-#: Newer outcomes that a judgement of the serving model wants to see at least.
+#: The fewest outcomes for a judgement, which compares the serving model with its parent.
 JUDGE_ROWS = 100
-#: And how many of the latest it looks at, so that its cost does not grow with the log.
+#: The most outcomes of a judgement, so that its cost does not grow with the log.
 JUDGE_LATEST = 20_000
-#: How many standard errors worse than its parent a serving model is when it is taken
-#: back: more than the gate's one, because this is looked at again and again.
+#: The serving model is rolled back if it is worse than its parent by more than this many
+#: standard errors. The gate uses one; a judgement needs more, because it is repeated often.
 JUDGE_ERRORS = 3.0
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Everything there is to learn from, in one order that can be had again.
+    """All rows to learn from, in a reproducible order.
 
-    The base data first, in the file's order, then the messages with a known outcome by
-    (partition, offset).
+    The base data (the data set's training file) come first, in the file's order, then the
+    messages with a known outcome by (partition, offset).
 
     Attributes:
-        ids: One name a row: `base-<line>` or the request_id.
+        ids: The id of each row: `base-<line>` or the request_id.
         frame: The raw feature columns.
         labels: The class of each row by name.
-        validation: For each row whether it is kept out of training, for ever.
-        offsets: Up to where the log was read, by (topic, partition).
-        topic_ids: Whose offsets those are.
-        base_sha256: Of the base data's file.
+        validation: Whether each row is for validation, and so never trained on.
+        offsets: The offsets up to which the log was read, by (topic, partition).
+        topic_ids: Kafka's ids of those topics.
+        base_sha256: The SHA-256 of the base data's file.
     """
 
     ids: list[str]
@@ -63,20 +63,20 @@ class Rows:
 
     @cached_property
     def training(self) -> tuple[pd.DataFrame, np.ndarray]:
-        """The frame and the labels of the rows to learn from."""
+        """The frame and the labels of the training rows."""
         return self.frame[~self.validation], self.labels[~self.validation]
 
     @cached_property
-    def kept_aside(self) -> tuple[pd.DataFrame, np.ndarray]:
-        """The same of the rows to be judged by."""
+    def held_out(self) -> tuple[pd.DataFrame, np.ndarray]:
+        """The frame and the labels of the validation rows."""
         return self.frame[self.validation], self.labels[self.validation]
 
 
 class Timer:
-    """Measures the parts of a training.
+    """Measures how long the parts of a training take.
 
     Attributes:
-        seconds: How long each part took, by its name.
+        seconds: The duration of each part by its name.
     """
 
     def __init__(self) -> None:
@@ -84,14 +84,14 @@ class Timer:
 
     @contextmanager
     def __call__(self, part: str) -> Iterator[None]:
-        """Measure what runs inside."""
-        begun = time.monotonic()
+        """Measure the block."""
+        started = time.monotonic()
         yield
-        self.seconds[part] = time.monotonic() - begun
+        self.seconds[part] = time.monotonic() - started
 
 
 def gather_rows(settings: Settings, snapshot: Snapshot | None) -> Rows:
-    """Put the base data and the messages together."""
+    """Combine the base data and the messages."""
     base = base_rows(settings)
     if snapshot is None:
         return base
@@ -110,26 +110,26 @@ def gather_rows(settings: Settings, snapshot: Snapshot | None) -> Rows:
 
 
 def _concatenate(first: "pd.Series", second: "pd.Series") -> "pd.Series | pd.Categorical":
-    """One column after the other; categories of both stay categories."""
+    """Concatenate two columns; categories stay categories."""
     if isinstance(first.dtype, pd.CategoricalDtype):
         return union_categoricals([_as_text_categories(first), _as_text_categories(second)])
     return pd.concat([first, second], ignore_index=True)
 
 
 def _as_text_categories(column: "pd.Series") -> pd.Categorical:
-    """Text by text, whatever pandas made of the categories' type."""
+    """Convert the categories to plain text, whatever type pandas has inferred."""
     names = pd.Categorical(column)
     return pd.Categorical.from_codes(names.codes, categories=names.categories.astype(object))
 
 
 def base_rows(settings: Settings) -> Rows:
-    """The base data: read once by a process that trains again and again, until it changes.
+    """The base data; the file is read again only if it has changed.
 
     Raises:
-        preprocess_data.DataError: It cannot be read.
+        preprocess_data.DataError: The file cannot be read.
     """
     path, stamp = settings.data_dir / settings.data.train, None
-    with suppress(OSError):  # reading it says what is wrong
+    with suppress(OSError):  # reported when the file is read
         written = path.stat()
         stamp = written.st_mtime_ns, written.st_size
     return _read_base_rows(path, settings.data, stamp)
@@ -140,7 +140,7 @@ def _read_base_rows(path: Path, data: Data, _stamp: tuple[int, int] | None) -> R
     frame = preprocess_data.read_frame(path, data)
     labels = frame.pop(data.target).to_numpy(dtype=object)
     _, names = preprocess_data.column_types(frame, data)
-    # Each training looks for the different values of them several times.
+    # Each training needs the distinct values of these columns several times.
     frame = frame.astype(dict.fromkeys(names, "category"))
     ids = [f"base-{line}" for line in range(len(frame))]
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -148,7 +148,7 @@ def _read_base_rows(path: Path, data: Data, _stamp: tuple[int, int] | None) -> R
 
 
 def fit_preprocessor(rows: Rows, settings: Settings) -> FeatureTools:
-    """The preprocessor, fitted on the training rows alone."""
+    """Fit the preprocessor on the training rows."""
     frame, labels = rows.training
     return preprocess_data.fit_features(
         frame.assign(**{settings.data.target: labels}), settings.data
@@ -167,67 +167,59 @@ def train(
 ) -> Result:
     """Search, fit, compare with the champion and publish.
 
-    1. rows; 2. preprocessor; 3. search, warm from the champion's parameters; 4. fit;
-    5. gate: both score the validation rows, which neither was trained on; 6. publish.
+    1. Gather the rows.
+    2. Fit the preprocessor.
+    3. Search, starting from the champion's parameters.
+    4. Fit the model.
+    5. Gate: compare both models on the validation rows, which neither was trained on.
+    6. Publish the bundle.
 
     Args:
-        settings: Say where the models and the base data are.
+        settings: The pipeline's settings.
         snapshot: The messages with their outcomes; None to learn from the base data alone.
         hyper: The optimiser's name.
         evals: Evaluations of the search.
-        batch_ids: The retrain requests that this training answers.
-        first: Begin afresh: no warm start, and no gate that could keep the old model. An
-            optimiser with a memory keeps that.
+        batch_ids: The ids of the retrain requests that this training answers.
+        first: Train without a champion: no warm start and no gate. An optimiser with a
+            memory keeps it.
         progress: Called with (done, total, best loss) after each evaluation.
     """
-    timer = Timer()
-    store = ModelStore(settings.models_dir)
-    threads, seed = os.cpu_count() or 1, settings.training.seed
+    timer, store = Timer(), ModelStore(settings.models_dir)
     with timer("reading"):
         champion = None if first else serving_bundle(store)
         rows = gather_rows(settings, snapshot)  # 1
         features = fit_preprocessor(rows, settings)  # 2
         X, y = training_matrix(rows, features)
+    spec = SearchSpec(
+        X=X,
+        y=y,
+        features=features,
+        evals=evals,
+        seed=settings.training.seed,
+        n_folds=settings.training.folds,
+        start_from=champion.manifest.hyperparameters if champion else None,
+        threads=os.cpu_count() or 1,
+        memory=settings.searches_dir,
+        progress=progress,
+    )
     with timer("searching"):
-        spec = SearchSpec(
-            X=X,
-            y=y,
-            features=features,
-            evals=evals,
-            seed=seed,
-            n_folds=settings.training.folds,
-            start_from=champion.manifest.hyperparameters if champion else None,
-            threads=threads,
-            memory=settings.searches_dir,
-            progress=progress,
-        )
         best = search(optimisers.get(hyper), spec)  # 3
     with timer("fitting"):
-        booster = fit.fit(X, y, features, best.params, best.rounds, threads=threads, seed=seed)  # 4
+        booster = fit.fit(  # 4
+            X, y, features, best.params, best.rounds, threads=spec.threads, seed=spec.seed
+        )
     with timer("gate"):
         model_text = fit.model_text(booster)
         verdict = gate.compare(  # 5
-            booster, model_text, features, champion, rows.kept_aside, threads
+            booster, model_text, features, champion, rows.held_out, spec.threads
         )
     draft = Draft(
         parent_id=champion.model_id if champion else None,
         model_text=model_text,
         features=features,
         hyperparameters={**best.params, "num_boost_round": best.rounds},
-        seed=seed,
-        training=TrainingRecord(
-            rows=len(y),
-            base_data=settings.data.train,
-            base_data_sha256=rows.base_sha256,
-            offsets=offsets_by_topic(rows.offsets),
-            topic_ids=rows.topic_ids,
-            hyper=hyper,
-            evaluations=best.evaluations,
-            learnt_from=best.learnt_from,
-            cv_loss=best.loss,
-            trials=[TrialRecord(**asdict(trial)) for trial in best.trials],
-            seconds=dict(timer.seconds),
-        ),
+        seed=spec.seed,
+        training=_training_record(settings, rows, spec, hyper, best, timer),
         metrics=BothMetrics(verdict.challenger, verdict.champion),
         gate=verdict.comparison,
         batch_ids=list(batch_ids),
@@ -248,17 +240,35 @@ def train(
     )
 
 
+def _training_record(
+    settings: Settings, rows: Rows, spec: SearchSpec, hyper: str, best: Best, timer: Timer
+) -> TrainingRecord:
+    return TrainingRecord(
+        rows=len(spec.y),
+        base_data=settings.data.train,
+        base_data_sha256=rows.base_sha256,
+        offsets=offsets_by_topic(rows.offsets),
+        topic_ids=rows.topic_ids,
+        hyper=hyper,
+        evaluations=best.evaluations,
+        learnt_from=best.learnt_from,
+        cv_loss=best.loss,
+        trials=[TrialRecord(**asdict(trial)) for trial in best.trials],
+        seconds=dict(timer.seconds),
+    )
+
+
 def _publish(settings: Settings, store: ModelStore, draft: Draft, *, accepted: bool) -> int:
-    """Publish a draft, keep a copy for MLflow, prune; the model's number."""
+    """Publish a draft, keep a copy for MLflow and prune; returns the model's number."""
     model_id = store.publish(draft, accepted=accepted)
     outbox.enqueue(settings, store, model_id)
-    with suppress(ModelStoreError):  # what cannot be deleted now is deleted next time
+    with suppress(ModelStoreError):  # retried after the next training
         store.prune(settings.training.extra_models_to_keep)
     return model_id
 
 
 def serving_bundle(store: ModelStore) -> Bundle | None:
-    """The bundle that serves; None where there is none that loads."""
+    """The serving bundle; None if there is none, or it does not load."""
     try:
         return store.load_current()
     except BundleError:
@@ -266,7 +276,7 @@ def serving_bundle(store: ModelStore) -> Bundle | None:
 
 
 def training_matrix(rows: Rows, features: FeatureTools) -> tuple[np.ndarray, np.ndarray]:
-    """The encoded training rows and their class codes; unknown classes left out."""
+    """The encoded training rows and their class codes, without unknown classes."""
     frame, labels = rows.training
     codes = features.encode_target(labels)
     usable = codes >= 0
@@ -274,17 +284,19 @@ def training_matrix(rows: Rows, features: FeatureTools) -> tuple[np.ndarray, np.
 
 
 def _golden_rows(rows: Rows, features: FeatureTools) -> list[dict[str, Label | None]]:
-    frame, _ = rows.kept_aside
+    frame, _ = rows.held_out
     return list(
         preprocess_data.records(frame[list(features.columns)].head(GOLDEN_ROWS), features.numerical)
     )
 
 
 def judge(settings: Settings, messages: MessageStore) -> Judgement | None:
-    """Take the serving model back if newer outcomes show it significantly worse.
+    """Roll back to the parent of the serving model if the parent is significantly better.
+
+    Both are compared on outcomes that neither was trained on.
 
     Returns:
-        The judgement; None where there is no parent to go back to or too few outcomes.
+        The judgement; None if there is no parent to roll back to, or too few outcomes.
     """
     store = ModelStore(settings.models_dir)
     champion = serving_bundle(store)
@@ -316,7 +328,7 @@ def judge(settings: Settings, messages: MessageStore) -> Judgement | None:
 
 
 def offsets_by_topic(offsets: Offsets) -> dict[str, dict[str, int]]:
-    """Offsets as the manifest writes them: topic, then partition."""
+    """Nest offsets by topic and partition, as in the manifest."""
     nested: dict[str, dict[str, int]] = {}
     for (topic, partition), offset in sorted(offsets.items()):
         nested.setdefault(topic, {})[str(partition)] = offset
@@ -324,10 +336,11 @@ def offsets_by_topic(offsets: Offsets) -> dict[str, dict[str, int]]:
 
 
 def training_offsets(training: TrainingRecord, now: Mapping[str, str] | None = None) -> Offsets:
-    """The offsets up to which a model's training read the log; `offsets_by_topic` undone.
+    """The offsets up to which a training read the log; the inverse of `offsets_by_topic`.
 
     Args:
-        now: The topics' ids; without those that were made again since.
+        training: The manifest's record of the training.
+        now: The topics' current ids; a topic that was recreated since is left out.
     """
     then = training.topic_ids
     others = {t for t, topic_id in (now or {}).items() if then.get(t, topic_id) != topic_id}
@@ -340,13 +353,15 @@ def training_offsets(training: TrainingRecord, now: Mapping[str, str] | None = N
 
 
 def retrain_from_manifest(settings: Settings, manifest: Manifest, snapshot: Snapshot | None) -> str:
-    """Train a model again from its manifest; the text of model.txt.
+    """Train a model again from its manifest; returns the text of model.txt.
 
     Args:
-        snapshot: The messages as they were at the manifest's offsets.
+        settings: The pipeline's settings.
+        manifest: The manifest of the model.
+        snapshot: The messages up to the manifest's offsets.
 
     Raises:
-        ValueError: The base data is not what the model was trained on.
+        ValueError: The base data are not those that the model was trained on.
     """
     rows = gather_rows(settings, snapshot)
     if rows.base_sha256 != manifest.training.base_data_sha256:

@@ -1,13 +1,16 @@
-"""When the trainer reads the log, trains and judges; apart from how it does so."""
+"""Decides when the trainer reads the log, trains and judges the serving model.
+
+A judgement compares the serving model with its parent (`retrain.judge`).
+"""
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-#: Seconds between two reads of the log during a training: each read is a transaction of the
+#: Seconds between two reads of the log during a training. Each read is a transaction of the
 #: store, and takes processor time from the training and from the predictors.
 READ_SECONDS = 0.5
-#: A read of at least this many records is followed by another at once: there are more.
+#: After a read of at least this many records the log is read again at once: there is more to read.
 LARGE_READ = 1_000
 #: Seconds from a failed training to the next try.
 RETRY_SECONDS = 5.0
@@ -20,7 +23,7 @@ JUDGE_DELAY = 0.5
 
 @dataclass
 class Schedule:
-    """The trainer's times.
+    """The trainer's schedule.
 
     >>> now = 0.0
     >>> schedule = Schedule(clock=lambda: now)
@@ -36,7 +39,7 @@ class Schedule:
     (True, 8.0)
 
     Attributes:
-        clock: Gives seconds; never goes back.
+        clock: Returns seconds; never goes back.
     """
 
     clock: Callable[[], float] = time.monotonic
@@ -48,7 +51,7 @@ class Schedule:
     _judge_from: float | None = None
 
     def request_arrived(self) -> None:
-        """Note a request; the oldest one that waits counts."""
+        """Record a request; the waiting time counts from the oldest one."""
         if self._waiting_since is None:
             self._waiting_since = self.clock()
 
@@ -57,30 +60,30 @@ class Schedule:
         return self.clock() >= self._train_from
 
     def training_started(self) -> float:
-        """Note a training of all that waits; returns the seconds that the oldest waited."""
+        """Record that a training began; returns how long the oldest request waited, in seconds."""
         now = self.clock()
         self._trained_since, self._waiting_since = self._waiting_since, None
         return 0.0 if self._trained_since is None else now - self._trained_since
 
     def training_failed(self) -> None:
-        """Note that the requests of the last training wait on, and pause."""
+        """Record that the training failed: its requests wait again, and the next try is delayed."""
         self._waiting_since = self._trained_since
         self._train_from = self.clock() + RETRY_SECONDS
 
     def may_read(self, *, training: bool) -> bool:
-        """Whether the log may be read now: always, but only now and then during a training."""
+        """Whether the log may be read now; during a training it is read less often."""
         return not training or self.clock() >= self._read_from
 
     def log_read(self, records: int) -> None:
-        """Note a read of the log and how many records it brought."""
+        """Record a read of the log and its number of records."""
         if records < LARGE_READ:
             self._read_from = self.clock() + READ_SECONDS
 
     def judgement_due(self, outcomes: int) -> bool:
-        """Whether the serving model is to be judged now.
+        """Whether it is time to judge the serving model.
 
         Args:
-            outcomes: Known outcomes that the trainer has read so far.
+            outcomes: Number of known outcomes that the trainer has read so far.
         """
         if outcomes - self._judged_outcomes < JUDGE_EVERY:
             return False
@@ -89,5 +92,5 @@ class Schedule:
         return self.clock() >= self._judge_from
 
     def judgement_started(self, outcomes: int) -> None:
-        """Note a judgement, and how many outcomes there were."""
+        """Record that a judgement began, and the number of known outcomes."""
         self._judged_outcomes, self._judge_from = outcomes, None

@@ -1,9 +1,9 @@
-"""The search for LightGBM's parameters, but for who draws the candidates.
+"""The search for LightGBM's parameters; an optimiser draws the candidates.
 
-A smaller learning rate is better and dearer, always, so the rate is not searched: an
-optimiser's candidates race at a large one, on two of the folds; the first of them are
-then cross-validated on all folds at the small rate that they would be fitted with, which
-decides, and also says how many rounds the winner needs there.
+A smaller learning rate is always better and slower, so the rate is not searched. The
+candidates race at a large rate on two of the folds. The best of them, the finalists, are
+then cross-validated on all folds at the small rate of the final fit. That decides which
+candidate wins, and how many rounds it needs.
 """
 
 import hashlib
@@ -25,23 +25,23 @@ from utils.model_store.manifest import Parameters
 RACING_RATE = 0.2
 FINAL_RATE = 0.1
 RACING_FOLDS = 2
-#: One finalist, and one more for so many candidates: the more there are, the likelier is
-#: the first of them to be first by luck.
-CANDIDATES_A_FINALIST = 20
+#: There is one finalist, and one more for this many candidates: the more candidates there
+#: are, the likelier the best of them was lucky.
+CANDIDATES_PER_FINALIST = 20
 
 
 @dataclass(frozen=True)
 class Best:
-    """What a search found. Two are equal if they found the same, however long it took.
+    """The result of a search; the duration does not count for equality.
 
     Attributes:
         params: LightGBM's parameters, for `fit.fit`.
-        rounds: Boosting rounds, those of the least cross-validated loss.
+        rounds: Boosting rounds at the lowest cross-validated loss.
         loss: That loss: log loss in nats, the mean over the folds.
-        evaluations: Candidates tried.
-        seconds: The search took.
-        trials: Each validation in its order.
-        learnt_from: Candidates of earlier searches that the optimiser remembered.
+        evaluations: Number of candidates.
+        seconds: Duration of the search.
+        trials: All validations in their order.
+        learnt_from: Number of candidates that the optimiser remembered from earlier searches.
     """
 
     params: Parameters
@@ -54,28 +54,28 @@ class Best:
 
 
 class Progress(Protocol):
-    """Is told after each candidate: how many are done, of how many, the least loss so far."""
+    """Called after each candidate."""
 
     def __call__(self, done: int, total: int, best_loss: float, /) -> None:
-        """Take note."""
+        """Report the candidates done, the total and the lowest loss so far."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchSpec:
-    """What is to be searched. The same specification and memory find the same parameters.
+    """The input of a search; the same input and memory give the same result.
 
     Attributes:
-        X: (rows, features) of `features`.
-        y: (rows,), codes of classes.
-        features: Say which columns hold categories, and how many classes there are.
-        evals: Candidates to try.
-        seed: Of the folds, the optimiser and LightGBM.
+        X: (rows, features), encoded by `features`.
+        y: (rows,), the codes of the classes.
+        features: The preprocessor; it knows the categorical columns and the classes.
+        evals: Number of candidates to try.
+        seed: The seed of the folds, the optimiser and LightGBM.
         n_folds: Folds of the cross-validation.
-        start_from: Parameters of an earlier model, tried first. A parameter that is missing
-            has its default; parameters that are not searched are ignored.
-        threads: As many folds are trained in parallel; they do not change the result.
-        memory: Folder in which the optimiser keeps what it learns, if it has a memory; None
-            to keep nothing. It exists only once the optimiser makes it.
+        start_from: Parameters of an earlier model, tried first. Missing ones have their
+            default; those that are not searched are ignored.
+        threads: The number of folds trained in parallel; it does not change the result.
+        memory: Folder in which the optimiser keeps its memory, if it has one; None to keep
+            nothing. The optimiser creates it.
         progress: Called after each candidate.
     """
 
@@ -93,15 +93,15 @@ class SearchSpec:
 
 @dataclass
 class Race:
-    """What an optimiser is given; it calls `validate` until none is `left`.
+    """A race of candidates: the optimiser calls `validate` until none is `left`.
 
     Attributes:
-        spec: What is to be searched.
+        spec: The input of the search.
         folds: The rows, binned and split.
         space: The parameters and their ranges.
         start: The first candidate.
         trials: The candidates so far, in their order.
-        learnt_from: For the optimiser to set: how many earlier candidates it remembered.
+        learnt_from: Set by the optimiser: how many earlier candidates it remembered.
     """
 
     spec: SearchSpec
@@ -113,16 +113,16 @@ class Race:
 
     @property
     def left(self) -> int:
-        """Candidates still to try."""
+        """Number of candidates still to try."""
         return self.spec.evals - len(self.trials)
 
     @property
-    def least(self) -> float:
-        """The least loss so far."""
+    def best_loss(self) -> float:
+        """The lowest loss so far."""
         return min((trial.loss for trial in self.trials), default=math.inf)
 
-    def subject(self) -> str:
-        """What is learnt, as a name: candidates of two subjects say nothing of each other."""
+    def problem_id(self) -> str:
+        """An id of the problem; candidates of different problems cannot be compared."""
         features = self.spec.features
         columns = [features.classes, features.feature_names, list(self.space)]
         parts = [*columns, len(self.folds.pairs), RACING_FOLDS, RACING_RATE]
@@ -132,20 +132,20 @@ class Race:
         """Try a candidate.
 
         Args:
-            drawn: A value for each parameter of the space, made a usable one here.
-            give_up: Asked again and again whether to stop early; without it, that is when
-                the candidate can no longer become the best.
+            drawn: A value for each parameter of the space; it is cut to the range here.
+            give_up: Called repeatedly; returns whether to stop (prune) the candidate. By default, a
+                candidate is stopped when it can no longer become the best.
         """
         params = {**search_space.cut(drawn, self.space), "learning_rate": RACING_RATE}
-        give_up = give_up or partial(cross_validation.has_no_chance, least=self.least)
+        give_up = give_up or partial(cross_validation.has_no_chance, best_loss=self.best_loss)
         trial = self.folds.validate(params, folds=RACING_FOLDS, give_up=give_up)
         self.trials.append(trial)
         if self.spec.progress:
-            self.spec.progress(len(self.trials), self.spec.evals, self.least)
+            self.spec.progress(len(self.trials), self.spec.evals, self.best_loss)
         return trial
 
 
-#: What each train/train_*.py has under the name `optimise`.
+#: The type of the function `optimise` of each train/train_*.py.
 Optimise = Callable[[Race], None]
 
 
@@ -153,17 +153,17 @@ def search(optimise: Optimise, spec: SearchSpec) -> Best:
     """Find good parameters.
 
     Args:
-        optimise: Draws the candidates.
-        spec: What is to be searched.
+        optimise: The optimiser, which draws the candidates.
+        spec: The input of the search.
 
     Returns:
-        The best; the last of its trials are the finalists, validated on all folds at the
-        learning rate they would be fitted with.
+        The result; the last of its trials are the finalists, validated on all folds at the
+        learning rate of the final fit.
 
     Raises:
-        ValueError: Fewer rows than folds, or a code that is no class.
+        ValueError: There are fewer rows than folds, or a code belongs to no class.
     """
-    began = time.perf_counter()
+    started = time.perf_counter()
     space = search_space.space_of(spec.features)
     known = spec.start_from or {}
     start = search_space.cut(
@@ -177,7 +177,7 @@ def search(optimise: Optimise, spec: SearchSpec) -> Best:
         if spec.evals > 1:
             optimise(race)
             ranked = sorted(race.trials, key=lambda trial: trial.loss)
-            n_finalists = 1 + spec.evals // CANDIDATES_A_FINALIST
+            n_finalists = 1 + spec.evals // CANDIDATES_PER_FINALIST
             finalists = [trial.params for trial in ranked[:n_finalists]]
         final = [
             folds.validate({**params, "learning_rate": FINAL_RATE}, folds=spec.n_folds)
@@ -191,7 +191,7 @@ def search(optimise: Optimise, spec: SearchSpec) -> Best:
         best.rounds,
         best.loss,
         spec.evals,
-        time.perf_counter() - began,
+        time.perf_counter() - started,
         [*race.trials, *final],
         race.learnt_from,
     )

@@ -1,4 +1,4 @@
-"""Where LightGBM's parameters are looked for, the same for every optimiser."""
+"""The search space of LightGBM's parameters, the same for every optimiser."""
 
 import math
 from collections.abc import Mapping
@@ -9,9 +9,10 @@ from utils.feature_tools import FeatureTools
 
 @dataclass(frozen=True)
 class Range:
-    """A parameter's values: normal around `centre` (of its log, if `log`), cut off at the ends.
+    """A parameter's distribution: normal around `centre`, cut off at `low` and `high`.
 
-    With `log`, `low` is above 0.
+    With `log`, the logarithm is normal, with the standard deviation `spread`, and `low` is
+    above 0.
     """
 
     centre: float
@@ -22,16 +23,16 @@ class Range:
 
     @property
     def whole(self) -> bool:
-        """Whether the values are whole numbers."""
+        """Whether the values are integers."""
         return isinstance(self.low, int)
 
     def cut(self, value: float) -> float:
-        """A drawn value made one that LightGBM takes: inside the ends, whole if they are."""
+        """Turn a drawn value into one that LightGBM accepts: in the range, an integer if needed."""
         value = min(max(value, self.low), self.high)
         return round(value) if self.whole else float(f"{value:.4g}")
 
     def interval(self, *inside: float) -> tuple[float, float]:
-        """For an optimiser that draws evenly: two spreads to each side, widened for some."""
+        """Two spreads to each side, widened to contain `inside`; for uniform draws."""
         least, most = self.centre - 2 * self.spread, self.centre + 2 * self.spread
         if self.log:
             factor = math.exp(2 * self.spread)
@@ -39,9 +40,9 @@ class Range:
         return min((self.cut(least), *inside)), max((self.cut(most), *inside))
 
 
-#: Centres are where cross-validation on Adult's training rows alone was best: of two wide
-#: searches of 120 candidates each, the better one's region, confirmed on other folds. No
-#: bagging: it was worse there, and slower.
+#: The centres had the best cross-validated loss on Adult's training rows: they are from the
+#: better of two wide searches of 120 candidates each, confirmed on other folds. There is no
+#: bagging, which was worse and slower.
 SPACE: Mapping[str, Range] = {
     "num_leaves": Range(21, 0.4, 4, 63),
     "feature_fraction": Range(0.33, 0.1, 0.1, 1.0, log=False),
@@ -58,10 +59,10 @@ CATEGORY_SPACE: Mapping[str, Range] = {
 
 
 def space_of(features: FeatureTools) -> dict[str, Range]:
-    """The parameters worth varying on these features."""
+    """The parameters to search for these features."""
     return {**SPACE, **(CATEGORY_SPACE if features.categorical_features else {})}
 
 
 def cut(drawn: Mapping[str, float], space: Mapping[str, Range]) -> dict[str, float]:
-    """Drawn values made a candidate; what the space does not know is left out."""
+    """Turn drawn values into a candidate; parameters outside the space are left out."""
     return {name: spec.cut(drawn[name]) for name, spec in space.items()}

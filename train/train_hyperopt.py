@@ -1,4 +1,4 @@
-"""Candidates drawn by hyperopt's TPE, the default. It remembers nothing between searches."""
+"""Draws candidates with hyperopt's TPE, the default. It has no memory between searches."""
 
 import math
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from train.search import Race
 from train.search_space import Range
 from utils.lean_import import stub_modules
 
-with stub_modules(instead=("hyperopt.atpe",)):  # another algorithm, for which it loads scipy.stats
+with stub_modules(stubs=("hyperopt.atpe",)):  # an unused algorithm that loads scipy.stats
     from hyperopt import STATUS_OK, Trials, fmin, hp, tpe
     from hyperopt.fmin import generate_trials_to_calculate
     from hyperopt.pyll.base import Apply
@@ -22,9 +22,9 @@ def optimise(race: Race) -> None:
     def loss_of(drawn: Mapping[str, float]) -> dict[str, object]:
         return {"loss": race.validate(drawn).loss, "status": STATUS_OK}
 
-    # fmin's points_to_evaluate would be ignored: it wants them as trials.
+    # fmin ignores points_to_evaluate when it is given trials, so the start is one of them.
     trials: Trials = generate_trials_to_calculate([race.start])
-    trials.refresh()  # else fmin does not count that one
+    trials.refresh()  # otherwise fmin does not count it
     fmin(
         loss_of,
         {name: _prior(name, spec) for name, spec in race.space.items()},

@@ -1,12 +1,12 @@
-"""Candidates drawn by HyperparameterHunter's Gaussian process, each an experiment on disk.
+"""Draws candidates with HyperparameterHunter's Gaussian process; keeps them as experiments.
 
-The experiments are in `searches/HyperparameterHunterAssets/`. Where the same rows are
-searched again, the package finds those that match and learns from them all ("Matching
-Experiments"). Where rows were added none match, for a loss on other rows does not
-compare: then the best of the last search is tried right after `start`.
+The experiments are in `searches/HyperparameterHunterAssets/`. When the same rows are
+searched again, the package finds the matching experiments and learns from all of them.
+After rows were added none match, because losses on different rows cannot be compared. Then
+the best candidate of the last search is tried right after `start`.
 
-What it takes for a model is a whole cross-validation by `race`, which it is told to do
-once, so that its candidates are judged as everybody's.
+The package's "model" is a whole cross-validation by `race`, which it fits once. So its
+candidates are validated like those of every other optimiser.
 """
 
 import json
@@ -24,17 +24,17 @@ from train.search import Race
 from train.search_space import Range
 from utils.feature_tools import IntegerCodes, Matrix
 
-if TYPE_CHECKING:  # the package is imported with the shims in place only
+if TYPE_CHECKING:  # can only be imported with the shims applied
     from hyperparameter_hunter import BayesianOptPro, Real
 
 ASSETS = "HyperparameterHunterAssets"
 DESCRIPTIONS = "Experiments/Descriptions"
 LEADERBOARD = "Leaderboards/GlobalLeaderboard.csv"
 
-#: It makes those it does not forget itself, but writable for everybody.
+#: The package creates only some of these itself, and those world-writable.
 FOLDERS = (DESCRIPTIONS, "Leaderboards", "TestedKeys", "KeyAttributeLookup")
 
-#: Files of which there would be one for each experiment, and nobody to read them.
+#: Files that the package would write for each experiment, and that nothing reads.
 NOT_KEPT = (
     *("script_backup", "heartbeat", "current_heartbeat"),
     *("predictions_oof", "predictions_in_fold"),
@@ -45,14 +45,14 @@ RANDOM_FIRST = 8
 
 def optimise(race: Race) -> None:
     """Try `race.spec.evals` candidates, `race.start` first."""
-    with tempfile.TemporaryDirectory() as forgotten:
-        folder = race.spec.memory or Path(forgotten)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = race.spec.memory or Path(temporary)
         for name in FOLDERS:
             (folder / ASSETS / name).mkdir(parents=True, exist_ok=True)
-        _hunt(race, folder)
+        _search(race, folder)
 
 
-def _hunt(race: Race, folder: Path) -> None:
+def _search(race: Race, folder: Path) -> None:
     earlier = _leaderboard(folder / ASSETS)
     known = [race.start]
     best = _previous_best(earlier, folder / ASSETS, race)
@@ -64,7 +64,7 @@ def _hunt(race: Race, folder: Path) -> None:
             results_path=str(folder),
             metrics={"loss": (mean, "min")},
             cv_type=Once,
-            cv_params={"n_splits": 1, "subject": race.subject(), "seed": race.spec.seed},
+            cv_params={"n_splits": 1, "subject": race.problem_id(), "seed": race.spec.seed},
             file_blacklist=list(NOT_KEPT),
             verbose=0,
         )
@@ -83,10 +83,10 @@ def _hunt(race: Race, folder: Path) -> None:
 
 
 def _protocol(race: Race) -> "BayesianOptPro":
-    """Its Bayesian optimisation, which learns from earlier experiments at once.
+    """The package's Bayesian optimisation, which takes in all earlier experiments at once.
 
-    The original fits a Gaussian process again after each of them, and throws all but the
-    last away.
+    The original fits a Gaussian process after each experiment, and discards all but the
+    last.
     """
     from hyperparameter_hunter import BayesianOptPro
     from hyperparameter_hunter.optimization.protocol_core import SKOptPro
@@ -109,7 +109,7 @@ def _protocol(race: Race) -> "BayesianOptPro":
 
 
 def _model(race: Race) -> type:
-    """What it takes for a class of models: one candidate, validated as everybody's."""
+    """The class that the package takes for a model: fitting it validates one candidate."""
 
     class Candidate:
         def __init__(self, **params: float) -> None:
@@ -126,16 +126,16 @@ def _model(race: Race) -> type:
 
 
 class Once:
-    """A cross-validation that has all rows once: `Candidate` splits them itself.
+    """A cross-validation with a single split of all rows: `Candidate` splits them itself.
 
-    What it is told is only there to tell experiments of different kinds apart.
+    The package stores the arguments, which distinguish experiments of different problems.
     """
 
     def __init__(self, n_splits: int, subject: str, seed: int) -> None:
         pass
 
     def split(self, X: pd.DataFrame, y: pd.DataFrame) -> Iterator[tuple[IntegerCodes, ...]]:
-        """All rows to fit, and the same to predict."""
+        """All rows for fitting, and the same rows for predicting."""
         yield np.arange(len(X)), np.arange(len(X))
 
 
@@ -145,13 +145,13 @@ def mean(target: Matrix, prediction: Matrix) -> float:
 
 
 def _dimension(hunter: ModuleType, spec: Range, known: list[float]) -> "Real":
-    """Its own whole numbers cannot be even in the logarithm; `race` rounds these."""
+    """A real dimension; the package has no log-uniform integers, so `race` rounds."""
     low, high = spec.interval(*known)
     return hunter.Real(low, high, prior="log-uniform" if spec.log else "uniform")
 
 
 def _leaderboard(assets: Path) -> pd.DataFrame:
-    """All experiments, the newest last; without one that was killed before its description."""
+    """All experiments, the newest last; one without a description was killed, and is removed."""
     path = assets / LEADERBOARD
     if not path.exists():
         return pd.DataFrame({"experiment_id": []})
@@ -163,15 +163,15 @@ def _leaderboard(assets: Path) -> pd.DataFrame:
 
 
 def _previous_best(earlier: pd.DataFrame, assets: Path, race: Race) -> dict[str, float] | None:
-    """The best experiment on the rows of the last one, if those were of this problem."""
+    """The best experiment on the rows of the last one, if the problem is the same."""
     if earlier.empty:
         return None
     last = earlier[earlier["cross_experiment_key"] == earlier["cross_experiment_key"].iloc[-1]]
     best = last.loc[last["oof_loss"].idxmin(), "experiment_id"]
-    told = json.loads(_description(assets, best).read_text("utf-8"))
-    if told["cross_experiment_parameters"]["cv_params"]["subject"] != race.subject():
+    description = json.loads(_description(assets, best).read_text("utf-8"))
+    if description["cross_experiment_parameters"]["cv_params"]["subject"] != race.problem_id():
         return None
-    return search_space.cut(told["hyperparameters"]["model_init_params"], race.space)
+    return search_space.cut(description["hyperparameters"]["model_init_params"], race.space)
 
 
 def _description(assets: Path, experiment_id: str) -> Path:

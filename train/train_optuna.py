@@ -1,9 +1,9 @@
-"""Candidates drawn by Optuna's TPE, from a study that is kept and taken up again.
+"""Draws candidates with Optuna's TPE, from a study that is kept between searches.
 
 The studies are in `searches/optuna.log`, Optuna's journal, one for each set of columns and
-classes. Each search adds its trials and learns from all of them, the older the less; so
-their losses may be of other rows, but never of another problem. After `start` it tries the
-previous search's best, if that is another one.
+classes. Each search adds its trials and learns from all of them, with less weight on older
+ones. Their losses may be of other rows, but never of another problem. After `start` a
+search tries the best candidate of the previous search, if it is a different one.
 """
 
 import os
@@ -44,36 +44,36 @@ def optimise(race: Race) -> None:
 
 
 def _study(race: Race) -> optuna.Study:
-    """The study of this problem, without the trials that a killed search left half done."""
+    """The study of this problem; unfinished trials of a killed search are marked as failed."""
     study = optuna.create_study(
         storage=_storage(race.spec.memory),
-        study_name=race.subject(),
+        study_name=race.problem_id(),
         load_if_exists=True,
     )
     while study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
         study.ask()
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         study.tell(trial.number, state=TrialState.FAIL)
-    # With the same seed as before it would draw the same again before it has learnt much.
+    # With the seed of the last search it would begin with the same candidates again.
     seed = race.spec.seed + len(study.get_trials(deepcopy=False))
     study.sampler = optuna.samplers.TPESampler(n_startup_trials=8, seed=seed)
     return study
 
 
 def _storage(memory: Path | None) -> BaseStorage | None:
-    """The journal; a database took seven times as long for the many small reports."""
+    """The journal; a database takes seven times as long for the many small reports."""
     if memory is None:
         return None
     memory.mkdir(parents=True, exist_ok=True)
     journal = memory / "optuna.log"
-    if journal.exists():  # one that lost power while writing would be refused for its last line
+    if journal.exists():  # Optuna refuses an incomplete last line, as after a power cut
         written = journal.read_bytes()
         os.truncate(journal, written.rfind(b"\n") + 1)
     return JournalStorage(JournalFileBackend(str(journal)))
 
 
 def _previous_best(trials: list[FrozenTrial]) -> dict[str, float]:
-    """The best of the last search alone: losses on other rows do not compare."""
+    """The best of the last search; losses on other rows cannot be compared."""
     last = trials[-1].user_attrs["search"]
     latest = [trial for trial in trials if trial.user_attrs["search"] == last]
     params: dict[str, float] = min(latest, key=lambda trial: trial.value).params
@@ -88,15 +88,15 @@ def _distribution(spec: Range, known: list[float]) -> BaseDistribution:
 
 
 def _try(race: Race, trial: optuna.Trial, search: int) -> None:
-    """Validate what was drawn, and tell Optuna.
+    """Validate a trial and report the result to Optuna.
 
-    Its own pruners would compare with every trial of the study, whatever its rows.
+    Optuna's own pruners would compare it with all trials of the study, even on other rows.
     """
     trial.set_user_attr("search", search)
 
     def give_up(losses: Matrix) -> bool:
         trial.report(float(losses[-1]), len(losses))
-        return cross_validation.has_no_chance(losses, race.least)
+        return cross_validation.has_no_chance(losses, race.best_loss)
 
     found = race.validate(trial.params, give_up)
     if found.given_up:

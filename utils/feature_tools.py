@@ -96,7 +96,7 @@ class _Pairs:
     """Maps two columns of codes to the codes of their cross."""
 
     def __init__(self, pairs: Sequence[tuple[int, int]], width: int) -> None:
-        """Args: `pairs` ascending; `width` is one more than the second column's highest code."""
+        """Take `pairs` in ascending order; `width` is the second column's highest code plus 1."""
         self._width = width
         # The last key matches nothing; it keeps the found positions inside the array.
         keys = [first * width + second for first, second in pairs]
@@ -232,7 +232,7 @@ class FeatureTools:
         # NaN is the only value that differs from itself.
         numbers = [value if value == value else None for value in values[:split]]
         names = [
-            value if value is None or type(value) is str else _name(value)
+            value if value is None or type(value) is str else _category_text(value)
             for value in values[split:]
         ]
         return (*numbers, *names)
@@ -311,24 +311,25 @@ class FeatureTools:
 
 
 class MessageDecoder:
-    """Decodes the values of `app_messages`; says which messages can be used.
+    """Decodes the values of `app_messages`, and rejects messages that cannot be used.
 
-    The one place that decides it, for whoever scores, stores or explains a message.
+    Scoring, storing and explaining a message all use it, so they reject the same messages.
     """
 
     def __init__(self, features: FeatureTools) -> None:
-        self._decode: Callable[[bytes], Any]  # the struct is made at run time
+        self._decode: Callable[[bytes], Any]  # the struct type is created at run time
         self._decode = msgspec.json.Decoder(message_type(features)).decode
         self._has_no_known_column = features.has_no_known_column
 
-    def __call__(self, value: bytes | None) -> Any:  # the same
+    def __call__(self, value: bytes | None) -> Any:  # a type created at run time
         """Decode one message.
 
         Returns:
-            A struct with `request_id` and `data`, a `row_type` of the features.
+            A struct with `request_id`, and `data` of the features' `row_type`.
 
         Raises:
-            BadRecord: A tombstone, not JSON, not of the type, or none of its columns is known.
+            BadRecord: The value is a tombstone, not JSON, of another type, or has none of the
+                feature columns.
         """
         if value is None:
             raise BadRecord(TOMBSTONE)
@@ -416,7 +417,7 @@ def _cross_names(columns: Sequence[str], crosses: Sequence[tuple[str, str]]) -> 
     return names
 
 
-def _name(value: Label | msgspec.UnsetType) -> str | None:
+def _category_text(value: Label | msgspec.UnsetType) -> str | None:
     return None if isinstance(value, msgspec.UnsetType) else label_text(value)
 
 

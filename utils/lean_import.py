@@ -10,19 +10,19 @@ from contextlib import contextmanager
 from types import ModuleType
 
 
-class StandIn(ModuleType):
+class StubModule(ModuleType):
     """A stub module: each attribute is a type without instances; calling it returns False."""
 
     def __getattr__(self, name: str) -> type:
         if name.startswith("__"):
             raise AttributeError(name)
-        made = type(name, (), {"__new__": lambda *_, **__: False})
-        setattr(self, name, made)
-        return made
+        stub = type(name, (), {"__new__": lambda *_, **__: False})
+        setattr(self, name, stub)
+        return stub
 
 
 @contextmanager
-def stub_modules(*missing: str, instead: tuple[str, ...] = ()) -> Iterator[None]:
+def stub_modules(*missing: str, stubs: tuple[str, ...] = ()) -> Iterator[None]:
     """Import a library in the block with some of its modules stubbed out.
 
     Modules of packages that are imported already are not stubbed. After the block, the
@@ -30,19 +30,19 @@ def stub_modules(*missing: str, instead: tuple[str, ...] = ()) -> Iterator[None]
 
     Args:
         missing: Modules whose import fails in the block; for optional dependencies.
-        instead: Modules replaced by stubs in the block; for required dependencies of which
+        stubs: Modules replaced by stubs in the block; for required dependencies of which
             only types are used.
     """
-    named = (*missing, *instead)
-    absent = [name for name in named if name.partition(".")[0] not in sys.modules]
-    made = {name: StandIn(name) for name in instead if name in absent}
+    named = (*missing, *stubs)
+    not_imported = [name for name in named if name.partition(".")[0] not in sys.modules]
+    made = {name: StubModule(name) for name in stubs if name in not_imported}
     for name, module in made.items():
         package, _, part = name.rpartition(".")
         if package in made:
             setattr(made[package], part, module)
-    sys.modules.update({name: made.get(name) for name in absent})  # type: ignore[misc]
+    sys.modules.update({name: made.get(name) for name in not_imported})  # type: ignore[misc]
     try:
         yield
     finally:
-        for name in absent:
+        for name in not_imported:
             del sys.modules[name]

@@ -10,7 +10,7 @@ from typing import Annotated, Generic, NamedTuple, TypeVar
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from utils.figures import Comparison, Metrics
+from utils.metrics import Comparison, Metrics
 
 APP_MESSAGES = "app_messages"
 PREDICTIONS = "predictions"
@@ -37,9 +37,9 @@ RequestId = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_REQUEST_ID)
 Label = str | int | float | bool
 
 
-#: The reason of a record without a value.
+#: The reason to reject a record without a value.
 TOMBSTONE = "no value (a tombstone)"
-#: What msgspec raises for bytes that do not decode.
+#: The exceptions of msgspec for bytes that it cannot decode.
 DECODE_ERRORS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
@@ -65,7 +65,10 @@ class Prediction(msgspec.Struct, frozen=True, gc=False):
 
 
 class RetrainRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A predictor's record on `retrain_topic`; both offsets are inclusive."""
+    """A predictor's record on `retrain_topic`; both offsets are inclusive.
+
+    Its `batch_id` is the request's id: topic, partition and first offset.
+    """
 
     retrain: bool = True
     batch_id: str
@@ -81,12 +84,12 @@ class TrainingCompleted(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         batch_id: The request that it answers; None for a first model.
-        requests: How many requests the training answers.
-        parent_id: The model that it was to replace.
-        rows: Rows that the model was fitted on.
-        challenger: The model's figures on the validation rows.
-        champion: The serving model's on the same rows.
-        gate: Both compared.
+        requests: The number of requests that the training answers.
+        parent_id: The model that served before.
+        rows: The number of rows that the model was fitted on.
+        challenger: The model's metrics on the validation rows.
+        champion: The serving model's metrics on the same rows.
+        gate: The comparison of both.
     """
 
     training_completed: bool = True
@@ -131,10 +134,10 @@ T = TypeVar("T")
 
 
 class KeyedUnion(Generic[T]):
-    """Decodes JSON objects of one of several struct types, each known by a key of its own.
+    """Decodes JSON objects of several struct types, each identified by a key of its own.
 
-    msgspec's tagged unions want one key with a different value for each type; here the key
-    itself is the tag, and an object without any true one is no member of the union.
+    msgspec's tagged unions need one key with a different value for each type. Here the key
+    itself is the tag; an object in which no such key is set belongs to none of the types.
 
     Args:
         types: The struct type for each key.
@@ -149,7 +152,7 @@ class KeyedUnion(Generic[T]):
         """Decode one object.
 
         Raises:
-            BadRecord: A tombstone, not JSON, or none of the types.
+            BadRecord: The value is a tombstone, not JSON, or of none of the types.
         """
         if value is None:
             raise BadRecord(TOMBSTONE)
@@ -164,7 +167,7 @@ class KeyedUnion(Generic[T]):
 
 
 def decode_error_text(error: Exception) -> str:
-    """One of `DECODE_ERRORS` on one line."""
+    """The text of one of `DECODE_ERRORS` on one line."""
     return str(error).replace("\n", " ") or type(error).__name__
 
 
@@ -176,7 +179,7 @@ _decode_identified = msgspec.json.Decoder(_Identified).decode
 
 
 def request_id_of(value: bytes | None) -> str | None:
-    """The request_id of a record, usable or not; None where none can be read."""
+    """The request_id of a record, which may be invalid otherwise; None if it has none."""
     try:
         return _decode_identified(value or b"").request_id
     except DECODE_ERRORS:
@@ -184,14 +187,14 @@ def request_id_of(value: bytes | None) -> str | None:
 
 
 class Rejection(NamedTuple):
-    """Why and where a record was rejected, as the headers of `dead_letters` say it.
+    """Why and where a record was rejected, as in the headers of its dead letter.
 
     Attributes:
-        reason: One line.
-        topic: Where the record is.
-        partition: Of that topic.
-        offset: In that partition.
-        size: Bytes of a record too large to be repeated in the dead letter; else None.
+        reason: The reason, on one line.
+        topic: The topic of the record.
+        partition: The partition of the record.
+        offset: The offset of the record.
+        size: The size in bytes of a record too large for its dead letter; otherwise None.
     """
 
     reason: str
@@ -214,7 +217,7 @@ class Rejection(NamedTuple):
 
     @classmethod
     def from_headers(cls, headers: Iterable[tuple[str, bytes | None]]) -> "Rejection | None":
-        """Read the headers of a dead letter; None if they are not those of a predictor."""
+        """Read the headers of a dead letter; None if no predictor has written them."""
         texts = {name: (value or b"").decode("utf-8", "replace") for name, value in headers}
         try:
             return cls(

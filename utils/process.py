@@ -149,7 +149,7 @@ class Stop:
         self._event = threading.Event()
 
     def __call__(self) -> bool:
-        """Whether to finish the current work and start no more."""
+        """Whether the script has to finish its current work and end."""
         return self._event.is_set()
 
     def set(self) -> None:
@@ -177,8 +177,8 @@ class Outage:
 
     Args:
         report: Called with one line of text for the user.
-        failing: What is said when it begins; `{}` stands for the error.
-        recovered: What is said when it is over; nothing if empty.
+        failing: The line when it begins; `{}` stands for the error.
+        recovered: The line when it is over; none if empty.
     """
 
     def __init__(self, report: Report, failing: str = "{}", recovered: str = "") -> None:
@@ -191,14 +191,14 @@ class Outage:
         """Whether the last try failed."""
         return bool(self._reason)
 
-    def failed(self, reason: str) -> None:
-        """Note a failed try; it is reported unless the last one failed for the same reason."""
+    def begin(self, reason: str) -> None:
+        """Note a failure; it is reported unless the last try failed for the same reason."""
         if reason != self._reason:
             self._report(self._failing.replace("{}", reason, 1))
         self._reason = reason
 
-    def over(self) -> None:
-        """Note a try that succeeded."""
+    def end(self) -> None:
+        """Note a success; the recovery is reported if the last try failed."""
         if self._reason and self._recovered:
             self._report(self._recovered)
         self._reason = ""
@@ -222,7 +222,7 @@ def be_nice(niceness: int) -> None:
 
 
 @contextmanager
-def claim_instance_id(settings: Settings, role: str, most: int = 1000) -> Iterator[str]:
+def claim_instance_id(settings: Settings, role: str, limit: int = 1000) -> Iterator[str]:
     """Claim an instance id that no other running process has; a restart claims it again.
 
     The id's number is that of a free lock file in `data/`; the kernel releases a lock when
@@ -231,12 +231,12 @@ def claim_instance_id(settings: Settings, role: str, most: int = 1000) -> Iterat
     id contains host and home, so that machines or homes on one cluster never share an id.
 
     Raises:
-        UserError: All `most` ids are taken.
+        UserError: All `limit` ids are taken.
     """
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     locks = settings.data_dir.glob(f".{role}-*.lock")
     killed = sorted(path for path in locks if path.stat().st_size)
-    in_turn = (settings.data_dir / f".{role}-{number}.lock" for number in range(most))
+    in_turn = (settings.data_dir / f".{role}-{number}.lock" for number in range(limit))
     for path in chain(killed, in_turn):
         with path.open("a") as lock:
             if not try_lock(lock):
@@ -247,7 +247,7 @@ def claim_instance_id(settings: Settings, role: str, most: int = 1000) -> Iterat
             yield _instance_id(settings.home, path.stem[1:])
             lock.truncate(0)  # the process was not killed
             return
-    raise UserError(f"{most} {role}s are running in {settings.home} already")
+    raise UserError(f"{limit} {role}s are running in {settings.home} already")
 
 
 def _instance_id(home: Path, place: str) -> str:
@@ -269,13 +269,13 @@ def single_instance(
     with ExitStack() as resources:
         while True:
             try:
-                name = resources.enter_context(claim_instance_id(settings, role, most=1))
+                name = resources.enter_context(claim_instance_id(settings, role, limit=1))
             except UserError:
                 if stop():
                     yield None
                     return
                 if not reported:
-                    report(f"another {role} is running in {settings.home}; waiting for its place")
+                    report(f"another {role} is running in {settings.home}; waiting for it to end")
                 reported = True
                 stop.wait(0.5)
             else:

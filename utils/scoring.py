@@ -20,7 +20,7 @@ from utils.model_store import Bundle, predicted_codes
 #: a worker idles while the smaller one is decoded and scored.
 MAX_RECORDS = 16_000
 #: The most bytes of key and value that a dead letter repeats; the rest of the topic's
-#: max.message.bytes is reserved for the headers.
+#: max.message.bytes is for the headers.
 MAX_REPEATED = MAX_MESSAGE_BYTES - 64 * 1024
 
 

@@ -1,7 +1,7 @@
 """The project's version, as every command's `--version` prints it.
 
-pyproject.toml is the only place that names it, and it is read only when somebody asks.
-The broker's command imports this module, so it imports nothing slow.
+pyproject.toml is the only place that states it, and it is read only for `--version`. The
+broker's command imports this module, so it imports nothing slow.
 """
 
 import argparse
@@ -20,7 +20,7 @@ def name_and_version() -> str:
 
 
 class _PrintVersion(argparse.Action):
-    """Like argparse's own `version` action, which wants the text beforehand."""
+    """Like argparse's own `version` action, which needs the text in advance."""
 
     def __call__(
         self,

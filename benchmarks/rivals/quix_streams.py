@@ -59,7 +59,7 @@ def encoder(features: FeatureTools) -> Callable[[dict[str, Any]], list[float]]:
     return encode
 
 
-def documented(booster: lgb.Booster) -> Callable[[list[float]], float]:
+def booster_predict(booster: lgb.Booster) -> Callable[[list[float]], float]:
     """Return a function that scores one row with `Booster.predict`."""
     return lambda row: float(booster.predict([row], num_threads=1)[0])
 
@@ -123,7 +123,7 @@ def main(source: str, target: str, how: str = "") -> None:
         loglevel="WARNING",
     )
     bundle = ModelStore(config.models_dir).load_current()
-    score = scorer(bundle, (fast if how else documented)(bundle.booster))
+    score = scorer(bundle, (fast if how else booster_predict)(bundle.booster))
     requests = app.topic(source, value_deserializer="json")
     predictions = app.topic(target, value_serializer="json")
     app.dataframe(requests).apply(score).to_topic(predictions)

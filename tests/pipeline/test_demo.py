@@ -53,7 +53,7 @@ def test_demo_ends_by_itself_and_loses_nothing(fresh_pipeline: Pipeline) -> None
         "RETRAIN REQUESTED: 25 outcomes of outcomes-0, offsets 25 to 49",
         "RETRAINING COMPLETED",
         "sent 60, answered 60",
-        "retrainings asked for: 2, answered: 2",
+        "retrainings requested: 2, answered: 2",
         "nothing lost, nothing twice",
     ):
         assert text in demo.stdout, demo.stdout

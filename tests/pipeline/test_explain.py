@@ -20,8 +20,10 @@ from utils.kafka_io import TopicPartition
 from utils.kafka_io.clients import open_admin
 from utils.message_store import MessageStore, Snapshot
 from utils.message_store.ingest import Ingest
+from utils.metrics import BothMetrics, Comparison
 from utils.model_store import ModelStore
 from utils.model_store.bundle import Draft
+from utils.model_store.manifest import TrainingRecord
 
 PARAMETERS = {"num_leaves": 7, "learning_rate": 0.1, "num_boost_round": 8}
 CONFIG = """
@@ -90,14 +92,14 @@ def publish(pipeline: Pipeline, snapshot: Snapshot | None, parent_id: int | None
             features=features,
             hyperparameters=PARAMETERS,
             seed=1,
-            training={
-                "rows": len(codes),
-                "base_data": settings.data.train,
-                "base_data_sha256": rows.base_sha256,
-                "offsets": retrain.offsets_by_topic(rows.offsets),
-            },
-            metrics={"challenger": figures, "champion": figures if parent_id else None},
-            gate={"mean_difference": -0.0125, "worse": False} if parent_id else None,
+            training=TrainingRecord(
+                rows=len(codes),
+                base_data=settings.data.train,
+                base_data_sha256=rows.base_sha256,
+                offsets=retrain.offsets_by_topic(rows.offsets),
+            ),
+            metrics=BothMetrics(figures, figures if parent_id else None),
+            gate=Comparison(mean_difference=-0.0125, worse=False) if parent_id else None,
             golden_rows=list(preprocess_data.records(golden, features.numerical)),
         )
     )
@@ -329,12 +331,11 @@ def test_contributions_explain_the_predicted_class_of_several(
         values = remove_outcome(row)
         decoded = [bundle.features.row_type(*values.values())]
         recorded = bundle.score(bundle.features.transform_rows(decoded))[0].tolist()
-        report = explain._contributions(bundle, values, recorded)
-        assert report["recomputed"]["same_bits"]
-        parts = report["contributions"]
-        assert parts["adds_up"]
-        assert parts["of"] == bundle.features.classes[int(np.argmax(recorded))]
-        assert parts["probability"] == pytest.approx(max(recorded), abs=1e-9)
+        parts, recomputed = explain._contributions(bundle, values, recorded)
+        assert recomputed.same_bits
+        assert parts.adds_up
+        assert parts.of == bundle.features.classes[int(np.argmax(recorded))]
+        assert parts.probability == pytest.approx(max(recorded), abs=1e-9)
 
 
 # rebuild
@@ -344,7 +345,7 @@ def test_rebuild_gives_the_same_bytes(used_home: Pipeline, command: Command) -> 
     done = run_command(used_home, "rebuild", "2")
     assert (done.returncode, done.stderr) == (0, "")
     assert "are the same" in done.stdout
-    assert command("rebuild", "1")[0] == 0  # of the base data alone
+    assert command("rebuild", "1")[0] == 0  # trained on the data set alone
 
 
 def test_rebuild_reproduces_a_real_training(
@@ -435,10 +436,10 @@ def test_replay_finds_what_is_missing_or_doubled(used_home: Pipeline, command: C
     used_home.send([answer("x"), answer("x")], partition=3)
     status, _, err = command("replay", "--partition", "3")
     assert status == 1
-    assert "offset 1: the message is 'y'" in err and "a prediction is doubled" in err
+    assert "offset 1: the message is 'y'" in err and "a prediction is duplicated" in err
     used_home.send([(messages.APP_MESSAGES, None, sent[0][2])], partition=3)
     status, _, err = command("replay", "--partition", "3")
-    assert (status, "is doubled" in err) == (1, True)
+    assert (status, "is duplicated" in err) == (1, True)
 
 
 # The test that deletes records comes last: they cannot be restored.

@@ -65,10 +65,10 @@ class Running:
             Draft(
                 model_text=serving.booster.model_to_string(),
                 features=serving.features,
-                hyperparameters=manifest["hyperparameters"],
-                seed=manifest["seed"],
-                training=manifest["training"],
-                golden_rows=[row["data"] for row in manifest["golden"]],
+                hyperparameters=manifest.hyperparameters,
+                seed=manifest.seed,
+                training=manifest.training,
+                golden_rows=[row.data for row in manifest.golden],
                 parent_id=serving.model_id,
             )
         )
@@ -173,14 +173,14 @@ def test_trainer_recovers_from_locked_and_damaged_store(running: Running) -> Non
         running.predict(3)
         running.trainer.says("messages.db: locked by another process")
         other.execute("ROLLBACK")
-        running.trainer.says("all is well again")
+        running.trainer.says("recovered")
         sent = len(running.pipeline.values(APP_MESSAGES))
         until(lambda: running.pipeline.stored_messages() == sent, 30)
         other.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # else the pages are in the WAL
         with path.open("r+b") as file:
             file.write(bytes(path.stat().st_size))
     running.predict(3)
-    running.trainer.says("the file was damaged; what there was is now messages.db.damaged-1")
+    running.trainer.says("the file was damaged; the old file is now messages.db.damaged-1")
     until(lambda: running.pipeline.stored_messages() == sent + 3, 30)
 
 

@@ -8,6 +8,7 @@ from tests.harness import Pipeline, until
 from utils.message_store import MessageStore
 from utils.messages import APP_MESSAGES, DEAD_LETTERS, OUTCOMES, PREDICTIONS
 from utils.model_store import ModelStore
+from utils.model_store.manifest import published
 
 Row = dict[str, Any]
 TARGET = "income_bracket"
@@ -43,7 +44,7 @@ def test_model_of_flipped_labels_does_not_keep_serving(
     pipeline.send_rows(adult[4000:4600], "clean")
     store = ModelStore(pipeline.settings.models_dir)
     if completed["accepted"]:  # validation rows have flipped labels too
-        trainer.says("MODEL 2 TAKEN BACK", timeout=60)
+        trainer.says("MODEL 2 ROLLED BACK", timeout=60)
         (rollback,) = pipeline.wait_for_events("rollback", 1)
         assert (rollback["model_id"], rollback["from_model_id"]) == (1, 2)
         predictor.says("NEW MODEL RELOADED 1")
@@ -63,8 +64,8 @@ def test_refused_challenger_is_announced_and_champion_keeps_serving(
     pipeline = make_pipeline(RETRAIN_EVERY="3000", EXTRA_MODELS_TO_KEEP="5")
     ids = [f"r-{n}" for n in range(3000)]
     rows = [
-        row if kept_aside else flip_label(row)
-        for row, kept_aside in zip(adult, is_validation_row(ids), strict=False)
+        row if held_out else flip_label(row)
+        for row, held_out in zip(adult, is_validation_row(ids), strict=False)
     ]
     pipeline.start("predictor.py")
     trainer = pipeline.start("trainer.py", "--evals", "1")
@@ -76,7 +77,7 @@ def test_refused_challenger_is_announced_and_champion_keeps_serving(
     assert gate["mean_difference"] > gate["standard_error"]
     store = ModelStore(pipeline.settings.models_dir)
     assert store.current_id() == 1
-    assert [line["accepted"] for line in store.history()] == [True, False]
+    assert [line.accepted for line in published(store.history())] == [True, False]
     assert "REFUSED" in trainer.text()
     assert not pipeline.events("model_loaded")
 
@@ -122,7 +123,7 @@ def test_trainer_stores_early_repeated_corrected_and_unknown_outcomes(
     until(lambda: stored_outcomes() == expected, 20, lambda: str(stored_outcomes()))
     with open_store(pipeline) as store:
         assert store.offsets()[(OUTCOMES, 0)] == 9
-        assert store.counts().refused_outcomes == 1
+        assert store.counts().rejected_outcomes == 1
     report = pipeline.run("-m", "ops", "report")
     assert report.returncode == 0, report.stderr
     assert trainer.end() == 0

@@ -262,7 +262,7 @@ def test_second_trainer_waits_until_the_first_ends(pipeline: Pipeline) -> None:
     first = pipeline.start("trainer.py")
     first.says("ready")
     second = pipeline.start("trainer.py")
-    second.says("waiting for its place")
+    second.says("waiting for it to end")
     first.kill()
     second.says("ready")
     assert second.end() == 0

@@ -110,7 +110,7 @@ def trainer_starts_over_with_a_recreated_topic(scripts: Scripts, adult: list[Row
     kafka_io.ensure_topics(pipeline.settings.kafka.model_copy(update={"partitions": 2}), GROUPS)
     pipeline.send_rows(adult[100:125], "again")
     pipeline.wait_for(PREDICTIONS, 58)
-    scripts.trainer.says("app_messages was deleted and made again; what there was is now")
+    scripts.trainer.says("app_messages was deleted and recreated; the old file is now")
     completed = pipeline.wait_for_events("training_completed", 2)
     assert [c["batch_id"] for c in completed] == ["app_messages-0-0"] * 2
     assert completed[0]["model_id"] < completed[1]["model_id"]

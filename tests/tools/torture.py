@@ -42,6 +42,7 @@ from utils.messages import (
     RETRAIN_TOPIC,
 )
 from utils.model_store import ModelStore
+from utils.model_store.manifest import published
 
 Row = dict[str, Any]
 
@@ -690,7 +691,7 @@ class Log:
             yield f"never trained: {_some(Counter(requested - answers.keys()))}"
         if answers.keys() - requested:
             yield f"trained, but never requested: {_some(Counter(answers.keys() - requested))}"
-        ids = [line["model_id"] for line in self._store.history() if "model_id" in line]
+        ids = [line.model_id for line in published(self._store.history())]
         if ids != sorted(set(ids)):
             yield f"model ids in the history do not increase: {ids}"
         announced = [event["model_id"] for event in completed]

@@ -11,14 +11,14 @@ from benchmarks.common import Section, Table, at_least, by_turns, rate
 
 
 def test_all_benchmarks_run_by_default_and_one_by_name() -> None:
-    assert [name for name, _ in benchmarks.parsed([])] == list(benchmarks.BENCHES)
-    [(name, options)] = benchmarks.parsed(["--quick", "throughput", "--rows", "7"])
+    assert [name for name, _ in benchmarks.parse([])] == list(benchmarks.BENCHES)
+    [(name, options)] = benchmarks.parse(["--quick", "throughput", "--rows", "7"])
     assert (name, options.rows, options.quick) == ("throughput", 7, True)
 
 
 def test_unknown_benchmark_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        benchmarks.parsed(["speed"])
+        benchmarks.parse(["speed"])
     assert "invalid choice: 'speed'" in capsys.readouterr().err
 
 
@@ -27,7 +27,7 @@ def test_section_replaces_that_of_the_last_run(tmp_path: Path) -> None:
     for figure in ("1", "2"):
         for title in ("First", "Second"):
             section = Section(title, [Table("Figures", ["what", "it"], [("x", figure)])])
-            report.keep(section, results)
+            report.write(section, results)
     text = results.read_text()
     assert text.count("## First") == text.count("## Second") == 1
     assert text.count("| x | 2 |") == 2 and "| x | 1 |" not in text

@@ -1,8 +1,8 @@
-"""What MLflow is told. The only module that knows its client, and as slow to import.
+"""Writes to MLflow. The only module that imports MLflow's client, which takes seconds.
 
-Each search is a run: a child run for each evaluation, the bundle as its artifact and as a
-version of the registered model. A run is FINISHED once all of that is there, so one that
-was cut short is known by it, removed and logged anew.
+Each training is a run, with a child run for each evaluation, and the bundle as an artifact
+and as a version of the registered model. The run is set to FINISHED last. A run that is not
+was interrupted; it is deleted, and the training is logged again.
 """
 
 import math
@@ -27,11 +27,11 @@ from utils.model_store.manifest import Manifest
 
 HOME, MODEL_ID, PARENT = "home", "model_id", "mlflow.parentRunId"
 ARTIFACT = "bundle"
-#: Databases hold no artifacts; a server and the rest say themselves where theirs are.
+#: Databases hold no artifacts; a tracking server defines itself where they are.
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
-#: So that the UI does not take it for one about language models.
+#: Otherwise the UI treats the experiment as one about language models.
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
-#: The figures of `train.evaluate.metrics` that are worth a chart.
+#: The metrics that are logged, by their name in `Metrics`.
 FIGURES = ("log_loss", "auc", "accuracy", "calibration")
 
 
@@ -41,18 +41,18 @@ Figures = Mapping[str, float | None]
 class MlflowLog:
     """One pipeline's experiment and registered model.
 
-    Whatever goes wrong, MLflow raises exceptions of many kinds (its own, those of requests
-    and of SQLAlchemy): then make another one, which looks afresh at what is there.
+    MLflow raises exceptions of many types (its own, those of requests and of SQLAlchemy).
+    After any of them, create a new instance, which reads MLflow's state again.
 
     Args:
         uri: The tracking server or database.
-        name: Of the experiment and of the registered model.
-        home: Says whose runs these are: other pipelines may log to the same place.
-        artifacts: The folder for artifacts where `uri` is a database.
+        name: The name of the experiment and of the registered model.
+        home: The id of this pipeline's runs; other pipelines may log to the same place.
+        artifacts: The folder for artifacts if `uri` is a database.
     """
 
     def __init__(self, uri: str, name: str, *, home: str, artifacts: Path) -> None:
-        mlflow.set_tracking_uri(uri)  # what moves artifacts asks for it there
+        mlflow.set_tracking_uri(uri)  # read when artifacts are uploaded
         self._client = mlflow.MlflowClient(uri)
         self._name = name
         self._home = home
@@ -61,23 +61,26 @@ class MlflowLog:
         self._find_registered_model()
         self._runs: dict[int, str] = {}
         self._known_outcomes: dict[int, int] = {}
-        self._take_in_runs()
+        self._read_runs()
         self._versions = self._find_versions()
 
     @property
     def models(self) -> set[int]:
-        """The models that are logged whole."""
+        """The models that are logged completely."""
         return set(self._runs)
 
     def known_outcomes(self, model_id: int) -> int:
-        """How many outcomes the model's live quality was last logged for."""
+        """The number of known outcomes when the model's live quality was last logged."""
         return self._known_outcomes.get(model_id, 0)
 
     def log_bundle(self, bundle: Bundle, folder: Path) -> None:
-        """Log a search and the model that came of it.
+        """Log a training and its model.
 
-        1. parent run; 2. a child run for each evaluation; 3. artifact; 4. registered
-        version; 5. end.
+        1. Create the run.
+        2. Create a child run for each evaluation.
+        3. Upload the artifact.
+        4. Register the version.
+        5. Log the metrics and end the run.
 
         Args:
             bundle: Loaded from `folder`.
@@ -86,10 +89,10 @@ class MlflowLog:
         manifest = bundle.manifest
         ended = round(datetime.fromisoformat(manifest.created).timestamp() * 1000)
         seconds = manifest.training.seconds
-        begun = ended - round(1000 * sum(seconds.values()))
+        started = ended - round(1000 * sum(seconds.values()))
         run = self._client.create_run(  # 1
             self._experiment,
-            start_time=begun,
+            start_time=started,
             run_name=f"model {bundle.model_id}",
             tags={
                 HOME: self._home,
@@ -100,7 +103,7 @@ class MlflowLog:
             },
         )
         run_id = run.info.run_id
-        self._log_children(run_id, manifest, begun + round(1000 * seconds.get("reading", 0)))  # 2
+        self._log_children(run_id, manifest, started + round(1000 * seconds.get("reading", 0)))  # 2
         self._log_artifact(run_id, bundle, folder)  # 3
         version = self._client.create_model_version(  # 4
             self._name,
@@ -118,18 +121,18 @@ class MlflowLog:
         self._versions[bundle.model_id] = str(version.version)
 
     def point(self, aliases: Mapping[str, int | None]) -> None:
-        """Let each alias name the version of a model; None, or one not logged: no version."""
-        there = self._client.get_registered_model(self._name).aliases
+        """Set each alias to the version of its model; delete it for None or a model not logged."""
+        existing = self._client.get_registered_model(self._name).aliases
         for alias, model_id in aliases.items():
             version = self._versions.get(model_id) if model_id else None
             if version is None:
-                if alias in there:
+                if alias in existing:
                     self._client.delete_registered_model_alias(self._name, alias)
-            elif str(there.get(alias)) != version:
+            elif str(existing.get(alias)) != version:
                 self._client.set_registered_model_alias(self._name, alias, version)
 
     def log_quality(self, quality: Quality, last: int) -> None:
-        """Log a model's live quality; the step is the number of outcomes known so far."""
+        """Log a model's live quality; the step is the number of known outcomes."""
         figures: dict[str, float | None] = {
             "live/outcomes": quality.known,
             "live/missing": quality.missing,
@@ -163,10 +166,10 @@ class MlflowLog:
                 raise
             self._client.create_registered_model(self._name)
 
-    def _take_in_runs(self) -> None:
-        """Learn which models are logged; remove what was cut short, children first."""
-        for run in self._search_runs(f"tags.{HOME} = '{_quoted(self._home)}'", ViewType.ALL):
-            if run.info.status == "FINISHED":  # one that somebody deleted is not logged again
+    def _read_runs(self) -> None:
+        """Find the logged models; delete interrupted runs, children first."""
+        for run in self._search_runs(f"tags.{HOME} = '{_quote(self._home)}'", ViewType.ALL):
+            if run.info.status == "FINISHED":  # a run that a user deleted is not logged again
                 model_id = int(run.data.tags[MODEL_ID])
                 self._runs[model_id] = run.info.run_id
                 known = run.data.metrics.get("live/outcomes", 0)
@@ -193,7 +196,7 @@ class MlflowLog:
                 return
 
     def _find_versions(self) -> dict[int, str]:
-        wanted, found, token = f"name = '{_quoted(self._name)}'", {}, None
+        wanted, found, token = f"name = '{_quote(self._name)}'", {}, None
         while True:
             page = self._client.search_model_versions(wanted, page_token=token)
             for version in page:
@@ -203,13 +206,13 @@ class MlflowLog:
             if not token:
                 return found
 
-    def _log_children(self, parent_id: str, manifest: Manifest, begun: int) -> None:
+    def _log_children(self, parent_id: str, manifest: Manifest, started: int) -> None:
         best = math.inf
         for number, trial in enumerate(manifest.training.trials, 1):
-            ended = begun + round(1000 * trial.seconds)
+            ended = started + round(1000 * trial.seconds)
             child = self._client.create_run(
                 self._experiment,
-                start_time=begun,
+                start_time=started,
                 run_name=f"evaluation {number}",
                 tags={PARENT: parent_id, "given_up": str(trial.given_up)},
             )
@@ -224,12 +227,12 @@ class MlflowLog:
             best = best if loss is None else min(best, loss)
             search = {"search/loss": loss, "search/best_loss": best}
             self._client.log_batch(parent_id, metrics=_metrics(search, ended, number))
-            begun = ended
+            started = ended
 
     def _log_artifact(self, run_id: str, bundle: Bundle, folder: Path) -> None:
         with tempfile.TemporaryDirectory() as temporary:
             artifact = Path(temporary) / ARTIFACT
-            data = str(bundle.model_id)  # a bundle's folder has its number as name
+            data = str(bundle.model_id)  # a bundle's folder is named by its number
             shutil.copytree(folder, artifact / data)
             model = Model(artifact_path=ARTIFACT, run_id=run_id)
             mlflow.pyfunc.add_to_model(model, loader_module=__name__, data=data)
@@ -238,7 +241,7 @@ class MlflowLog:
 
 
 class _Predictor:
-    """A bundle as `mlflow.pyfunc.load_model` gives it out."""
+    """A bundle as `mlflow.pyfunc.load_model` returns it."""
 
     def __init__(self, bundle: Bundle) -> None:
         self._bundle = bundle
@@ -246,12 +249,12 @@ class _Predictor:
     def predict(
         self, frame: pd.DataFrame, params: Mapping[str, object] | None = None
     ) -> np.ndarray:
-        """Probabilities for raw rows, as `Bundle.score` gives them."""
+        """Probabilities for raw rows, as `Bundle.score` returns them."""
         return self._bundle.score(self._bundle.features.transform(frame))
 
 
 def _load_pyfunc(path: str) -> _Predictor:
-    """The entry that MLflow looks for in a loader module; the bundle is verified."""
+    """Load and verify a bundle; MLflow calls this function of a loader module by its name."""
     return _Predictor(load_bundle(Path(path)))
 
 
@@ -282,7 +285,7 @@ def _figures_of(manifest: Manifest) -> Figures:
 
 
 def _metrics(figures: Figures, timestamp: int, step: int = 0) -> list[Metric]:
-    """Those that are numbers; `timestamp` in milliseconds since 1970."""
+    """The figures that are finite numbers; `timestamp` in milliseconds since 1970."""
     return [
         Metric(name, float(value), timestamp, step)
         for name, value in figures.items()
@@ -294,5 +297,5 @@ def _params(values: Mapping[str, object]) -> list[Param]:
     return [Param(name, str(value)) for name, value in values.items()]
 
 
-def _quoted(text: str) -> str:
+def _quote(text: str) -> str:
     return text.replace("'", "''")

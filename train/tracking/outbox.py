@@ -1,6 +1,6 @@
-"""Bundles that wait to be logged: a bounded queue of folders.
+"""The outbox of bundles that wait to be logged: a bounded queue of folders.
 
-The model store may prune a bundle any time, so one that is not logged yet is kept here.
+The model store may prune a bundle at any time, so the outbox keeps those not logged yet.
 """
 
 import contextlib
@@ -12,14 +12,14 @@ from utils.durable_files import remove
 from utils.model_store import ModelStore
 from utils.settings import Settings
 
-#: Bundles that wait at most; a further one takes the place of the oldest.
-OUTBOX_MOST = 50
+#: The most bundles in the outbox; a further one replaces the oldest.
+OUTBOX_LIMIT = 50
 
 
 def enqueue(settings: Settings, store: ModelStore, model_id: int) -> None:
-    """Put a bundle into the outbox, if there is tracking; hard links, so in no time.
+    """Put a bundle into the outbox if tracking is on; hard links make that fast.
 
-    Trouble with the disk is passed over: tracking is not worth a training.
+    Disk errors are ignored: tracking must not fail a training.
     """
     if not settings.mlflow.tracking_uri:
         return
@@ -28,13 +28,13 @@ def enqueue(settings: Settings, store: ModelStore, model_id: int) -> None:
     with contextlib.suppress(OSError, shutil.Error):
         shutil.copytree(store.path / str(model_id), temporary, copy_function=os.link)
         temporary.rename(folder / str(model_id))
-    remove(temporary)  # it is there already
-    for oldest in waiting(settings)[:-OUTBOX_MOST]:
+    remove(temporary)  # still there if the bundle was in the outbox already
+    for oldest in waiting(settings)[:-OUTBOX_LIMIT]:
         remove(folder / str(oldest))
 
 
 def enqueue_all(settings: Settings) -> None:
-    """Put every bundle that is there into the outbox: some were made without tracking."""
+    """Put every bundle on disk into the outbox; some were trained without tracking."""
     store = ModelStore(settings.models_dir)
     for model_id in store.on_disk():
         enqueue(settings, store, model_id)

@@ -1,4 +1,4 @@
-"""Brings MLflow up to date with a home: what is missing there is logged."""
+"""Brings MLflow up to date with a home: logs what MLflow lacks."""
 
 import contextlib
 import os
@@ -25,15 +25,15 @@ from utils.settings import Settings
 if TYPE_CHECKING:
     from train.tracking.mlflow_log import MlflowLog
 
-#: Live quality also over so many of the latest outcomes.
-LAST = 50
-#: Seconds between two looks at the home; after trouble longer and longer.
-LOOK_EVERY, LONGEST_PAUSE = 0.5, 60.0
-#: Seconds between two looks at live quality, which reads every prediction: this long, or
-#: so many times as long as the last one took.
-QUALITY_EVERY, REST = 5.0, 20.0
+#: Live quality is also logged over this many of the latest outcomes.
+LATEST_OUTCOMES = 50
+#: Seconds between two steps, and the most that this pause grows to after errors.
+STEP_SECONDS, MAX_PAUSE_SECONDS = 0.5, 60.0
+#: Measuring live quality reads every prediction. So the pause before the next time is at
+#: least `QUALITY_SECONDS`, and `QUALITY_PAUSE_FACTOR` times the duration of the last time.
+QUALITY_SECONDS, QUALITY_PAUSE_FACTOR = 5.0, 20.0
 
-#: MLflow reads these when it is imported. Its own timeout is minutes.
+#: MLflow reads these when it is imported. Its default timeout is minutes.
 ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -43,35 +43,35 @@ ENVIRONMENT = {
 }
 
 
-def follow(tracker: "Tracker", stop: Stop, report: Report) -> None:
-    """Step until asked to stop, and once more then; errors are retried, ever more rarely."""
+def loop(tracker: "Tracker", stop: Stop, report: Report) -> None:
+    """Run steps until asked to stop, then a last one; errors are retried with growing pauses."""
     outage = Outage(
         report,
-        tracker.shown + ": {}; goes on without it",
-        "MLflow answers again and knows what it had missed",
+        tracker.display_uri + ": {}; it will be retried",
+        "MLflow answers again, and everything is logged",
     )
-    pause = LOOK_EVERY
+    pause = STEP_SECONDS
     while True:
         ending = stop()
         try:
             tracker.step(thorough=ending)
-            outage.over()
-            pause = LOOK_EVERY
-        except Exception as error:  # MLflow raises many kinds, and none may end this process
-            if not outage:  # its errors differ from try to try: only the first is reported
-                outage.failed(tracker.explained(error))
-            pause = min(2 * pause + 1, LONGEST_PAUSE)
+            outage.end()
+            pause = STEP_SECONDS
+        except Exception as error:  # MLflow raises many types; none may end this process
+            if not outage:  # the text differs between tries: only the first is reported
+                outage.begin(tracker.describe(error))
+            pause = min(2 * pause + 1, MAX_PAUSE_SECONDS)
         if ending or (stop.wait(pause) and outage):
             break
-    tracker.say_what_waits("away")
+    tracker.report_waiting("unavailable")
 
 
 class Tracker:
-    """Brings MLflow up to date with a home, one step after the other.
+    """Brings MLflow up to date with a home, step by step.
 
     Args:
-        settings: With a tracking URI.
-        report: Told in one line what was logged, and what was not.
+        settings: The settings, with a tracking URI.
+        report: Called with one line of text for the user.
     """
 
     def __init__(self, settings: Settings, report: Report) -> None:
@@ -84,23 +84,26 @@ class Tracker:
         self._quality_after = 0.0
         self._missed: set[int] = set()
         self.outbox = outbox.folder_of(settings)
-        self.shown = without_secrets(settings.mlflow.tracking_uri)
+        self.display_uri = without_secrets(settings.mlflow.tracking_uri)
 
     def step(self, *, thorough: bool = False) -> None:
         """Log what is missing.
 
-        1. connect, if that is still to do; 2. bundles that wait; 3. aliases; 4. live quality.
+        1. Connect, if there is no connection.
+        2. Log the bundles in the outbox.
+        3. Set the aliases.
+        4. Log live quality, if it is due.
 
         Args:
-            thorough: Look at live quality now, not when it is due.
+            thorough: Log live quality even if it is not due.
 
         Raises:
-            Exception: Of any kind; the next step begins by connecting again.
+            Exception: Of any type; the next step connects again.
         """
-        log = self._log or self._connected()  # 1
-        self._log = None  # unless all goes well
+        log = self._log or self._connect()  # 1
+        self._log = None  # kept only if the whole step succeeds
         self._log_waiting(log)  # 2
-        self._point(log)  # 3
+        self._set_aliases(log)  # 3
         if thorough or time.monotonic() >= self._quality_after:
             self._log_quality(log)  # 4
         self._log = log
@@ -109,20 +112,20 @@ class Tracker:
         """The models in the outbox."""
         return outbox.waiting(self._settings)
 
-    def say_what_waits(self, why: str) -> None:
-        """One line on the models in the outbox, if there are any."""
-        if left := self.waiting():
-            self._report(f"not logged yet, {self.shown} is {why}: models {_listed(left)}")
+    def report_waiting(self, why: str) -> None:
+        """Report in one line which models wait in the outbox, if any; `why` is MLflow's state."""
+        if models := self.waiting():
+            self._report(f"not logged yet, {self.display_uri} is {why}: models {_join_ids(models)}")
 
-    def explained(self, error: Exception) -> str:
-        """An error of MLflow's on one line, without what is secret in the URI."""
+    def describe(self, error: Exception) -> str:
+        """An error of MLflow on one line, without the secrets in the URI."""
         text = one_line(error)
         uri = self._settings.mlflow.tracking_uri
         for secret in sorted(_secrets(uri), key=len, reverse=True):
             text = text.replace(secret, "***")
         return re.sub(r"//[^/\s]*@", "//***@", text)[:500]
 
-    def _connected(self) -> "MlflowLog":
+    def _connect(self) -> "MlflowLog":
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         from train.tracking.mlflow_log import MlflowLog  # takes seconds
@@ -146,10 +149,10 @@ class Tracker:
                     self._report(f"not logged: {error}")
                 else:
                     log.log_bundle(bundle, folder)
-                    self._report(f"model {model_id} logged to {self.shown}")
+                    self._report(f"model {model_id} logged to {self.display_uri}")
             remove(folder)
 
-    def _point(self, log: "MlflowLog") -> None:
+    def _set_aliases(self, log: "MlflowLog") -> None:
         history = self._store.history()
         aliases = aliases_of(history)
         if aliases == self._aliases:
@@ -160,30 +163,31 @@ class Tracker:
         since = min(log.models, default=0)
         missed = {one for one in made - log.models - set(self.waiting()) if one > since}
         if missed - self._missed:
-            told = _listed(sorted(missed - self._missed))
-            self._report(f"never logged, and pruned meanwhile: models {told}")
+            models = _join_ids(sorted(missed - self._missed))
+            self._report(f"never logged, and pruned meanwhile: models {models}")
         self._missed |= missed
 
     def _log_quality(self, log: "MlflowLog") -> None:
-        begun = time.monotonic()
-        with contextlib.suppress(StoreError, BundleError):  # nothing to look at, or not now
+        started = time.monotonic()
+        with contextlib.suppress(StoreError, BundleError):  # nothing to measure, or not now
             features = self._store.load_current().features
             with MessageStore.open(self._settings.messages_url, features) as messages:
                 offsets = messages.offsets()
-                judged = messages.quality_rows() if offsets != self._offsets else []
+                judged = messages.predictions_by_model() if offsets != self._offsets else []
             now = time.time() * 1000
             for one in judged:
-                found = quality.measure_quality(one, features, last=LAST, now=now)
+                found = quality.measure_quality(one, features, last=LATEST_OUTCOMES, now=now)
                 if one.model_id in log.models and found.known != log.known_outcomes(one.model_id):
-                    log.log_quality(found, LAST)
+                    log.log_quality(found, LATEST_OUTCOMES)
             self._offsets = offsets
-        spent = time.monotonic() - begun
-        self._quality_after = time.monotonic() + max(QUALITY_EVERY, REST * spent)
+        spent = time.monotonic() - started
+        self._quality_after = time.monotonic() + max(QUALITY_SECONDS, QUALITY_PAUSE_FACTOR * spent)
 
 
 def aliases_of(history: Sequence[HistoryLine]) -> dict[str, int | None]:
-    """Which model each alias means: the one that serves, and the newest if that does not.
+    """The model of each alias: the serving one, and the newest if it is another one.
 
+    >>> from utils.model_store.manifest import PublishedModel
     >>> one = PublishedModel(model_id=1, accepted=True)
     >>> refused = PublishedModel(model_id=2, accepted=False)
     >>> aliases_of([one]), aliases_of([one, refused])
@@ -195,7 +199,7 @@ def aliases_of(history: Sequence[HistoryLine]) -> dict[str, int | None]:
 
 
 def without_secrets(uri: str) -> str:
-    """A tracking URI as it may be shown: no login, no query.
+    """A tracking URI for display, without its login and query.
 
     >>> without_secrets("https://user:pass@mlflow.example.com:5000/a?token=b")
     'https://mlflow.example.com:5000/a'
@@ -216,7 +220,7 @@ def _secrets(uri: str) -> set[str]:
 
 
 def _home_id(folder: Path) -> str:
-    """A name that tells this home's runs from another's, wherever it is moved."""
+    """The id of this home's runs, kept in a file so that the home can be moved."""
     path = folder / "home-id"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -224,5 +228,5 @@ def _home_id(folder: Path) -> str:
     return path.read_text("ascii").strip()
 
 
-def _listed(models: Sequence[int]) -> str:
+def _join_ids(models: Sequence[int]) -> str:
     return ", ".join(map(str, models))

@@ -27,10 +27,10 @@ class AotCache:
 
     def __init__(self, java: Path, jars: Sequence[Path], folder: Path) -> None:
         java = java.resolve()  # the same path from every clone
-        self._recorded = folder / "classes.aotconf"
-        self._made = folder / "classes.aot"
-        self._shelf = java.parents[1] / "lib" / "server"
-        self._cache = self._shelf / f"kafka-{_state_of([java, *jars])}.aot"
+        self._recording = folder / "classes.aotconf"
+        self._new_cache = folder / "classes.aot"
+        self._cache_folder = java.parents[1] / "lib" / "server"
+        self._cache = self._cache_folder / f"kafka-{_fingerprint([java, *jars])}.aot"
 
     def options(self, *, records: bool = False) -> tuple[str, ...]:
         """Java's options to start with the cache, if there is one.
@@ -40,9 +40,9 @@ class AotCache:
         """
         if self._cache.exists():
             return (f"-XX:AOTCache={self._cache}", "-XX:+VerifySharedSpaces", *QUIET)
-        self._recorded.unlink(missing_ok=True)  # left by a process killed while recording
-        if records and os.access(self._shelf, os.W_OK):
-            return ("-XX:AOTMode=record", f"-XX:AOTConfiguration={self._recorded.name}", *QUIET)
+        self._recording.unlink(missing_ok=True)  # left by a process killed while recording
+        if records and os.access(self._cache_folder, os.W_OK):
+            return ("-XX:AOTMode=record", f"-XX:AOTConfiguration={self._recording.name}", *QUIET)
         return ()
 
     def make(self, command: Sequence[str], environ: dict[str, str]) -> None:
@@ -52,49 +52,49 @@ class AotCache:
             command: Java and its arguments, without the program's name.
             environ: The environment variables.
         """
-        if self._cache.exists() or not self._recorded.exists():
-            self._recorded.unlink(missing_ok=True)
+        if self._cache.exists() or not self._recording.exists():
+            self._recording.unlink(missing_ok=True)
             return
-        options = ("-XX:AOTMode=create", f"-XX:AOTConfiguration={self._recorded.name}")
+        options = ("-XX:AOTMode=create", f"-XX:AOTConfiguration={self._recording.name}")
         try:
             done = subprocess.run(
-                [*command, *options, f"-XX:AOTCache={self._made.name}"],
-                cwd=self._recorded.parent,
+                [*command, *options, f"-XX:AOTCache={self._new_cache.name}"],
+                cwd=self._recording.parent,
                 env=environ,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                timeout=MOST_SECONDS,
+                timeout=MAX_SECONDS,
             )
             if done.returncode == 0:
                 with suppress(OSError):
-                    self._put()
+                    self._install()
         except subprocess.TimeoutExpired:
             pass  # tried again after the next run
         finally:
-            for file in (self._recorded, self._made):
+            for file in (self._recording, self._new_cache):
                 file.unlink(missing_ok=True)
 
-    def _put(self) -> None:
+    def _install(self) -> None:
         """Move the cache into place; an existing one stays, as it may be mapped already."""
-        aside = self._cache.with_suffix(f".{os.getpid()}")
+        temporary = self._cache.with_suffix(f".{os.getpid()}")
         try:
-            shutil.copyfile(self._made, aside)
+            shutil.copyfile(self._new_cache, temporary)
             with suppress(FileExistsError):
-                self._cache.hardlink_to(aside)
+                self._cache.hardlink_to(temporary)
         finally:
-            aside.unlink(missing_ok=True)
-        for other in self._shelf.glob("kafka-*.aot"):
+            temporary.unlink(missing_ok=True)
+        for other in self._cache_folder.glob("kafka-*.aot"):
             if other != self._cache:  # for another Java or other jars
                 other.unlink(missing_ok=True)
 
 
 #: A stopping broker waits at most this long for the cache, which takes 2 to 5 s to create.
-MOST_SECONDS = 15.0
+MAX_SECONDS = 15.0
 QUIET = ("-Xlog:aot*=off", "-Xlog:cds*=off")
 
 
-def _state_of(files: Sequence[Path]) -> str:
+def _fingerprint(files: Sequence[Path]) -> str:
     """A short hash of the files' paths and modification times, which Java compares too."""
     state = "".join(f"{file} {file.stat().st_mtime_ns}\n" for file in files)
     return hashlib.sha256(state.encode()).hexdigest()[:12]

@@ -73,7 +73,7 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     lock = os.open(folder, os.O_RDONLY)
     try:
-        with suppress(OSError):  # a file system without locks: at worst both fetch
+        with suppress(OSError):  # a file system without locks: at worst both processes fetch
             if not try_lock(lock):
                 print(f"another process is fetching to {folder}: waiting for it", file=sys.stderr)
                 fcntl.flock(lock, fcntl.LOCK_EX)
@@ -98,14 +98,14 @@ def _fetch(jars: Sequence[Jar], cache: Path) -> None:
             *group, project, version, name = PurePosixPath(jar.path).parts
             artifact = context.project(".".join(group), project).at_version(version).artifact()
             fetched = Path(folder, jar.path)
-            _retrying(name, artifact.resolve, fetched)
+            _fetch_with_retries(name, artifact.resolve, fetched)
             if _sha256(fetched) != jar.sha256:
-                raise BrokerError(f"{name}: what was fetched is not what {LOCK.name} pins")
+                raise BrokerError(f"{name}: the fetched file is not what {LOCK.name} pins")
             (cache / jar.path).parent.mkdir(parents=True, exist_ok=True)
             fetched.replace(cache / jar.path)
 
 
-def _retrying(name: str, fetch: Callable[[], Path], target: Path) -> None:
+def _fetch_with_retries(name: str, fetch: Callable[[], Path], target: Path) -> None:
     import requests
     from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 

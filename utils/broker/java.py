@@ -22,7 +22,7 @@ JVM = (
     "-Dlog4j2.configurationFile=log4j2.properties",
 )
 
-#: For `Broker(jvm=...)`, where brokers run for seconds: halves the CPU time of the start (2.5
+#: For `Broker(jvm=...)`, if brokers run for seconds. It halves the CPU time of the start (2.5
 #: instead of 5 s) and lowers that of the first thousands of transactions; later ones cost more.
 SHORT_LIVED = ("-XX:TieredStopAtLevel=1",)
 
@@ -80,7 +80,7 @@ class Java:
 
     def launch(self, lock: IO[str] | None) -> "subprocess.Popen[bytes]":
         """Start the broker; it inherits the folder's lock and holds it until it ends."""
-        java = (*self._guarded(), *self._cache.options(records=True))
+        java = (*self._guarded_command(), *self._cache.options(records=True))
         with (self._home / "java.out").open("wb") as out:
             return subprocess.Popen(
                 [*java, "kafka.Kafka", "server.properties"],
@@ -95,9 +95,9 @@ class Java:
 
     def make_cache(self) -> None:
         """Create the AOT cache if there is none yet; to be called after Kafka has ended."""
-        self._cache.make(self._guarded(), self._environ)
+        self._cache.make(self._guarded_command(), self._environ)
 
-    def _guarded(self) -> tuple[str, ...]:
+    def _guarded_command(self) -> tuple[str, ...]:
         guard = (sys.executable, "-I", "-S", "-c", DIE_WITH_PARENT, str(os.getpid()))
         return (*guard, *self._command)
 
@@ -106,8 +106,8 @@ def reason_in(text: str) -> str:
     """Java's error on one line: the message and the exception below it."""
     chatter = ("WARNING", "NOTE", "Picked up", " AOTConfiguration", "\t")
     lines = [line for line in text.splitlines() if line.strip()]
-    said = [line for line in lines if not line.startswith(chatter)]
-    return ": ".join(line.strip().rstrip(".:") for line in said[:2])
+    relevant = [line for line in lines if not line.startswith(chatter)]
+    return ": ".join(line.strip().rstrip(".:") for line in relevant[:2])
 
 
 def write_properties(file: Path, properties: Mapping[str, str]) -> None:

@@ -30,7 +30,7 @@ PROPERTIES: Mapping[str, str] = {
     "SASL_PLAINTEXT:SASL_PLAINTEXT,SASL_SSL:SASL_SSL",
     "auto.create.topics.enable": "false",
     "delete.topic.enable": "true",
-    # the pipeline relies on the whole log, and on its offsets even after it was idle
+    # the pipeline needs the whole log, and committed offsets even after a long idle time
     "log.retention.ms": "-1",
     "offsets.retention.minutes": str(2**31 - 1),
     # one node; with few, small internal partitions it restarts quickly
@@ -158,7 +158,7 @@ class Broker:
         self.kill()  # releases the lock of the previous run
         self.home.mkdir(parents=True, exist_ok=True)
         try:
-            self._take_folder()
+            self._lock_folder()
             if not _within(1.0, lambda: is_free(self.port)):
                 raise BrokerError(f"port {self.port} is in use by another program")
             java = Java(ensure_jars(), self.home, self._jvm)
@@ -198,7 +198,7 @@ class Broker:
             self._lock.close()
             self._lock = None
 
-    def _take_folder(self) -> None:
+    def _lock_folder(self) -> None:
         lock = (self.home / "lock").open("a")
         if not _within(1.0, lambda: try_lock(lock)):
             lock.close()
@@ -230,15 +230,15 @@ class Broker:
             time.sleep(0.05)
 
     def _with_reason(self, what: str) -> str:
-        reason = reason_in(_text(self.home / "java.out"))
+        reason = reason_in(_read_text(self.home / "java.out"))
         if not reason:  # Java started, so the log is from this run
-            _, error, last = _text(self.log_file).rpartition(" ERROR ")
+            _, error, last = _read_text(self.log_file).rpartition(" ERROR ")
             reason = reason_in(last) if error else "no reason given"
         return f"{what}: {reason} (log: {self.log_file})"
 
 
 def _within(seconds: float, condition: Callable[[], bool]) -> bool:
-    """Whether the condition comes true in time; a process just killed takes a moment."""
+    """Wait for a condition; returns whether it became true in time."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
@@ -247,7 +247,7 @@ def _within(seconds: float, condition: Callable[[], bool]) -> bool:
     return True
 
 
-def _text(file: Path) -> str:
+def _read_text(file: Path) -> str:
     return file.read_text("utf-8", "replace") if file.exists() else ""
 
 

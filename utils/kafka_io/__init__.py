@@ -10,7 +10,7 @@ from kafka import TopicPartition
 from kafka.errors import KafkaError
 
 from utils.kafka_io.clients import (
-    TROUBLE,
+    RETRIABLE_ERRORS,
     KafkaUnavailable,
     Refused,
     check_broker,
@@ -26,7 +26,7 @@ from utils.kafka_io.transactions import Position
 
 __all__ = [
     "MAX_MESSAGE_BYTES",
-    "TROUBLE",
+    "RETRIABLE_ERRORS",
     "Content",
     "ExactlyOnce",
     "Fenced",

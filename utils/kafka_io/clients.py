@@ -29,7 +29,7 @@ class KafkaUnavailable(UserError):
 
 
 #: Errors that callers retry: they end when the cluster has recovered.
-TROUBLE = (KafkaError, KafkaUnavailable)
+RETRIABLE_ERRORS = (KafkaError, KafkaUnavailable)
 
 
 class Refused(KafkaUnavailable):
@@ -37,7 +37,7 @@ class Refused(KafkaUnavailable):
 
 
 def client_settings(kafka: Kafka) -> dict[str, object]:
-    """The settings with which every client connects to the cluster."""
+    """The settings of every Kafka client, as keyword arguments."""
     settings: dict[str, object] = {
         "bootstrap_servers": [server.strip() for server in kafka.bootstrap_servers.split(",")],
         "security_protocol": kafka.security_protocol,
@@ -87,10 +87,10 @@ def _fetch_when_all_is_read(fetcher: Fetcher) -> None:
     """
     send_fetches = fetcher.send_fetches
 
-    def later_or_now() -> list[object]:
+    def send_when_all_is_read() -> list[object]:
         return [] if fetcher._next_partition_records else send_fetches()
 
-    fetcher.send_fetches = later_or_now
+    fetcher.send_fetches = send_when_all_is_read
 
 
 @contextmanager

@@ -68,11 +68,11 @@ class _Connections(KafkaConnectionManager):  # type: ignore[misc]
         self.cluster.config["retry_backoff_ms"] = FIRST_METADATA_BACKOFF_MS
         quick_until = time.monotonic() + FIRST_SECONDS
 
-        def after_each_answer(cluster: ClusterMetadata) -> None:
+        def on_metadata_update(cluster: ClusterMetadata) -> None:
             if time.monotonic() > quick_until:
                 cluster.config["retry_backoff_ms"] = usual
 
-        self.cluster.add_listener(after_each_answer)
+        self.cluster.add_listener(on_metadata_update)
 
     async def _connect(
         self, node: NodeInfo, conn: KafkaConnection, *args: object, **kwargs: object

@@ -37,7 +37,7 @@ NO_OFFSET_TIMEOUT_S = 5.0
 
 
 class Fenced(UserError):
-    """Another process has taken this one's place in the group; it has to end."""
+    """Another process has joined the group under this instance id; this one has to end."""
 
 
 class _RebalanceListener(ConsumerRebalanceListener):  # type: ignore[misc]

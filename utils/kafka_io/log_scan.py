@@ -34,7 +34,7 @@ def bounds(kafka: Kafka, topic: str) -> dict[int, tuple[int, int]]:
     return found
 
 
-def only(partition: int, found: Bounds) -> dict[int, tuple[int, int]]:
+def narrow(partition: int, found: Bounds) -> dict[int, tuple[int, int]]:
     """Narrow bounds to one partition; the ranges of the others become empty."""
     return {p: (first if p == partition else end, end) for p, (first, end) in found.items()}
 
@@ -56,7 +56,7 @@ def scan(kafka: Kafka, topic: str, wanted: Bounds) -> Iterator[Record]:
     positions = {(topic, p): first for p, (first, _) in wanted.items()}
     try:
         with LogReader(kafka, [topic], positions) as reader:
-            heard = time.monotonic()
+            last_received = time.monotonic()
             while ends:
                 polled = reader.poll(500)
                 for tp, records in polled.items():
@@ -66,8 +66,8 @@ def scan(kafka: Kafka, topic: str, wanted: Bounds) -> Iterator[Record]:
                 for partition in [p for p in ends if _reached(reader, topic, p, ends[p])]:
                     del ends[partition]
                 now = time.monotonic()
-                heard = now if polled else heard
-                if ends and now - heard > SILENCE_TIMEOUT_S:
+                last_received = now if polled else last_received
+                if ends and now - last_received > SILENCE_TIMEOUT_S:
                     raise KafkaUnavailable(f"the broker stopped sending records of {topic}")
     except KafkaError as error:
         raise KafkaUnavailable(f"{topic} cannot be read: {one_line(error)}") from None

@@ -13,7 +13,7 @@ from utils import messages
 from utils.kafka_io.clients import (
     OPERATION_TIMEOUT_MS,
     REQUEST_TIMEOUT_MS,
-    TROUBLE,
+    RETRIABLE_ERRORS,
     KafkaUnavailable,
     client_settings,
     translate_connection_errors,
@@ -130,7 +130,7 @@ class TransactionalSender:
                 future.get(timeout=0)
         except BaseException:
             # A new producer aborts the transaction; else it ends when its time is over.
-            with suppress(*TROUBLE):
+            with suppress(*RETRIABLE_ERRORS):
                 self._replace()
             raise
         await_result(producer, manager.begin_commit())

@@ -1,18 +1,25 @@
-"""What the trainer has read of the log, in SQL.
+"""The message store: what the trainer has read of the log, in SQL.
 
-Filling it from Kafka is `utils.message_store.ingest`, which is not imported here: whoever only
-looks at the store needs no broker.
+`utils.message_store.ingest` fills it from Kafka. It is not imported here, because readers of
+the store need no broker.
 """
 
 from utils.message_store.database import StoreError
 from utils.message_store.lifecycle import StoreReplaced
-from utils.message_store.records import Batch, Counts, Judged, Offsets, Snapshot, StoredMessage
+from utils.message_store.records import (
+    Batch,
+    Counts,
+    ModelPredictions,
+    Offsets,
+    Snapshot,
+    StoredMessage,
+)
 from utils.message_store.store import MessageStore
 
 __all__ = [
     "Batch",
     "Counts",
-    "Judged",
+    "ModelPredictions",
     "MessageStore",
     "Offsets",
     "Snapshot",

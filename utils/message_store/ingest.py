@@ -1,4 +1,4 @@
-"""Moves the log into the message store, offsets and rows in one SQL transaction."""
+"""Copies the log into the message store; rows and offsets share one SQL transaction."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -13,12 +13,12 @@ TOPICS = (messages.APP_MESSAGES, messages.PREDICTIONS, messages.OUTCOMES)
 
 
 class Ingest:
-    """Reads on where the store's own offsets say.
+    """Reads the log from the store's offsets on, and fills the store.
 
     Args:
         kafka: How to reach the cluster.
-        store: What is filled.
-        features: Says which columns a message has, and of which type.
+        store: The store to fill.
+        features: The preprocessor, which knows a message's columns and their types.
     """
 
     def __init__(self, kafka: Kafka, store: MessageStore, features: FeatureTools) -> None:
@@ -32,18 +32,18 @@ class Ingest:
         self._open_reader()
 
     def _open_reader(self) -> LogReader:
-        """The reader; after trouble a new one, which goes on where the store is."""
+        """The reader; after an error a new one, which continues from the store's offsets."""
         if self._reader is None:
             self._offsets = self._store.offsets()
             self._reader = LogReader(self._kafka, TOPICS, self._offsets)
         return self._reader
 
     def step(self) -> int:
-        """Store what has arrived; returns how many records that was.
+        """Store the records that have arrived; returns their number.
 
         Raises:
-            StoreError: The store cannot be written; the same records come again.
-            KafkaUnavailable: Nor can they be read just now.
+            StoreError: The store cannot be written; the records are read again later.
+            KafkaUnavailable: The log cannot be read now.
         """
         reader = self._open_reader()
         polled = reader.poll(timeout_ms=0)
@@ -63,14 +63,14 @@ class Ingest:
         return sum(map(len, polled.values()))
 
     def has_read(self, requests: Iterable[messages.RetrainRequest]) -> bool:
-        """Whether the store holds everything that the requests speak of."""
+        """Whether the store holds all records that the requests cover."""
         return all(
             self._offsets.get((request.topic, request.partition), 0) > request.last_offset
             for request in requests
         )
 
     def is_same_log(self, topic: str, topic_ids: Mapping[str, str]) -> bool:
-        """Whether a topic is still the one that had this id, not one made again."""
+        """Whether a topic still has the same id, and so was not deleted and recreated."""
         now = self._open_reader().topic_ids().get(topic)
         return now is None or topic_ids.get(topic, now) == now
 
@@ -90,10 +90,10 @@ class Ingest:
 class RecordDecoder:
     """Turns records into rows of the store, by the rules of the predictor.
 
-    But for outcomes of an unknown class: the store refuses and counts those.
+    Outcomes of an unknown class are an exception: the store rejects and counts them.
 
     Args:
-        features: Says which columns a message has, and of which type.
+        features: The preprocessor, which knows a message's columns and their types.
     """
 
     def __init__(self, features: FeatureTools) -> None:
@@ -103,13 +103,13 @@ class RecordDecoder:
         self._prediction = messages.Decoder(messages.Prediction)
 
     def batch(self, polled: Mapping[TopicPartition, Sequence[Record]]) -> Batch:
-        """All usable records of a poll; those the predictor rejects are passed over."""
+        """All usable records of a poll, without those that the predictor rejects."""
         batch = Batch(messages=[], outcomes=[], predictions=[], offsets={})
         for tp, records in polled.items():
             take = {
-                messages.APP_MESSAGES: self._app_message,
-                messages.OUTCOMES: self._late_outcome,
-                messages.PREDICTIONS: self._prediction_made,
+                messages.APP_MESSAGES: self._add_message,
+                messages.OUTCOMES: self._add_outcome,
+                messages.PREDICTIONS: self._add_prediction,
             }[tp.topic]
             for record in records:
                 try:
@@ -119,7 +119,7 @@ class RecordDecoder:
             batch.offsets[(tp.topic, tp.partition)] = records[-1].offset + 1
         return batch
 
-    def _app_message(self, record: Record, batch: Batch) -> None:
+    def _add_message(self, record: Record, batch: Batch) -> None:
         message = self._message(record.value)
         batch.messages.append(
             StoredMessage(
@@ -132,12 +132,12 @@ class RecordDecoder:
             )
         )
 
-    def _late_outcome(self, record: Record, batch: Batch) -> None:
+    def _add_outcome(self, record: Record, batch: Batch) -> None:
         outcome = self._outcome(record.value)
         where = (record.partition, record.offset, record.timestamp)
         batch.outcomes.append((outcome.request_id, messages.label_text(outcome.outcome), *where))
 
-    def _prediction_made(self, record: Record, batch: Batch) -> None:
+    def _add_prediction(self, record: Record, batch: Batch) -> None:
         made = self._prediction(record.value)
         where = (record.partition, record.offset, record.timestamp)
         batch.predictions.append((made.request_id, made.model_id, made.probability, *where))

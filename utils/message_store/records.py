@@ -1,4 +1,4 @@
-"""What goes into the message store and what comes out of it."""
+"""The types that the message store takes and returns."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,15 +19,15 @@ LogPlace = tuple[int, int, int]
 
 
 class StoredMessage(NamedTuple):
-    """A message as `ingest` takes it.
+    """A message to store.
 
     Attributes:
-        request_id: Its name.
-        partition: Of `app_messages`.
-        offset: In that partition.
+        request_id: The id of the request.
+        partition: The partition of `app_messages`.
+        offset: The offset in that partition.
         timestamp: Milliseconds since 1970.
-        values: As `FeatureTools.row_values` gives them.
-        outcome: The class it carried, None without one.
+        values: As `FeatureTools.row_values` returns them.
+        outcome: The outcome inside the message, or None.
     """
 
     request_id: str
@@ -43,12 +43,12 @@ class Batch:
     """Records of the three topics, and the offsets that follow them.
 
     Attributes:
-        messages: Of `app_messages`.
+        messages: The messages of `app_messages`.
         outcomes: (request_id, outcome, partition, offset, timestamp).
         predictions: (request_id, model_id, probability or list of them, partition,
             offset, timestamp).
-        offsets: The next to read, of the partitions that were read.
-        topic_ids: What Kafka calls the topics; one that is made again has another id.
+        offsets: The next offset to read of each partition that was read.
+        topic_ids: Kafka's ids of the topics; a recreated topic has another id.
     """
 
     messages: list[StoredMessage] = field(default_factory=list)
@@ -62,14 +62,14 @@ class Batch:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Messages whose outcome is known, by (partition, offset), as of one moment.
+    """All messages with a known outcome at one moment, in the order of (partition, offset).
 
     Attributes:
         request_ids: (rows,), str.
         frame: The raw feature columns: float64, or categories of str; NaN where missing.
         outcomes: (rows,), str: the classes by name.
-        offsets: How far the log had been read.
-        topic_ids: Whose offsets those are.
+        offsets: The offsets up to which the log had been read.
+        topic_ids: Kafka's ids of those topics.
     """
 
     request_ids: npt.NDArray[np.object_]
@@ -80,17 +80,17 @@ class Snapshot:
 
 
 class StoredRequest(NamedTuple):
-    """What the store knows of one request.
+    """What the store knows about one request.
 
     Attributes:
-        request_id: Its name.
+        request_id: The id of the request.
         values: Raw values by column; None without a message.
-        message: Where the message is; None without one.
-        outcome: The outcome that counts; None while it is not known.
-        late_outcome: Where its record on `outcomes` is; None without one.
-        model_id: Of the model that predicted; None without a prediction.
-        probability: Of the positive class, or one for each class.
-        prediction: Where the prediction is; None without one.
+        message: The message's place in the log; None without a message.
+        outcome: The valid outcome; None while it is not known.
+        late_outcome: The place of its record on `outcomes`; None without one.
+        model_id: The model that predicted; None without a prediction.
+        probability: The probability of the positive class, or of each class.
+        prediction: The prediction's place in the log; None without a prediction.
     """
 
     request_id: str
@@ -104,14 +104,14 @@ class StoredRequest(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Judged:
-    """The predictions of one model, in the order they were made.
+class ModelPredictions:
+    """The predictions of one model, in the order in which they were made.
 
     Attributes:
         model_id: The model.
-        probabilities: (rows,) or (rows, classes), of those whose outcome is known.
+        probabilities: (rows,) or (rows, classes), of predictions with a known outcome.
         outcomes: (rows,), str: their outcomes.
-        missing_since: (predictions without an outcome,), when each was made,
+        missing_since: (predictions without an outcome,), the time of each in
             milliseconds since 1970, oldest first.
     """
 
@@ -123,10 +123,10 @@ class Judged:
 
 @dataclass(frozen=True)
 class Counts:
-    """How much there is: of each kind, then outcomes without a message, and refused ones."""
+    """The number of messages and other rows; unmatched outcomes have no message."""
 
     messages: int
     known_outcomes: int
     predictions: int
     unmatched_outcomes: int
-    refused_outcomes: int
+    rejected_outcomes: int

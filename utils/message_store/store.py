@@ -1,18 +1,18 @@
-"""What the trainer has read of the log: messages, outcomes and predictions, in SQL.
+"""Stores messages, outcomes and predictions from the log in SQL.
 
-SQLite in `messages/` by default, PostgreSQL by URL. The log stays the memory that
-matters: the store is a copy that one SQL transaction moves from one set of offsets to
-the next, rows and offsets together, and that is read again from the log whenever it is
-lost, damaged or made for other columns.
+The store is SQLite in `messages/` by default, or PostgreSQL by URL. It is a copy: the log
+remains the source of truth. Each batch of rows is stored with its offsets in one SQL
+transaction. A store that is lost, damaged or was created for other columns is read again
+from the log.
 
-What it holds depends on nothing but how far each partition was read:
+The content depends only on the offsets up to which each partition was read:
 
-- of two messages with one request_id the one at the higher (partition, offset) stays;
-- a record on `outcomes` beats an outcome inside the message, and of several the one at
-  the higher (partition, offset) counts, so a corrected outcome replaces the first;
-- an outcome or a prediction may come before its message, and waits for it; one whose
-  message never comes is kept, counted and not trained on;
-- an outcome of an unknown class is refused and counted.
+- If two messages have the same request_id, the one at the higher (partition, offset) stays.
+- A record on `outcomes` replaces an outcome inside the message. If there are several, the
+  one at the higher (partition, offset) is valid, so an outcome can be corrected.
+- An outcome or a prediction may come before its message. Without a message it is kept and
+  counted, but not trained on.
+- An outcome of an unknown class is rejected and counted.
 """
 
 import sys
@@ -27,19 +27,19 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from utils.feature_tools import FeatureTools
-from utils.message_store.lifecycle import OtherLog, StoreDatabase
+from utils.message_store.lifecycle import StoreDatabase, TopicRecreated
 from utils.message_store.records import (
     Batch,
     Counts,
-    Judged,
     LogPlace,
+    ModelPredictions,
     Offsets,
     Snapshot,
     StoredMessage,
     StoredRequest,
 )
 from utils.message_store.tables import (
-    HIDDEN,
+    ESCAPE,
     LONG_ID,
     PARTITION,
     Part,
@@ -61,14 +61,14 @@ R = TypeVar("R", bound=tuple)
 
 
 class MessageStore:
-    """The store at a URL; made when it is not there, made anew when it does not fit.
+    """The store at a URL; created if missing, recreated if its columns differ.
 
     Args:
         url: `sqlite:///path` or `postgresql+psycopg://...`.
-        features: Says which columns a message has and which classes there are.
-        read_only: Only look: nothing is made, mended or dropped.
+        features: The preprocessor, which knows the columns and the classes.
+        read_only: Whether nothing may be created, repaired or dropped.
         timeout: Seconds to wait for another process's lock or a silent server.
-        report: Told in one line when the store is begun afresh.
+        report: Called with one line of text for the user when the store is recreated.
 
     Raises:
         StoreError: It cannot be opened.
@@ -99,7 +99,7 @@ class MessageStore:
 
     @classmethod
     def open(cls, url: str, features: FeatureTools) -> "MessageStore":
-        """The store to read from, for whoever is not the trainer."""
+        """Open the store for reading; only the trainer writes to it."""
         return cls(url, features, read_only=True)
 
     def close(self) -> None:
@@ -118,33 +118,33 @@ class MessageStore:
             return self._read_offsets(connection)
 
     def topic_ids(self) -> dict[str, str]:
-        """What Kafka calls the topics read so far."""
+        """Kafka's ids of the topics read so far."""
         with self._database.transaction() as connection:
             return self._read_topic_ids(connection)
 
     def ingest(self, batch: Batch) -> None:
         """Store a batch and its offsets in one transaction.
 
-        Records that the store has read already change nothing, so it does no harm to
-        come with a batch twice. The offsets of a topic that was deleted and made again
-        begin anew; then so does the store.
+        Records that the store already holds change nothing, so a batch may be stored
+        twice. If a topic was deleted and recreated, its offsets start again at 0; then the
+        store is replaced by an empty one.
 
         Raises:
-            StoreError: Nothing of it was stored; begin again at `offsets()`.
+            StoreError: Nothing was stored; continue from `offsets()`.
         """
         try:
             with self._database.transaction(write=True) as connection:
                 self._write(connection, batch)
         except BaseException:
-            self._text_ids.forget()
+            self._text_ids.rollback()
             raise
-        self._text_ids.stored()
+        self._text_ids.commit()
 
     def _write(self, connection: Connection, batch: Batch) -> None:
         read = self._read_offsets(connection)
         for topic, topic_id in self._read_topic_ids(connection).items():
             if batch.topic_ids.get(topic, topic_id) != topic_id:
-                raise OtherLog(topic)
+                raise TopicRecreated(topic)
         classes = frozenset(self._features.classes)
         messages = _drop_already_read(batch.messages, APP_MESSAGES, 1, read)
         outcomes = _drop_already_read(batch.outcomes, OUTCOMES, 2, read)
@@ -178,7 +178,7 @@ class MessageStore:
         words[:, 0] = np.multiply(partitions, PARTITION) + offsets
         columns = list(zip(*values, strict=True))
         for place, column in enumerate(columns):
-            if place < self._tables.numbers:
+            if place < self._tables.n_numerical:
                 words.view("<f8")[:, 1 + place] = column  # None becomes NaN
             else:
                 words[:, 1 + place] = [self._text_ids[value] for value in column]
@@ -201,9 +201,9 @@ class MessageStore:
         return [(self._stored_id(str(record[0])), *record[1:]) for record in records]
 
     def _stored_id(self, request_id: str) -> str:
-        """The key of a request: its id, but for ids that a key column cannot hold."""
+        """The key of a request: its id, or a substitute if the column cannot hold the id."""
         if len(request_id) > LONG_ID:
-            return f"{HIDDEN}#{self._text_ids[request_id]}"
+            return f"{ESCAPE}#{self._text_ids[request_id]}"
         return escape_text(request_id) or ""
 
     def _insert_texts(self, connection: Connection) -> None:
@@ -261,7 +261,7 @@ class MessageStore:
         )
 
     def snapshot(self) -> Snapshot:
-        """Every message whose outcome is known, with the offsets they were read up to.
+        """All messages with a known outcome, and the offsets up to which the log was read.
 
         Raises:
             StoreError: The store cannot be read.
@@ -272,11 +272,11 @@ class MessageStore:
             return self._assemble(parts, row_decoder, connection)
 
     def newer_than(self, offsets: Offsets, limit: int | None = None) -> Snapshot:
-        """Messages with an outcome of which either came at or after these offsets.
+        """Messages with an outcome, where either is at or after the given offsets.
 
         Args:
-            offsets: By (topic, partition); all of a partition that is not in it is new.
-            limit: The most rows: those whose outcome became known last.
+            offsets: Offsets by (topic, partition); a partition without one is all new.
+            limit: The most rows to return: those whose outcome became known last.
 
         Raises:
             StoreError: The store cannot be read.
@@ -304,17 +304,17 @@ class MessageStore:
     def _assemble(
         self, parts: Sequence["Part"], row_decoder: "RowDecoder", connection: Connection
     ) -> Snapshot:
-        """One snapshot of what the database handed over, put in order."""
-        import pandas as pd  # a quarter of a second that the trainer's loop need not spend
+        """Build a snapshot from its parts, in order."""
+        import pandas as pd  # takes 0.25 s, which the trainer's loop can save
 
         parts = [row_decoder.part([], b"", ""), *parts]
         words = np.concatenate([part.words for part in parts], axis=1)
         order: Any = np.argsort(words[0])  # NumPy takes an array or a slice
         if bool((order[1:] > order[:-1]).all()):
-            order = slice(None)  # as it is: spares a copy of everything
+            order = slice(None)  # already in order; a slice avoids a copy
         columns: dict[str, object] = {}
         for place, name in enumerate(self._features.columns):
-            if place < self._tables.numbers:
+            if place < self._tables.n_numerical:
                 columns[name] = pd.Series(words[1 + place].view("<f8")[order], copy=False)
             else:
                 columns[name] = row_decoder.texts(words[1 + place])[order]
@@ -327,7 +327,7 @@ class MessageStore:
         )
 
     def request(self, request_id: str) -> StoredRequest | None:
-        """Everything known about one request; None where nothing of it was read."""
+        """Everything known about one request, or None."""
         table = self._tables.messages
         key = self._stored_id(request_id)
         with self._database.transaction() as connection:
@@ -352,16 +352,16 @@ class MessageStore:
             _place(row, "prediction_"),
         )
 
-    def judged(self, model_id: int) -> Judged:
-        """The predictions of one model with what came of them."""
-        found = self._read_judged(model_id)
-        return found[0] if found else _judged_rows(model_id, [], self._features)
+    def predictions_of(self, model_id: int) -> ModelPredictions:
+        """The predictions of one model and their outcomes."""
+        found = self._read_predictions(model_id)
+        return found[0] if found else _model_predictions(model_id, [], self._features)
 
-    def quality_rows(self) -> list[Judged]:
-        """The predictions of every model with what came of them, by model_id."""
-        return self._read_judged(None)
+    def predictions_by_model(self) -> list[ModelPredictions]:
+        """The predictions of every model and their outcomes, in the order of the model ids."""
+        return self._read_predictions(None)
 
-    def _read_judged(self, model_id: int | None) -> list[Judged]:
+    def _read_predictions(self, model_id: int | None) -> list[ModelPredictions]:
         c = self._tables.messages.c
         query = sa.select(
             c.model_id,
@@ -377,10 +377,10 @@ class MessageStore:
         with self._database.transaction() as connection:
             for row in connection.execute(query):
                 by_model.setdefault(row[0], []).append(row)
-        return [_judged_rows(model, rows, self._features) for model, rows in by_model.items()]
+        return [_model_predictions(model, rows, self._features) for model, rows in by_model.items()]
 
     def counts(self) -> Counts:
-        """How many rows of each kind there are."""
+        """Count the rows of each kind."""
         c = self._tables.messages.c
         query = sa.select(
             sa.func.count(c.offset),
@@ -391,16 +391,16 @@ class MessageStore:
         with self._database.transaction() as connection:
             found = connection.execute(query).one()
             refused = connection.execute(sa.select(sa.func.sum(self._tables.offsets.c.refused)))
-            return Counts(*found, refused_outcomes=int(refused.scalar_one() or 0))
+            return Counts(*found, rejected_outcomes=int(refused.scalar_one() or 0))
 
 
 def _drop_already_read(records: Sequence[R], topic: str, place: int, read: Offsets) -> list[R]:
-    """Records the store has not read; their partition is at `place`, then the offset."""
+    """Records that the store has not read; `place` is the index of the partition."""
     return [r for r in records if r[place + 1] >= read.get((topic, r[place]), 0)]
 
 
 def _keep_newest(records: Sequence[R], place: int) -> list[R]:
-    """The record at the highest (partition, offset) of each request_id."""
+    """Keep the record at the highest (partition, offset) of each request_id."""
     in_order = sorted(records, key=itemgetter(place, place + 1))
     return list({record[0]: record for record in in_order}.values())
 
@@ -413,7 +413,7 @@ def _prediction_row(record: TableRow) -> TableRow:
 
 
 def _place(row: sa.RowMapping, prefix: str) -> LogPlace | None:
-    """The columns of a record's place; None where there is no record."""
+    """A record's place in the log; None if there is no record."""
     if row[f"{prefix}offset"] is None:
         return None
     return row[f"{prefix}partition"], row[f"{prefix}offset"], row[f"{prefix}timestamp"]
@@ -432,8 +432,10 @@ def _before(
     )
 
 
-def _judged_rows(model_id: int, rows: Sequence[sa.Row], features: FeatureTools) -> Judged:
-    """Args: `rows`: (model_id, timestamp, probability, probabilities, outcome or None)."""
+def _model_predictions(
+    model_id: int, rows: Sequence[sa.Row], features: FeatureTools
+) -> ModelPredictions:
+    """Build the predictions of a model from rows of `_read_predictions`."""
     wanted = 1 if len(features.classes) == 2 else len(features.classes)
     given: list[list[float]] = []
     outcomes: list[str] = []
@@ -443,10 +445,10 @@ def _judged_rows(model_id: int, rows: Sequence[sa.Row], features: FeatureTools) 
             missing.append(timestamp)
             continue
         shares = msgspec.json.decode(probabilities) if probabilities else [probability]
-        if len(shares) == wanted and None not in shares:  # else of a model with other classes
+        if len(shares) == wanted and None not in shares:  # otherwise the model had other classes
             given.append(shares)
             outcomes.append(outcome)
-    return Judged(
+    return ModelPredictions(
         model_id,
         np.array(given, dtype=np.float64).reshape((-1,) if wanted == 1 else (-1, wanted)),
         np.array(outcomes, dtype=object),

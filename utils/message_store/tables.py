@@ -1,12 +1,12 @@
-"""The tables of the message store, and how rows go in and come out fast.
+"""The tables of the message store, with fast writes and reads.
 
-The tables: `messages`, a row per request_id with a typed column per feature, the
-outcome, the prediction and where each of them is in the log; `messages_offsets`;
-`messages_layout`, what the columns were made for; and `messages_texts`. A retrain reads
-every row, and reading millions of short texts one by one is what takes long. So a row
-also has its place in the log and all its features in one blob (`packed`, 8 bytes each:
-a number, or the name of a text in `messages_texts`), and the database hands over the
-blobs of thousands of rows as one.
+`messages` has a row per request_id: a typed column per feature, the outcome, the prediction
+and the place of each in the log. `messages_offsets` has the offsets, `messages_layout` the
+columns that the tables were created for, and `messages_texts` texts by id. A retraining
+reads every row, and reading millions of short texts one by one is slow. So a row also has
+its place in the log and all of its features in one blob (`packed`, 8 bytes each: a number,
+or the id of a text in `messages_texts`), and the database returns the blobs of thousands of
+rows as one.
 """
 
 import re
@@ -29,28 +29,28 @@ from utils.messages import APP_MESSAGES, OUTCOMES, PREDICTIONS
 if TYPE_CHECKING:
     import pandas as pd
 
-#: Of the tables; another number than the store's has it made anew from the log.
+#: The version of the tables; a store of another version is recreated from the log.
 LAYOUT_VERSION = 2
 
-PARTITION = 2**48  # times the partition, plus the offset: the place in the log as one number
-_CHUNK = 8000  # rows that the database hands over as one
-LONG_ID = 500  # characters: PostgreSQL's index takes 2,704 bytes
-_MEMO = 100_000  # texts whose names are remembered
-HIDDEN = "\x1a"  # begins what stands for a character or text the database cannot take
+PARTITION = 2**48  # times the partition, plus the offset: a place in the log as one number
+_CHUNK = 8000  # rows that the database returns as one
+LONG_ID = 500  # characters: PostgreSQL's index holds 2,704 bytes at most
+_MAX_CACHED_TEXTS = 100_000  # texts whose ids are cached
+ESCAPE = "\x1a"  # replaces a character or text that a database cannot store
 
 
-#: A row's request_id, `packed` and `Tables.code`; or as many of them glued together.
+#: A row's request_id, `packed` and `Tables.code`, or those of many rows concatenated.
 KnownRow = sa.Row[str, bytes, str]
 TableRow = tuple[object, ...]
 
 
 class Damaged(Exception):
-    """What the database gave cannot be what was put in."""
+    """The database returned something that was never stored."""
 
 
 @contextmanager
 def decode_errors_as_damage() -> Iterator[None]:
-    """What cannot be decoded was damaged on the disk: SQLite has no checksums."""
+    """Turn decoding errors into `Damaged`: SQLite has no checksums against disk errors."""
     try:
         yield
     except (msgspec.MsgspecError, ValueError, LookupError) as error:
@@ -62,25 +62,25 @@ class Tables:
 
     Attributes:
         messages: A row per request_id.
-        offsets: How far each partition was read, and the outcomes refused in it.
-        texts: Texts by name.
-        layouts: One row, what the columns of `messages` were made for.
+        offsets: The next offset and the number of rejected outcomes of each partition (`refused`).
+        texts: Texts by id.
+        layouts: One row, the layout that the tables were created with.
         columns: The feature columns of `messages`, in the order of the features.
         numbers: How many of them are numbers; those come first.
-        names: Of the tables.
-        layout: What the columns are made for, as text.
-        known_outcome: The outcome that counts.
-        classes: What outcomes there are.
-        code: Four hexadecimal digits, the place in `classes` of the outcome that counts.
+        names: The names of the tables.
+        layout: The columns and classes that the tables are for, as text.
+        known_outcome: The valid outcome of a row.
+        classes: The classes of outcomes.
+        code: The index of the valid outcome in `classes`, as four hexadecimal digits.
         is_known: Whether a row has a message and an outcome.
     """
 
     def __init__(self, features: FeatureTools) -> None:
         metadata = sa.MetaData()
         big = sa.BigInteger
-        self.numbers = len(features.numerical)
+        self.n_numerical = len(features.numerical)
         self.columns = [
-            sa.Column(name, sa.Double if place < self.numbers else sa.Text)
+            sa.Column(name, sa.Double if place < self.n_numerical else sa.Text)
             for place, name in enumerate(sql_names(features.columns))
         ]
         self.messages = sa.Table(
@@ -94,10 +94,10 @@ class Tables:
             sa.Column("inline_outcome", sa.Text),
             sa.Column("outcome", sa.Text),
             *_place("outcome"),
-            *self.columns,  # after what a snapshot reads: SQLite looks no further
+            *self.columns,  # after a snapshot's columns: SQLite reads a row no further than needed
             sa.Column("model_id", big),
             sa.Column("probability", sa.Double),
-            sa.Column("probabilities", sa.Text),  # JSON, of several classes
+            sa.Column("probabilities", sa.Text),  # JSON, with more than two classes
             *_place("prediction"),
         )
         self.offsets = sa.Table(
@@ -124,7 +124,7 @@ class Tables:
         c = self.messages.c
         self.known_outcome = sa.func.coalesce(c.outcome, c.inline_outcome)
         self.classes = features.classes
-        # Literal, because SQLite binds parameters anew for each row.
+        # Literal, because SQLite binds parameters again for each row.
         self.code = sa.case(
             *((_literal(name), _literal(f"{n:04x}")) for n, name in enumerate(self.classes)),
             value=self.known_outcome,
@@ -132,17 +132,17 @@ class Tables:
         self.is_known = sa.and_(c.offset.is_not(None), self.known_outcome.is_not(None))
 
     def known_rows(self) -> sa.Select[str, bytes, str]:
-        """What a snapshot is made of, row by row."""
+        """The query for the rows of a snapshot."""
         c = self.messages.c
         return sa.select(c.request_id, c.packed, self.code).where(self.is_known)
 
     def create(self, connection: Connection) -> None:
-        """Make the tables."""
+        """Create the tables."""
         self._metadata.create_all(connection)
         connection.execute(self.layouts.insert(), {"layout": self.layout})
 
     def drop(self, connection: Connection) -> None:
-        """Drop them, whatever columns they have."""
+        """Drop the tables, whatever columns they have."""
         self._metadata.drop_all(connection)
 
 
@@ -156,7 +156,7 @@ def _place(prefix: str) -> list[sa.Column[int]]:
 
 
 class Upsert:
-    """Puts the records of one topic into `messages`; the newer of two stays."""
+    """Upserts the records of one topic into `messages`; a newer record replaces an older one."""
 
     def __init__(self, dialect: Dialect, tables: Tables, topic: str) -> None:
         table = tables.messages
@@ -205,15 +205,15 @@ class Upsert:
         self._sql = str(self._statement.compile(dialect=dialect))
 
     def __call__(self, connection: Connection, rows: Sequence[TableRow]) -> None:
-        """Args: `rows`, of different request_ids, with values in the order of the columns."""
+        """Upsert rows of distinct request_ids, with values in the order of the columns."""
         if not rows:
             return
         if connection.dialect.name == "postgresql":
-            # COPY takes 2.5 times the rows a second that single upserts do.
+            # COPY writes 2.5 times as many rows per second as single upserts.
             self._copy(connection, rows)
             connection.execute(self._statement)
         else:
-            # Tuples to the driver: a dictionary a row would halve the rows a second.
+            # The driver gets tuples; dictionaries would halve the rows per second.
             connection.exec_driver_sql(self._sql, list(rows))
 
     def _copy(self, connection: Connection, rows: Sequence[TableRow]) -> None:
@@ -221,7 +221,7 @@ class Upsert:
         quote = connection.dialect.identifier_preparer.quote
         columns = ", ".join(quote(column.name) for column in self._incoming.columns)
         target = f"{quote(self._incoming.name)} ({columns})"
-        # Any: psycopg's, which SQLAlchemy does not type.
+        # Any, because SQLAlchemy does not type psycopg's connection.
         driver_connection: Any = connection.connection.driver_connection
         with driver_connection.cursor() as cursor, cursor.copy(f"COPY {target} FROM STDIN") as copy:
             for row in rows:
@@ -229,10 +229,10 @@ class Upsert:
 
 
 class TextIds(dict[str | None, int]):
-    """Text to its name in `packed`: 64 bits of its BLAKE2b, 0 for a missing text.
+    """Maps a text to its id in `packed`: 64 bits of its BLAKE2b, 0 for a missing text.
 
-    A name that follows from the text alone needs no counter that two writers would have
-    to share and a rollback would have to take back.
+    The id depends only on the text, so writers need no shared counter, and a rollback has
+    none to reset.
 
     Attributes:
         fresh: Ids that may not be in the database yet, with their texts.
@@ -249,14 +249,14 @@ class TextIds(dict[str | None, int]):
         self.fresh[name] = text
         return name
 
-    def stored(self) -> None:
-        """What is fresh was committed."""
+    def commit(self) -> None:
+        """Forget the fresh texts, which were committed."""
         self.fresh.clear()
-        if len(self) > _MEMO:
-            self.forget()
+        if len(self) > _MAX_CACHED_TEXTS:
+            self.rollback()
 
-    def forget(self) -> None:
-        """What is fresh was not."""
+    def rollback(self) -> None:
+        """Forget all texts, because the fresh ones were not committed."""
         self.fresh.clear()
         self.clear()
         self[None] = 0
@@ -271,7 +271,7 @@ class Part(NamedTuple):
 
 
 class RowDecoder:
-    """From what the database holds to what was put in."""
+    """Decodes rows of the database into rows of a snapshot."""
 
     def __init__(self, connection: Connection, tables: "Tables") -> None:
         rows = connection.execute(sa.select(tables.texts.c.name, tables.texts.c.text))
@@ -286,8 +286,8 @@ class RowDecoder:
         Args:
             keys: (rows,), the request_ids as stored.
             packed: The blobs of the rows one after the other.
-            codes: Their `Tables.code`, the same way.
-            plain: Whether the keys are known to be the request_ids.
+            codes: Their `Tables.code` one after the other.
+            plain: Whether all keys are known to be the request_ids themselves.
         """
         if not len(keys) == len(codes) / 4 == len(packed) / 8 / self._width:
             raise Damaged
@@ -297,12 +297,12 @@ class RowDecoder:
         return Part(np.array(ids, dtype=object), words, self._classes[places])
 
     def texts(self, names: npt.NDArray[np.int64]) -> "pd.Categorical":
-        """Ids to texts, (rows,)."""
+        """Convert ids to texts, (rows,)."""
         import pandas as pd
 
         places, different = pd.factorize(names)
         texts = [self._texts[name] for name in different.tolist()]
-        # In an order of their own, not that in which the rows came.
+        # Sorted, so that the codes do not depend on the order of the rows.
         known = sorted(text for text in texts if text is not None)
         code: dict[str | None, int] = {text: place for place, text in enumerate(known)}
         table = np.array([code.get(text, -1) for text in texts])
@@ -310,40 +310,40 @@ class RowDecoder:
         return pd.Categorical.from_codes(codes, categories=pd.Index(known, dtype=object))
 
     def _request_id(self, key: str) -> str | None:
-        return self._texts[int(key[2:])] if key.startswith(HIDDEN + "#") else unescape_text(key)
+        return self._texts[int(key[2:])] if key.startswith(ESCAPE + "#") else unescape_text(key)
 
 
 def chunks(connection: Connection, tables: Tables, row_decoder: RowDecoder) -> Iterator[Part]:
-    """Every row of a snapshot, in any order, in parts.
+    """All rows of a snapshot in parts, in any order.
 
-    The database glues thousands of rows together: an aggregate, decoded here in C, takes
-    a third of the time of as many Python objects fetched row by row.
+    The database concatenates thousands of rows into one value, which is decoded in C. That
+    takes a third of the time of fetching the rows one by one.
     """
-    if not _glues_blobs(connection):
+    if not _concatenates_blobs(connection):
         yield rows_of(connection.execute(tables.known_rows()).all(), row_decoder)
         return
     decode = msgspec.json.Decoder(list[str]).decode
-    for keys, packed, codes in _glued(connection, tables):
+    for keys, packed, codes in _concatenated_rows(connection, tables):
         if packed:
-            plain = r"\u001a" not in keys  # as JSON writes HIDDEN
+            plain = r"\u001a" not in keys  # as JSON writes ESCAPE
             yield row_decoder.part(decode(keys), packed, codes, plain)
 
 
 def rows_of(rows: Sequence[KnownRow], row_decoder: RowDecoder) -> Part:
-    """What `Tables.known_rows` gave, as one part."""
+    """Decode rows of `Tables.known_rows` as one part."""
     keys = [row[0] for row in rows]
     return row_decoder.part(keys, b"".join(row[1] for row in rows), "".join(row[2] for row in rows))
 
 
-def _glues_blobs(connection: Connection) -> bool:
-    """Whether the database's group_concat takes bytes as they are; some old SQLite's do not."""
+def _concatenates_blobs(connection: Connection) -> bool:
+    """Whether group_concat keeps bytes unchanged; some old versions of SQLite do not."""
     if connection.dialect.name == "postgresql":
         return True
-    glued = connection.exec_driver_sql("SELECT CAST(group_concat(x'4100ff', '') AS BLOB)")
-    return bool(glued.scalar() == b"A\0\xff")
+    joined = connection.exec_driver_sql("SELECT CAST(group_concat(x'4100ff', '') AS BLOB)")
+    return bool(joined.scalar() == b"A\0\xff")
 
 
-def _glued(connection: Connection, tables: Tables) -> Iterator[KnownRow]:
+def _concatenated_rows(connection: Connection, tables: Tables) -> Iterator[KnownRow]:
     c, f = tables.messages.c, sa.func
     if connection.dialect.name == "postgresql":
         query = sa.select(
@@ -366,25 +366,25 @@ def _glued(connection: Connection, tables: Tables) -> Iterator[KnownRow]:
 
 
 def escape_text(text: str | None) -> str | None:
-    r"""A text without NUL, which PostgreSQL does not take.
+    r"""Replace NUL, which PostgreSQL cannot store.
 
     >>> escape_text("a\0b"), unescape_text(escape_text("a\0\x1ab")) == "a\0\x1ab"
     ('a\x1a0b', True)
     """
-    if text is None or ("\0" not in text and HIDDEN not in text):
+    if text is None or ("\0" not in text and ESCAPE not in text):
         return text
-    return text.replace(HIDDEN, HIDDEN + "1").replace("\0", HIDDEN + "0")
+    return text.replace(ESCAPE, ESCAPE + "1").replace("\0", ESCAPE + "0")
 
 
 def unescape_text(text: str) -> str:
-    """`escape_text` undone."""
-    if HIDDEN not in text:
+    """Undo `escape_text`."""
+    if ESCAPE not in text:
         return text
-    return text.replace(HIDDEN + "0", "\0").replace(HIDDEN + "1", HIDDEN)
+    return text.replace(ESCAPE + "0", "\0").replace(ESCAPE + "1", ESCAPE)
 
 
 def sql_names(columns: Sequence[str]) -> list[str]:
-    """Different names that every database takes, whatever the data set calls its columns.
+    """Distinct names that every database accepts, whatever the data set calls its columns.
 
     >>> sql_names(["age", "Age", "hours per week", "a" * 99])[:3]
     ['f_age', 'f_Age_1', 'f_hours_per_week']
@@ -399,5 +399,5 @@ def sql_names(columns: Sequence[str]) -> list[str]:
 
 
 def insert_into(dialect: Dialect, table: sa.Table) -> postgresql.Insert | sqlite.Insert:
-    """The dialect's own INSERT, which knows ON CONFLICT."""
+    """The dialect's own INSERT, which supports ON CONFLICT."""
     return postgresql.insert(table) if dialect.name == "postgresql" else sqlite.insert(table)

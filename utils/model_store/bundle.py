@@ -22,8 +22,8 @@ from utils.boosting import lgb
 from utils.durable_files import open_folder, read_plain
 from utils.errors import UserError, describe_error
 from utils.feature_tools import FeatureTools, IntegerCodes, MessageDecoder
-from utils.figures import BothMetrics, Comparison
 from utils.messages import DECODE_ERRORS, BadRecord, Label
+from utils.metrics import BothMetrics, Comparison
 from utils.model_store.manifest import (
     GoldenRow,
     HistoryLine,
@@ -46,7 +46,7 @@ LIBRARIES = ("lightgbm", "numpy", "pandas", "scikit-learn", "scipy", "hyperopt",
 
 
 class ModelStoreError(UserError):
-    """The store cannot do it; the text is one line meant for the user."""
+    """The store cannot be read or written; the text is one line for the user."""
 
 
 class BundleError(ModelStoreError):
@@ -62,13 +62,12 @@ class Draft:
         features: The fitted preprocessor.
         hyperparameters: The hyperparameters, including `num_boost_round`.
         seed: The seed of the training.
-        training: The training data: `base_data_sha256`, `rows`, `offsets` as
-            {topic: {partition: next offset}}, ...
+        training: The data and the search.
         golden_rows: One or more rows as a client may send them ({column: value}). Their
             scores are recorded, and compared whenever the bundle is loaded.
-        metrics: `challenger` and `champion` on the validation rows, each a dict or None.
-        gate: The gate's comparison and decision; None if there was no champion.
-        batch_ids: The retrain requests that this training answers.
+        metrics: The model's and the champion's metrics on the validation rows.
+        gate: The gate's comparison; None if there was no champion.
+        batch_ids: The ids of the retrain requests that this training answers.
         parent_id: The champion that the model was trained to replace; None for the first.
     """
 
@@ -121,7 +120,7 @@ def predicted_codes(scores: np.ndarray) -> IntegerCodes:
         scores: As `Bundle.score` returns them.
 
     Returns:
-        int64, (rows,): the likeliest class, of two as likely the one of lower code.
+        int64, (rows,): the most likely class; the lower code if two are equally likely.
     """
     codes = scores > 0.5 if scores.ndim == 1 else scores.argmax(axis=1)
     return codes.astype(np.int64)
@@ -171,7 +170,7 @@ def _score_golden_rows(draft: Draft, files: Mapping[str, bytes]) -> list[GoldenR
 
 
 def _assemble(files: Mapping[str, bytes]) -> tuple[FeatureTools, lgb.Booster]:
-    """The preprocessor and the model; they have to fit each other."""
+    """Load the preprocessor and the model, and check that they fit each other."""
     features = FeatureTools.from_json(files[FEATURES])
     booster = lgb.Booster(model_str=files[MODEL].decode())
     columns, classes = len(features.feature_names), len(features.classes)
@@ -218,7 +217,7 @@ def _verify(model_id: int, files: Mapping[str, bytes]) -> Bundle:
     """Verify the manifest and the hashes, then load the parts and score the golden rows."""
     manifest = _read_manifest(files[MANIFEST])
     if manifest.model_id != model_id:
-        raise ValueError(f"{MANIFEST} is that of bundle {manifest.model_id}")
+        raise ValueError(f"{MANIFEST} belongs to bundle {manifest.model_id}")
     if set(manifest.sha256) != {MODEL, FEATURES}:  # names are compared, never used as paths
         raise ValueError(f"{MANIFEST} has hashes of other files than {MODEL} and {FEATURES}")
     # Before LightGBM reads the model: a truncated model text crashes it (segmentation fault).
@@ -245,7 +244,7 @@ def _read_manifest(content: bytes) -> Manifest:
 
 
 def seal(manifest: Mapping[str, object]) -> bytes:
-    """A manifest's bytes; its first field is the hash of all the others."""
+    """Serialize a manifest; its first field is the hash of all the others."""
     content = to_pretty_json({**manifest, "manifest_sha256": ""})
     return content.replace(b'""', b'"%b"' % sha256(content).encode(), 1)
 
@@ -254,7 +253,7 @@ def _read_files(path: Path) -> dict[str, bytes]:
     with open_folder(path) as folder:
         there = set(os.listdir(folder))  # noqa: PTH208 - a descriptor
         if there - set(LARGEST):
-            raise ValueError(f"{min(there - set(LARGEST))!r} does not belong there")
+            raise ValueError(f"{min(there - set(LARGEST))!r} does not belong to a bundle")
         return {name: read_plain(folder, name, LARGEST[name]) for name in sorted(LARGEST)}
 
 
@@ -277,7 +276,7 @@ def _versions() -> dict[str, str]:
 
 
 def to_json(value: object) -> bytes:
-    """Convert a value to JSON types: numpy's numbers to numbers, NaN to None."""
+    """Encode a value as JSON; numpy's numbers become numbers, and NaN becomes null."""
 
     return msgspec.json.encode(value, enc_hook=_without_numpy)
 
@@ -292,7 +291,7 @@ def _without_numpy(value: object) -> object:
 
 
 def to_pretty_json(value: object) -> bytes:
-    """Indented JSON."""
+    """Encode a value as indented JSON."""
     return msgspec.json.format(to_json(value), indent=2) + b"\n"
 
 

@@ -1,17 +1,17 @@
-"""What is written about a bundle: its manifest, and its line of the history."""
+"""The metadata of a bundle: its manifest, and its line of the history."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated
 
 import msgspec
 
-from utils.figures import BothMetrics, Comparison
 from utils.messages import KeyedUnion, Label
+from utils.metrics import BothMetrics, Comparison
 
 ModelId = Annotated[int, msgspec.Meta(ge=1)]
-#: {topic: {partition: next offset to read}}; JSON's keys are text.
+#: {topic: {partition: next offset to read}}; partitions are text, because JSON's keys are.
 TopicOffsets = Mapping[str, Mapping[str, int]]
-#: As JSON has them: LightGBM tells 21 from 21.0.
+#: Integers stay integers in JSON, because LightGBM distinguishes 21 from 21.0.
 Parameters = Mapping[str, int | float]
 
 
@@ -19,11 +19,11 @@ class TrialRecord(msgspec.Struct, frozen=True):
     """One set of parameters that a search validated.
 
     Attributes:
-        loss: Cross-validated log loss in nats; None where it was no number.
-        rounds: Boosting rounds of that loss.
+        loss: Cross-validated log loss in nats; None if it was not a number.
+        rounds: Boosting rounds at that loss.
         params: LightGBM's parameters.
-        given_up: Whether validating it was stopped early.
-        seconds: How long validating it took.
+        given_up: Whether the validation was stopped early.
+        seconds: The duration of the validation.
     """
 
     loss: float | None
@@ -34,20 +34,20 @@ class TrialRecord(msgspec.Struct, frozen=True):
 
 
 class TrainingRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What a model was learnt from, and by which search.
+    """The data and the search of a training.
 
     Attributes:
-        rows: Rows that it was fitted on.
-        base_data: The base data's file.
-        base_data_sha256: Of that file.
-        offsets: Up to where the log was read.
-        topic_ids: Kafka's ids of the topics that the offsets are of.
+        rows: The number of rows that the model was fitted on.
+        base_data: The data set's training file.
+        base_data_sha256: The SHA-256 of that file.
+        offsets: The offsets up to which the log was read.
+        topic_ids: Kafka's ids of those topics.
         hyper: The optimiser's name.
-        evaluations: Candidates of the search.
-        learnt_from: Candidates of earlier searches that the optimiser remembered.
-        cv_loss: The winner's cross-validated log loss, nats.
-        trials: Each validation in its order.
-        seconds: How long each part of the training took.
+        evaluations: The number of candidates of the search.
+        learnt_from: Number of candidates that the optimiser remembered from earlier searches.
+        cv_loss: The winner's cross-validated log loss in nats.
+        trials: All validations in their order.
+        seconds: The duration of each part of the training.
     """
 
     rows: int | None = None
@@ -64,7 +64,7 @@ class TrainingRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GoldenRow(msgspec.Struct, frozen=True):
-    """A row as a client may send it, and the probability that the bundle gives it."""
+    """A row as a client may send it, and the probability that the bundle predicts for it."""
 
     data: Mapping[str, Label | None]
     probability: float | list[float]
@@ -103,23 +103,23 @@ decode_history_line: KeyedUnion[HistoryLine] = KeyedUnion(
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """All that is known of a bundle; manifest.json.
+    """The content of a bundle's manifest.json.
 
     Attributes:
-        manifest_sha256: Of the file, with this field empty.
+        manifest_sha256: The SHA-256 of the file with this field empty.
         model_id: The bundle's number.
-        parent_id: The bundle that it was to replace; None for the first.
-        created: UTC, ISO 8601.
-        accepted: Whether the gate let it through.
-        batch_ids: The retrain requests that it answers.
-        hyperparameters: LightGBM's, with `num_boost_round`.
-        seed: Of search and fit.
-        training: What it was learnt from.
-        metrics: Its figures and those of the champion on the validation rows.
-        gate: What the gate compared; None where there was no champion.
-        versions: Of Python and the libraries.
-        sha256: Of model.txt and features.json.
-        golden: Rows that it has to score as recorded.
+        parent_id: The bundle that it was trained to replace; None for the first.
+        created: The time in UTC, ISO 8601.
+        accepted: Whether the gate accepted it.
+        batch_ids: The ids of the retrain requests that it answers.
+        hyperparameters: LightGBM's hyperparameters, with `num_boost_round`.
+        seed: The seed of the search and the fit.
+        training: The data and the search.
+        metrics: Its metrics and the champion's on the validation rows.
+        gate: The gate's comparison; None if there was no champion.
+        versions: The versions of Python and the libraries.
+        sha256: The SHA-256 of model.txt and features.json.
+        golden: Rows that the bundle has to score as recorded whenever it is loaded.
         history: The last lines of the history before it.
     """
 

@@ -4,7 +4,7 @@ import threading
 
 from utils import messages
 from utils.errors import one_line
-from utils.kafka_io import TROUBLE, LogReader
+from utils.kafka_io import RETRIABLE_ERRORS, LogReader
 from utils.model_store.bundle import Bundle, BundleError
 from utils.model_store.store import ModelStore
 from utils.process import Outage, Report
@@ -34,7 +34,7 @@ class BundleWatcher:
         self._lock = threading.Lock()
         self._ready: Bundle | None = None
         self._loaded_id: int | None = None
-        self._outage = Outage(report)  # its end is the new model's own line
+        self._outage = Outage(report)  # the line of the new model announces the recovery
         self._stop = threading.Event()
         self._reader = LogReader(kafka, [messages.RETRAIN_TOPIC], default="latest")
         self._thread = threading.Thread(target=self._watch, name="bundle-watcher", daemon=True)
@@ -73,7 +73,7 @@ class BundleWatcher:
                 try:
                     polled = self._reader.poll(timeout_ms=200)
                     look = look or any(polled.values())
-                except TROUBLE:
+                except RETRIABLE_ERRORS:
                     look = True  # an announcement may have been missed
                     self._stop.wait(self.RETRY_SECONDS)
                 if look:
@@ -84,7 +84,7 @@ class BundleWatcher:
             self._reader.close()
 
     def _refresh(self) -> bool:
-        """Load the current bundle unless it is loaded; whether that worked."""
+        """Load the current bundle unless it is loaded; returns whether that worked."""
         try:
             current = self._store.current_id()
             if current != self._loaded_id:
@@ -93,7 +93,7 @@ class BundleWatcher:
                     self._ready = bundle
                 self._loaded_id = current
         except (BundleError, OSError) as error:
-            self._outage.failed(f"model {self._loaded_id} keeps serving: {one_line(error)}")
+            self._outage.begin(f"model {self._loaded_id} keeps serving: {one_line(error)}")
             return False
-        self._outage.over()
+        self._outage.end()
         return True

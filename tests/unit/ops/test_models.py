@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 from ops import __main__ as ops_command
+from utils.metrics import BothMetrics, Metrics
 from utils.model_store import Draft, ModelStore
+from utils.model_store.manifest import RolledBack
 from utils.settings import ROOT
 
 
@@ -61,7 +63,7 @@ def test_list_and_show_print_serving_pruned_and_refused_models(
         replace(
             draft,
             parent_id=1,
-            metrics={"challenger": {"log_loss": 0.2742}, "champion": {"log_loss": 0.2751}},
+            metrics=BothMetrics(Metrics(log_loss=0.2742), Metrics(log_loss=0.2751)),
         ),
     )
     store.prune(0)
@@ -78,7 +80,7 @@ def test_list_and_show_print_serving_pruned_and_refused_models(
 
     status, out, err = quick_command(home, "show", "2")
     assert (status, err) == (0, "")
-    assert json.loads(out) == store.load(2).manifest
+    assert json.loads(out) == json.loads((store.path / "2" / "manifest.json").read_bytes())
 
     status, out, err = quick_command(home, "show", "1")
     assert status == 0
@@ -112,6 +114,7 @@ def test_rollback_without_a_broker_still_changes_the_model(store: ModelStore, dr
     )
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1, done.stderr
-    assert "running predictors could not be told" in done.stderr
+    assert "running predictors could not be notified" in done.stderr
     assert store.load_current().model_id == 1
-    assert store.history()[-1]["reason"] == "a test"
+    last = store.history()[-1]
+    assert isinstance(last, RolledBack) and last.reason == "a test"

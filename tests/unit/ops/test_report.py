@@ -10,6 +10,7 @@ from tests.unit.utils.message_store.samples import FEATURES, judged_batch
 from train import fit
 from utils.message_store import MessageStore
 from utils.model_store import Draft, ModelStore
+from utils.model_store.manifest import TrainingRecord
 
 
 def publish(models: Path) -> None:
@@ -20,9 +21,8 @@ def publish(models: Path) -> None:
         features=FEATURES,
         hyperparameters={"num_boost_round": 2},
         seed=1,
-        training={"rows": 100, "base_data_sha256": "0" * 64, "offsets": {}},
+        training=TrainingRecord(rows=100, base_data_sha256="0" * 64),
         golden_rows=[{"age": 1.5, "job": "a"}],
-        metrics={},
     )
     ModelStore(models).publish(draft)
 

@@ -6,7 +6,7 @@ import pandas as pd
 
 from train import search as search_module
 from train import train_hyperopt
-from train.search import Best
+from train.search import Best, SearchSpec
 from utils.feature_tools import FeatureTools, IntegerCodes, Matrix
 from utils.preprocess_data import fit_features
 from utils.settings import Data
@@ -20,5 +20,10 @@ def encode_rows(frame: pd.DataFrame, data: Data) -> Rows:
 
 
 def search(rows: Rows, **changes: Any) -> Best:
-    arguments = {"evals": 4, "seed": 1, "folds": 3, "start_from": None, "threads": 2, **changes}
-    return search_module.search(train_hyperopt.optimise, *rows, **arguments)
+    return search_module.search(train_hyperopt.optimise, make_spec(rows, **changes))
+
+
+def make_spec(rows: Rows, **changes: Any) -> SearchSpec:
+    X, y, features = rows
+    arguments = {"evals": 4, "seed": 1, "threads": 2, **changes}
+    return SearchSpec(X=X, y=y, features=features, **arguments)

@@ -12,7 +12,7 @@ from train import fit
 def test_model_is_the_same_for_any_number_of_threads(
     classes: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fit, "ROWS_WORTH_THREADS", 0)
+    monkeypatch.setattr(fit, "MIN_ROWS_FOR_THREADS", 0)
     X, y, features = request.getfixturevalue(classes)
     params = {"num_leaves": 15, "learning_rate": 0.1, "feature_fraction": 0.5}
     params |= {"bagging_fraction": 0.7, "bagging_freq": 1}

@@ -1,5 +1,6 @@
 """The gate scores each row once, with the same results as the model."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import lightgbm as lgb
@@ -70,21 +71,21 @@ def test_champion_scores_only_the_rows_added_since_it_was_challenger() -> None:
         params = {"objective": "binary", "verbosity": -1}
         data = lgb.Dataset(features.transform(frame), label=labels == "yes")
         challenger = CountingModel(lgb.train(params, data, rounds))
-        kept_aside = (frame[:rows], labels[:rows])
+        held_out = (frame[:rows], labels[:rows])
         before = 0 if champion is None else champion.rows
         bundle = None if champion is None else bundle_of(champion, features)
         booster: Any = challenger
-        verdict = gate.compare(booster, challenger.text, features, bundle, kept_aside, 1)
+        verdict = gate.compare(booster, challenger.text, features, bundle, held_out, 1)
         found, ours, theirs = verdict.comparison, verdict.challenger, verdict.champion
-        assert challenger.rows == rows == ours["rows"]
+        assert challenger.rows == rows == ours.rows
         if champion is not None:
             assert champion.rows - before == 10
             assert found is not None and theirs is not None
-            assert found.mean_difference == pytest.approx(ours["log_loss"] - theirs["log_loss"])
+            assert found.mean_difference == pytest.approx(ours.log_loss - theirs.log_loss)
         champion, rows = challenger, rows + 10
 
 
 def bundle_of(model: CountingModel, features: FeatureTools) -> Bundle:
     booster: Any = model
-    manifest = {"sha256": {MODEL: sha256(model.text.encode())}}
+    manifest: Any = SimpleNamespace(sha256={MODEL: sha256(model.text.encode())})
     return Bundle(1, booster, features, manifest, MessageDecoder(features))

@@ -17,16 +17,15 @@ import sklearn.utils.fixes
 from sklearn.datasets import load_wine
 
 from tests.harness import Pipeline, write_adult
+from tests.unit.train.samples import Rows, make_spec
 from train import optimisers, train_hyperparameterhunter
 from train import search as searching
 from train.search import RACING_RATE, Best
 from train.search_space import CATEGORY_SPACE, SPACE, Range
 from utils.broker import Broker
-from utils.feature_tools import FeatureTools, IntegerCodes, Matrix
 from utils.preprocess_data import fit_features
 from utils.settings import ROOT, Data
 
-Rows = tuple[Matrix, IntegerCodes, FeatureTools]
 ALL = {**SPACE, **CATEGORY_SPACE}
 
 
@@ -66,9 +65,8 @@ class Searches:
         self.folder = folder
 
     def __call__(self, rows: Rows, memory: str | None = None, **changes: Any) -> Best:
-        arguments = {"evals": 4, "seed": 1, "folds": 3, "start_from": None, "threads": 2}
         folder = self.folder / memory if memory else None
-        return searching.search(self.optimise, *rows, memory=folder, **{**arguments, **changes})
+        return searching.search(self.optimise, make_spec(rows, memory=folder, **changes))
 
     def has_memory(self, memory: str) -> bool:
         return (self.folder / memory).exists()

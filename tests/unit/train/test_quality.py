@@ -12,7 +12,7 @@ def test_live_quality_covers_the_predictions_of_each_model(url: str) -> None:
     batch = judged_batch(rows)
     with MessageStore(url, FEATURES) as store:
         store.ingest(batch)
-        first, second = store.quality_rows()
+        first, second = store.predictions_by_model()
         assert (first.model_id, second.model_id) == (1, 2)
     found = quality.measure_quality(first, FEATURES, last=50, now=rows * 1000.0)
     codes = FEATURES.encode_target(first.outcomes)

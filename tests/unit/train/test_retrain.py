@@ -1,18 +1,15 @@
 """The offsets in a manifest, which say what a model was trained on."""
 
 from train.retrain import offsets_by_topic, training_offsets
+from utils.model_store.manifest import TrainingRecord
 
 
 def test_offsets_of_a_recreated_topic_are_ignored() -> None:
     offsets = {("app_messages", 0): 5, ("outcomes", 1): 7}
-    manifest = {
-        "training": {
-            "offsets": offsets_by_topic(offsets),
-            "topic_ids": {"app_messages": "a", "outcomes": "o"},
-        }
-    }
-    assert training_offsets(manifest) == offsets
-    assert training_offsets(manifest, {"app_messages": "a", "outcomes": "o"}) == offsets
-    assert training_offsets(manifest, {"app_messages": "b"}) == {("outcomes", 1): 7}
-    del manifest["training"]["topic_ids"]  # older manifests have no ids
-    assert training_offsets(manifest, {"app_messages": "b"}) == offsets
+    ids = {"app_messages": "a", "outcomes": "o"}
+    training = TrainingRecord(offsets=offsets_by_topic(offsets), topic_ids=ids)
+    assert training_offsets(training) == offsets
+    assert training_offsets(training, {"app_messages": "a", "outcomes": "o"}) == offsets
+    assert training_offsets(training, {"app_messages": "b"}) == {("outcomes", 1): 7}
+    without_ids = TrainingRecord(offsets=offsets_by_topic(offsets))  # as older manifests
+    assert training_offsets(without_ids, {"app_messages": "b"}) == offsets

@@ -58,8 +58,8 @@ def test_search_learns_several_classes(multiclass_rows: Rows) -> None:
     best = search((X[~kept], y[~kept], features))
     booster = fit.fit(X[~kept], y[~kept], features, best.params, best.rounds, threads=1)
     found = evaluate.metrics(fit.predict(booster, X[kept], 1), y[kept])
-    assert found["accuracy"] is not None
-    assert found["accuracy"] > 0.9
+    assert found.accuracy is not None
+    assert found.accuracy > 0.9
     assert best.loss < 0.3
     assert "cat_smooth" not in best.params  # there are no categories
 
@@ -75,10 +75,10 @@ def test_search_on_adult_beats_the_original(adult_files: Path) -> None:
     test = read_frame(adult_files / data.test, data)
     probabilities = fit.predict(booster, features.transform(test), 2)
     found = evaluate.metrics(probabilities, features.encode_target(test[data.target]))
-    assert found["rows"] == 16_281
-    assert found["log_loss"] is not None and found["log_loss"] <= 0.2760
-    assert found["accuracy"] is not None and found["accuracy"] >= 0.873
-    assert abs(best.loss - found["log_loss"]) < 0.01  # the search's own figure was honest
+    assert found.rows == 16_281
+    assert found.log_loss is not None and found.log_loss <= 0.2760
+    assert found.accuracy is not None and found.accuracy >= 0.873
+    assert abs(best.loss - found.log_loss) < 0.01  # the search's own figure was honest
 
 
 def test_search_handles_few_rows_and_a_single_class(binary_rows: Rows) -> None:
@@ -94,7 +94,7 @@ QUIET = """
 import numpy as np
 import pandas as pd
 from train import fit, train_hyperopt
-from train.search import search
+from train.search import SearchSpec, search
 from utils.preprocess_data import fit_features, read_frame
 from utils.settings import Data
 
@@ -104,7 +104,7 @@ frame["y"] = np.where(frame["a"] + rng.normal(size=200) > 0, "1", "0")
 features = fit_features(frame, Data(train="", target="y"))
 X, y = features.transform(frame), features.encode_target(frame["y"])
 optimise = train_hyperopt.optimise
-best = search(optimise, X, y, features, evals=3, seed=1, folds=3, start_from=None, threads=2)
+best = search(optimise, SearchSpec(X=X, y=y, features=features, evals=3, seed=1, threads=2))
 fit.fit(X, y, features, best.params, best.rounds, threads=2)
 """
 

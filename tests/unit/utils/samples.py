@@ -9,4 +9,5 @@ from utils.messages import Decoder
 
 def decode_data(features: FeatureTools, data: Any) -> Any:
     record = json.dumps({"request_id": "a", "data": data}).encode()
-    return Decoder(message_type(features))(record).data
+    message: Any = Decoder(message_type(features))(record)
+    return message.data

@@ -124,7 +124,7 @@ def test_failed_download_is_one_line_and_leaves_no_file(
 ) -> None:
     started = time.monotonic()
     with pytest.raises(DownloadError, match=why) as error:
-        fetch(server.file(path), tmp_path, print, silence=0.5)
+        fetch(server.file(path), tmp_path, print, timeout=0.5)
     assert "\n" not in str(error.value)
     assert server.requests == [path] * tries
     assert list(tmp_path.iterdir()) == []
@@ -145,7 +145,7 @@ def test_invalid_url_is_one_line(tmp_path: Path, url: str) -> None:
 
 
 def test_file_without_a_source_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DownloadError, match="does not say whence"):
+    with pytest.raises(DownloadError, match="names no source for it"):
         fetch(DataFile(name="a.csv", sha256=SHA256), tmp_path, print)
 
 

@@ -94,7 +94,7 @@ def test_several_classes_are_sorted_as_numbers_or_text() -> None:
     [
         ({"drop": ("gone",)}, "no column 'gone'"),
         ({"cross": (("gone", "job"),)}, "no column 'gone'"),
-        ({"columns": ("a", "b")}, "not such CSV"),
+        ({"columns": ("a", "b")}, "not valid CSV"),
         ({"columns": tuple("abcdefg")}, "no column"),
         ({"cross": (("Age", "job"),)}, "cannot cross 'Age'"),
         ({"positive": "yes"}, "the positive class 'yes' is none of"),
@@ -115,8 +115,8 @@ def test_unreadable_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot read"):
         read_frame(tmp_path / "none.csv", odd_data())
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(DataError, match="not such CSV"):
+    with pytest.raises(DataError, match="not valid CSV"):
         read_frame(tmp_path / "binary", odd_data())
     (tmp_path / "empty").write_bytes(b"")
-    with pytest.raises(DataError, match="not such CSV"):
+    with pytest.raises(DataError, match="not valid CSV"):
         read_frame(tmp_path / "empty", odd_data())

@@ -326,7 +326,7 @@ def test_help_names_every_variable_with_its_default() -> None:
         "RETRAIN_EVERY": "(default: 25)",
         "EXTRA_MODELS_TO_KEEP": "(default: 1)",
         "PARTITIONS": "(default: 1)",
-        "MLFLOW_EXPERIMENT_NAME": "(default: the target's)",
+        "MLFLOW_EXPERIMENT_NAME": "(default: the target's name)",
     }
     for variable, line in zip(VARIABLES, lines[1:], strict=True):
         assert variable.meaning in line

@@ -12,7 +12,7 @@ from utils.model_store import ModelStore
 
 
 def test_outbox_drops_the_oldest_bundles(home: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outbox, "OUTBOX_MOST", 2)
+    monkeypatch.setattr(outbox, "OUTBOX_LIMIT", 2)
     settings = tracking.with_tracking(home.settings, wanted=True)
     store = ModelStore(settings.models_dir)
     for number in (2, 3):

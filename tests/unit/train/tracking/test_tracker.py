@@ -15,6 +15,7 @@ from train.tracking.tracker import Tracker
 from utils.message_store import Batch, MessageStore, StoredMessage
 from utils.messages import APP_MESSAGES, PREDICTIONS
 from utils.model_store import ModelStore
+from utils.model_store.manifest import Manifest
 from utils.preprocess_data import read_frame
 from utils.settings import Settings
 
@@ -116,26 +117,29 @@ class Mlflow:
     def history(self, model_id: int, metric: str) -> Any:
         return self.client.get_metric_history(self.run_of(model_id).info.run_id, metric)
 
-    def check_run(self, model_id: int, manifest: dict[str, Any]) -> None:
+    def check_run(self, model_id: int, manifest: Manifest) -> None:
         """A model's run holds the parameters, metrics and trials of its manifest."""
         run = self.run_of(model_id)
-        for name, value in manifest["hyperparameters"].items():
+        for name, value in manifest.hyperparameters.items():
             assert run.data.params[name] == str(value)
-        challenger = manifest["metrics"]["challenger"]
-        assert run.data.metrics["validation/log_loss"] == pytest.approx(challenger["log_loss"])
-        assert run.data.metrics["search/cv_loss"] == manifest["training"]["cv_loss"]
+        challenger = manifest.metrics.challenger
+        assert challenger is not None
+        assert run.data.metrics["validation/log_loss"] == pytest.approx(challenger.log_loss)
+        assert run.data.metrics["search/cv_loss"] == manifest.training.cv_loss
         assert run.data.metrics["seconds/searching"] > 0
         children = self.client.search_runs(
             [self.experiment_id],
             f"tags.`mlflow.parentRunId` = '{run.info.run_id}'",
             order_by=["start_time"],
         )
-        trials = manifest["training"]["trials"]
-        assert [child.data.metrics["loss"] for child in children] == [t["loss"] for t in trials]
-        assert children[0].data.params["num_leaves"] == str(trials[0]["params"]["num_leaves"])
-        assert children[0].data.metrics["seconds"] == trials[0]["seconds"]
+        trials = manifest.training.trials
+        assert [child.data.metrics["loss"] for child in children] == [t.loss for t in trials]
+        assert children[0].data.params["num_leaves"] == str(trials[0].params["num_leaves"])
+        assert children[0].data.metrics["seconds"] == trials[0].seconds
         best = [m.value for m in self.history(model_id, "search/best_loss")]
-        assert best == np.minimum.accumulate([t["loss"] for t in trials]).tolist()
+        assert (
+            best == np.minimum.accumulate([t.loss for t in trials if t.loss is not None]).tolist()
+        )
 
 
 @pytest.mark.optional
@@ -187,9 +191,9 @@ def log_live_quality(pipeline: OfflinePipeline, mlflow: Mlflow, served: Any) -> 
     pipeline.track()
     history = mlflow.history(2, "live/log_loss")
     assert [point.step for point in history] == [2000, 2050]
-    assert history[1].value == pytest.approx(evaluate.metrics(scores, codes)["log_loss"])
+    assert history[1].value == pytest.approx(evaluate.metrics(scores, codes).log_loss)
     last = mlflow.history(2, "live/accuracy_last_50")
-    assert last[1].value == pytest.approx(evaluate.metrics(scores[-50:], codes[-50:])["accuracy"])
+    assert last[1].value == pytest.approx(evaluate.metrics(scores[-50:], codes[-50:]).accuracy)
     assert mlflow.run_of(1).data.metrics["live/outcomes"] == 60
     assert "live/outcomes" not in mlflow.run_of(3).data.metrics
 
@@ -228,6 +232,6 @@ def test_errors_and_shown_uri_contain_no_secrets() -> None:
         {"home": Path("/h"), "data": {"train": "", "target": ""}, "mlflow": {"tracking_uri": uri}}
     )
     tracker = Tracker(settings, print)
-    text = tracker.explained(ValueError(f"at {uri}\n(https://user:***@host) p@ss failed"))
-    assert tracker.shown == "https://host:1/x"
+    text = tracker.describe(ValueError(f"at {uri}\n(https://user:***@host) p@ss failed"))
+    assert tracker.display_uri == "https://host:1/x"
     assert not [secret for secret in ("p%40ss", "p@ss", "abc") if secret in text]

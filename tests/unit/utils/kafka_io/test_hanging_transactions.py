@@ -24,7 +24,7 @@ from tests.unit.utils.kafka_io.test_exactly_once import join_group, poll_until_a
 from utils import kafka_io
 from utils.broker import Broker
 from utils.kafka_io import (
-    TROUBLE,
+    RETRIABLE_ERRORS,
     Content,
     ExactlyOnce,
     KafkaError,
@@ -261,7 +261,7 @@ def poll_until_recovered(exchange: ExactlyOnce, seconds: float = 30.0) -> Polled
         try:
             polled = exchange.poll(200)
             succeeded = succeeded + 1 if polled.membership and polled.restored is None else 0
-        except TROUBLE:
+        except RETRIABLE_ERRORS:
             succeeded = 0
     return polled
 

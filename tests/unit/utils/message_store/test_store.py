@@ -95,7 +95,7 @@ RULES: dict[str, tuple[Batch, dict[str, str]]] = {
         {"a": "yes"},
     ),
     "an outcome without a message": (Batch([message("a", 0, 0)], [("b", "no", 0, 0, 1)]), {}),
-    "an unknown class is refused, the earlier outcome is kept": (
+    "an unknown class is rejected, the earlier outcome is kept": (
         Batch([message("a", 0, 0, "huh")], [("a", "no", 0, 0, 1), ("a", "huh", 0, 1, 2)]),
         {"a": "no"},
     ),
@@ -136,7 +136,7 @@ def test_unmatched_and_refused_outcomes_are_counted_once(url: str) -> None:
             store.ingest(batch)
             counts = store.counts()
             assert (counts.messages, counts.known_outcomes, counts.predictions) == (2, 1, 1)
-            assert (counts.unmatched_outcomes, counts.refused_outcomes) == (1, 2)
+            assert (counts.unmatched_outcomes, counts.rejected_outcomes) == (1, 2)
 
 
 names = st.sampled_from(["a", "b", "c", "d", "\0", "\x1a0", "l" * 3000])
@@ -186,9 +186,11 @@ def check_request(store: MessageStore, log: Log, name: str) -> None:
         for offset, record in enumerate(log.records[(PREDICTIONS, partition)])
         if record[0] == name
     ]
-    keys = ("model_id", "probability", "prediction_partition", "prediction_offset")
-    known = store.request(name) or dict.fromkeys(keys)
-    assert tuple(known[key] for key in keys) == (made[-1] if made else (None,) * 4)
+    known = store.request(name)
+    found = None
+    if known is not None and known.prediction is not None:
+        found = (known.model_id, known.probability, *known.prediction[:2])
+    assert found == (made[-1] if made else None)
 
 
 quiet = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
@@ -224,7 +226,7 @@ def test_values_are_stored_bit_for_bit(url: str, values: tuple[Any, Any]) -> Non
         known = store.request("a")
         frame = store.snapshot().frame
     assert known is not None
-    assert tuple(known["values"].values()) == values
+    assert known.values is not None and tuple(known.values.values()) == values
     number = np.array([np.nan if values[0] is None else values[0]])
     assert frame["age"].to_numpy().tobytes() == number.tobytes()
     assert frame["job"].astype(object).where(frame["job"].notna(), None).tolist() == [values[1]]
@@ -236,8 +238,8 @@ def test_empty_store_gives_empty_results(url: str) -> None:
         snapshot = store.snapshot()
         assert contents(snapshot) == {"rows": [], "offsets": {}}
         assert list(snapshot.frame.columns) == ["age", "job"]
-        assert store.quality_rows() == [] and store.request("a") is None
-        assert len(store.judged(1).outcomes) == 0
+        assert store.predictions_by_model() == [] and store.request("a") is None
+        assert len(store.predictions_of(1).outcomes) == 0
 
 
 def test_newer_than_considers_messages_and_outcomes(url: str) -> None:
@@ -274,8 +276,9 @@ def test_probabilities_of_several_classes_are_kept(url: str) -> None:
         ]
         rows = [message(name, 0, place, "c") for place, name in enumerate("rst")]
         store.ingest(Batch(rows, predictions=made))
-        assert store.request("r")["probability"] == [0.1, 0.2, 0.7]  # type: ignore[index]
-        judged = store.judged(7)
+        request = store.request("r")
+        assert request is not None and request.probability == [0.1, 0.2, 0.7]
+        judged = store.predictions_of(7)
         assert judged.probabilities.tolist() == [
             [0.1, 0.2, 0.7]
         ]  # the others have another number of classes
@@ -287,9 +290,9 @@ def test_quality_rows_are_the_judged_predictions_of_each_model(url: str) -> None
     batch = judged_batch(rows)
     with MessageStore(url, FEATURES) as store:
         store.ingest(batch)
-        first, second = store.quality_rows()
+        first, second = store.predictions_by_model()
         assert (first.model_id, second.model_id) == (1, 2)
-        np.testing.assert_array_equal(store.judged(2).probabilities, second.probabilities)
+        np.testing.assert_array_equal(store.predictions_of(2).probabilities, second.probabilities)
     mine = [place for place in range(0, rows, 2) if place % 10]
     assert first.probabilities.tolist() == [batch.predictions[place][2] for place in mine]
     assert first.outcomes.tolist() == [batch.messages[place].outcome for place in mine]
@@ -386,7 +389,7 @@ def test_recreated_topic_empties_the_store(url: str) -> None:
         store.ingest(replace(batch("first", 2), topic_ids={}))
         assert store.snapshot().topic_ids == {APP_MESSAGES: "first"}
         assert store.offsets() == {(APP_MESSAGES, 0): 3}
-        with pytest.raises(StoreReplaced, match="app_messages was deleted and made again"):
+        with pytest.raises(StoreReplaced, match="app_messages was deleted and recreated"):
             store.ingest(batch("second", 5))
         assert len(lines) == 1 and store.offsets() == {}
         store.ingest(batch("second", 0))

@@ -41,7 +41,8 @@ def test_request_ids_may_be_any_text(url: str) -> None:
         snapshot = store.snapshot()
         assert snapshot.request_ids.tolist() == ids
         assert set(snapshot.outcomes) == {"yes"}
-        assert all(store.request(name)["request_id"] == name for name in ids)  # type: ignore[index]
+        known = [store.request(name) for name in ids]
+        assert [request and request.request_id for request in known] == ids
 
 
 @pytest.mark.parametrize(

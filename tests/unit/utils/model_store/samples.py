@@ -10,7 +10,9 @@ import numpy as np
 import pandas as pd
 
 from utils.feature_tools import FeatureTools
+from utils.metrics import BothMetrics, Metrics
 from utils.model_store import Draft, ModelStore
+from utils.model_store.manifest import TrainingRecord
 
 FILES = ("model.txt", "features.json", "manifest.json")
 
@@ -46,12 +48,19 @@ def make_draft(classes: int = 2, rounds: int = 5) -> Draft:
     return Draft(
         model_text=booster.model_to_string(),
         features=features,
-        hyperparameters={**params, "num_boost_round": np.int64(rounds)},
+        hyperparameters={"num_leaves": 7, "num_boost_round": int_of_numpy(rounds)},
         seed=7,
-        training={"base_data_sha256": "0" * 64, "rows": 400, "offsets": {"app_messages": {0: 25}}},
+        training=TrainingRecord(
+            base_data_sha256="0" * 64, rows=400, offsets={"app_messages": {"0": 25}}
+        ),
         golden_rows=golden,
-        metrics={"challenger": {"log_loss": np.float64(0.25), "auc": np.nan}, "champion": None},
+        metrics=BothMetrics(Metrics(log_loss=np.float64(0.25), auc=np.nan), None),
     )
+
+
+def int_of_numpy(number: int) -> Any:
+    """What a training may hand over in the place of an int."""
+    return np.int64(number)
 
 
 Damage = Callable[[Path], object]

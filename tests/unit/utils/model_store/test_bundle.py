@@ -22,26 +22,27 @@ from tests.unit.utils.model_store.samples import (
     state,
     write_nested_json,
 )
+from utils.metrics import BothMetrics, Comparison, Metrics
 from utils.model_store import BundleError, Draft, ModelStore
 from utils.model_store.bundle import seal, sha256
 
 
 def test_loaded_bundle_equals_the_published_draft(store: ModelStore, draft: Draft) -> None:
     first = store.publish(draft)
-    gate = {"worse": np.bool_(False)}
+    gate: Any = Comparison(worse=np.bool_(False))  # type: ignore[arg-type]
     second = store.publish(replace(draft, parent_id=first, batch_ids=["a-0-25"], gate=gate))
     assert (first, second, store.current_id()) == (1, 2, 2)
     assert sorted(path.name for path in (store.path / "2").iterdir()) == sorted(FILES)
     bundle = store.load(2)
     manifest = bundle.manifest
     assert bundle.parent_id == 1
-    assert manifest["hyperparameters"]["num_boost_round"] == 5
-    assert manifest["training"]["offsets"] == {"app_messages": {"0": 25}}
-    assert manifest["metrics"]["challenger"] == {"log_loss": 0.25, "auc": None}
-    assert manifest["versions"]["lightgbm"] == lgb.__version__
-    assert manifest["gate"] == {"worse": False}
-    assert [line["model_id"] for line in manifest["history"]] == [1]
-    assert len(manifest["golden"]) == 5
+    assert manifest.hyperparameters["num_boost_round"] == 5
+    assert manifest.training.offsets == {"app_messages": {"0": 25}}
+    assert manifest.metrics.challenger == Metrics(log_loss=0.25, auc=None)
+    assert manifest.versions["lightgbm"] == lgb.__version__
+    assert manifest.gate == Comparison(worse=False)
+    assert [json.loads(bytes(line))["model_id"] for line in manifest.history] == [1]
+    assert len(manifest.golden) == 5
     assert store.trainings_for(["a-0-25", "b-0-25"]) == {"a-0-25": store.history()[1]}
 
 
@@ -70,7 +71,7 @@ def test_row_scores_the_same_alone_and_in_a_batch(store: ModelStore, classes: in
         {"golden_rows": [{"size": "text"}]},
         {"golden_rows": [{"size": object()}]},
         {"model_text": "garbage"},
-        {"metrics": {"challenger": {1, 2, object()}}},
+        {"metrics": BothMetrics(challenger=object())},  # type: ignore[arg-type]
     ],
     ids=["no row", "wrong type", "not JSON", "no model", "figures not JSON"],
 )
@@ -165,7 +166,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
         lambda folder: forge(folder, golden=[{"data": {"age": "x"}, "probability": 0.5}]),
         "Expected `float",
     ),
-    "another's number": (lambda folder: forge(folder, model_id=3), "that of bundle 3"),
+    "another's number": (lambda folder: forge(folder, model_id=3), "belongs to bundle 3"),
     "manifest a list": (lambda folder: (folder / "manifest.json").write_text("[]"), "manifest"),
     "manifest nested": (lambda folder: write_nested_json(folder / "manifest.json"), "manifest"),
     "manifest edited": (

@@ -1,5 +1,6 @@
 """The model store on a real disk: killed and concurrent writers, damaged files, full disks."""
 
+import json
 import os
 import resource
 import shutil
@@ -20,6 +21,7 @@ from tests.unit.utils.model_store.samples import (
 )
 from utils.feature_tools import FeatureTools
 from utils.model_store import BundleError, Draft, ModelStore, ModelStoreError
+from utils.model_store.manifest import RolledBack, published
 
 
 def to_parts(draft: Draft) -> dict[str, Any]:
@@ -41,7 +43,7 @@ def test_refused_bundle_is_kept_but_does_not_serve(store: ModelStore, draft: Dra
     store.publish(draft)
     assert store.publish(draft, accepted=False) == 2
     assert store.current_id() == 1
-    assert store.load(2).manifest["accepted"] is False
+    assert store.load(2).manifest.accepted is False
     assert store.load_current().model_id == 1
 
 
@@ -77,13 +79,15 @@ def test_store_recovers_from_a_writer_killed_after_any_step(
     assert store.load_current().model_id == (2 if done < STEPS.index("serving") else 3)
 
     store.reconcile()
-    published = done >= STEPS.index("renamed")
-    assert store.load_current().model_id == (3 if published else 2)
-    assert [line["model_id"] for line in store.history()] == ([1, 2, 3] if published else [1, 2])
-    assert ("b" in store.trainings_for(["b"])) == published
+    is_published = done >= STEPS.index("renamed")
+    assert store.load_current().model_id == (3 if is_published else 2)
+    assert [line.model_id for line in published(store.history())] == (
+        [1, 2, 3] if is_published else [1, 2]
+    )
+    assert ("b" in store.trainings_for(["b"])) == is_published
     assert not temporary_files(store)
     assert store.reconcile() == []
-    assert store.publish(draft) == (4 if published else 3)
+    assert store.publish(draft) == (4 if is_published else 3)
 
 
 def test_reconcile_removes_leftovers_of_a_killed_writer(store: ModelStore, draft: Draft) -> None:
@@ -93,11 +97,11 @@ def test_reconcile_removes_leftovers_of_a_killed_writer(store: ModelStore, draft
     (store.path / ".tmp-current.json").write_text('{"mod')
     with (store.path / "history.jsonl").open("a") as file:
         file.write('{"model_id": 2, "acc')
-    assert [line["model_id"] for line in store.history()] == [1]
+    assert [line.model_id for line in published(store.history())] == [1]
     assert len(store.reconcile()) == 3
     assert not temporary_files(store)
     assert store.publish(draft) == 2
-    assert [line["model_id"] for line in store.history()] == [1, 2]
+    assert [line.model_id for line in published(store.history())] == [1, 2]
 
 
 def test_reconcile_finishes_an_interrupted_rollback(store: ModelStore, draft: Draft) -> None:
@@ -123,10 +127,10 @@ def test_lost_history_is_rebuilt(store: ModelStore, draft: Draft) -> None:
         store.publish(replace(draft, batch_ids=[batch]))
         store.prune(1)
     store.rollback(3, "test")
-    lines = [line for line in store.history() if "model_id" in line]
+    lines = published(store.history())
     (store.path / "history.jsonl").unlink()
     store.reconcile()
-    assert [line for line in store.history() if "model_id" in line] == lines
+    assert published(store.history()) == lines
     assert store.current_id() == 3
     assert store.publish(draft) == 5
 
@@ -170,10 +174,10 @@ def test_concurrent_writers_get_different_ids(
     for writer in writers:
         writer.join()
     assert [writer.exitcode for writer in writers] == [0, 0, 0]
-    lines = store.history()
-    assert [line["model_id"] for line in lines] == list(range(1, 13))
+    lines = published(store.history())
+    assert [line.model_id for line in lines] == list(range(1, 13))
     for writer in writers:
-        assert sum(line["batch_ids"] == [str(writer.pid)] for line in lines) == 4
+        assert sum(line.batch_ids == [str(writer.pid)] for line in lines) == 4
     assert store.load_current().model_id == 12
 
 
@@ -286,11 +290,16 @@ def test_rollback_changes_the_serving_bundle(store: ModelStore, draft: Draft) ->
         store.publish(draft)
     assert store.rollback(2, "worse than its parent") == 3
     assert store.load_current().model_id == 2
-    assert store.history()[-1] == {
+    last = store.history()[-1]
+    assert last == RolledBack(
+        rollback_to=2, from_id=3, reason="worse than its parent", created=last.created
+    )
+    written = (store.path / "history.jsonl").read_bytes().splitlines()[-1]
+    assert json.loads(written) == {
         "rollback_to": 2,
         "from": 3,
         "reason": "worse than its parent",
-        "created": store.history()[-1]["created"],
+        "created": last.created,
     }
     assert store.rollback(2, "again") == 2
     assert len(store.history()) == 4
@@ -324,7 +333,7 @@ def test_rollback_recovers_from_a_lost_serving_bundle(store: ModelStore, draft: 
 def test_full_disk_at_any_write_keeps_the_old_state(small_disk: Path, draft: Draft) -> None:
     store = ModelStore(small_disk / "models")
     # Each history line fills a page, so that writing it runs out of space too.
-    draft = replace(draft, gate={"why": "x" * 4000})
+    draft = replace(draft, batch_ids=["x" * 4000])
     store.publish(draft)
     filler = small_disk / "filler"
     page = os.statvfs(small_disk).f_frsize

@@ -1,4 +1,4 @@
-"""The process that logs to MLflow, beside a script; and the script's option for it."""
+"""The background process that logs to MLflow, and the option `--mlflow` that starts it."""
 
 import argparse
 import contextlib
@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from multiprocessing.connection import Connection
 
 from train.tracking import outbox
-from train.tracking.tracker import Tracker, follow
+from train.tracking.tracker import Tracker, loop
 from utils import process
 from utils.errors import UserError
 from utils.process import Report, Stop
@@ -19,19 +19,19 @@ from utils.settings import Settings
 
 
 def add_argument(parser: argparse.ArgumentParser) -> None:
-    """The option `--mlflow` of the scripts that train."""
+    """Add the option `--mlflow` to a script that trains."""
     parser.add_argument(
         "--mlflow",
         action="store_true",
-        help="log to MLflow, also without MLFLOW_TRACKING_URI: then into mlruns/ in the home",
+        help="log to MLflow; without MLFLOW_TRACKING_URI, into mlruns/ in the home",
     )
 
 
 def with_tracking(settings: Settings, wanted: bool) -> Settings:
-    """The settings with the tracking URI filled in, where tracking is wanted.
+    """The settings, with a default tracking URI if tracking is wanted.
 
     Raises:
-        UserError: It is wanted, and MLflow is not installed.
+        UserError: Tracking is on, but MLflow is not installed.
     """
     if wanted and not settings.mlflow.tracking_uri:
         uri = f"sqlite:///{settings.mlflow_dir / 'mlflow.db'}"
@@ -43,12 +43,12 @@ def with_tracking(settings: Settings, wanted: bool) -> Settings:
 
 
 class Tracking:
-    """The process beside a script, if there is tracking; ends with the script.
+    """Runs the tracking process while a script runs, if tracking is on.
 
     Args:
-        settings: As `with_tracking` gave them.
-        timeout: Seconds that the end may take to log what is left.
-        niceness: Of the process, from 0 to 19; 0 for a script that has to wait for it.
+        settings: As `with_tracking` returns them.
+        timeout: Seconds that the process has at the end to log what is left.
+        niceness: The process's niceness, from 0 to 19; 0 if the script waits for it.
     """
 
     def __init__(self, settings: Settings, timeout: float, *, niceness: int) -> None:
@@ -60,29 +60,29 @@ class Tracking:
         if self._settings.mlflow.tracking_uri:
             outbox.enqueue_all(self._settings)
             context = multiprocessing.get_context("spawn")
-            theirs, self._ours = context.Pipe(duplex=False)
+            child_end, self._parent_end = context.Pipe(duplex=False)
             self._process = context.Process(
-                target=_beside,
-                args=(self._settings, theirs, self._timeout, self._niceness),
+                target=_run_tracker,
+                args=(self._settings, child_end, self._timeout, self._niceness),
                 daemon=True,
             )
             self._process.start()
-            theirs.close()
+            child_end.close()
         return self
 
     def __exit__(self, *exception: object) -> None:
         if self._settings.mlflow.tracking_uri:
-            self._ours.close()  # which tells it to end
+            self._parent_end.close()  # makes the process end
             self._process.join(self._timeout)
             if self._process.exitcode != 0:
                 self._process.kill()
                 self._process.join()
-                Tracker(self._settings, _reporter()).say_what_waits("silent")
+                Tracker(self._settings, _reporter()).report_waiting("silent")
 
 
-def _beside(settings: Settings, parent: Connection, timeout: float, niceness: int) -> None:
+def _run_tracker(settings: Settings, parent: Connection, timeout: float, niceness: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # the script decides what they mean
+        signal.signal(number, signal.SIG_IGN)  # the script handles them
     if niceness:
         process.be_nice(niceness)
     stop = Stop()
@@ -92,7 +92,7 @@ def _beside(settings: Settings, parent: Connection, timeout: float, niceness: in
 
     def end_with_parent() -> None:
         with contextlib.suppress(EOFError):
-            parent.recv()  # never sent: the other end closes, also when it is killed
+            parent.recv()  # raises once the script closes its end, or is killed
         stop.set()
         time.sleep(timeout)
         os._exit(1)
@@ -100,7 +100,7 @@ def _beside(settings: Settings, parent: Connection, timeout: float, niceness: in
     threading.Thread(target=end_with_parent, daemon=True).start()
     with process.single_instance(settings, "tracker", stop, report) as instance_id:
         if instance_id is not None:
-            follow(tracker, stop, report)
+            loop(tracker, stop, report)
 
 
 def _reporter() -> Report:
@@ -108,13 +108,17 @@ def _reporter() -> Report:
 
 
 def log_once(settings: Settings) -> None:
-    """Bring MLflow up to date, and say what keeps it from that."""
+    """Bring MLflow up to date once.
+
+    Raises:
+        UserError: Something could not be logged.
+    """
     settings = with_tracking(settings, wanted=True)
     tracker = Tracker(settings, _reporter())
-    with process.claim_instance_id(settings, "tracker", most=1):
+    with process.claim_instance_id(settings, "tracker", limit=1):
         outbox.enqueue_all(settings)
         try:
             tracker.step(thorough=True)
-        except Exception as error:  # MLflow's are of many kinds
-            raise UserError(f"{tracker.shown}: {tracker.explained(error)}") from None
-    print(f"{tracker.shown} knows every model that is there")
+        except Exception as error:  # MLflow raises many types
+            raise UserError(f"{tracker.display_uri}: {tracker.describe(error)}") from None
+    print(f"every model is logged to {tracker.display_uri}")

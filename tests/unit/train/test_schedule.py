@@ -1,0 +1,64 @@
+"""When the trainer reads, trains and judges."""
+
+from train.schedule import JUDGE_DELAY, JUDGE_EVERY, LARGE_READ, READ_SECONDS, Schedule
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def make_schedule() -> tuple[Clock, Schedule]:
+    clock = Clock()
+    return clock, Schedule(clock=clock)
+
+
+def test_wait_is_that_of_the_oldest_request() -> None:
+    clock, schedule = make_schedule()
+    schedule.request_arrived()
+    clock.now += 2
+    schedule.request_arrived()
+    clock.now += 1
+    assert schedule.training_started() == 3
+    assert schedule.training_started() == 0  # nothing waits
+
+
+def test_failed_training_pauses_and_its_requests_wait_on() -> None:
+    clock, schedule = make_schedule()
+    schedule.request_arrived()
+    clock.now += 1
+    schedule.training_started()
+    clock.now += 1
+    schedule.request_arrived()  # during the training
+    schedule.training_failed()
+    assert not schedule.may_train()
+    clock.now += 60
+    assert schedule.may_train()
+    assert schedule.training_started() == 62
+
+
+def test_log_is_read_rarely_during_a_training_unless_there_is_more() -> None:
+    clock, schedule = make_schedule()
+    schedule.log_read(3)
+    assert schedule.may_read(training=False)
+    assert not schedule.may_read(training=True)
+    clock.now += READ_SECONDS
+    assert schedule.may_read(training=True)
+    schedule.log_read(LARGE_READ)
+    assert schedule.may_read(training=True)
+
+
+def test_judgement_is_due_a_moment_after_enough_outcomes() -> None:
+    clock, schedule = make_schedule()
+    assert not schedule.judgement_due(JUDGE_EVERY - 1)
+    assert not schedule.judgement_due(JUDGE_EVERY)
+    clock.now += JUDGE_DELAY
+    assert schedule.judgement_due(JUDGE_EVERY + 1)
+    schedule.judgement_started(JUDGE_EVERY + 1)
+    assert not schedule.judgement_due(2 * JUDGE_EVERY)
+    assert not schedule.judgement_due(2 * JUDGE_EVERY + 1)
+    clock.now += JUDGE_DELAY
+    assert schedule.judgement_due(2 * JUDGE_EVERY + 1)

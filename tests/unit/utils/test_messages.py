@@ -1,0 +1,114 @@
+"""Events, rejections and request ids: what bytes become which record."""
+
+import msgspec
+import pytest
+
+from utils.messages import (
+    BadRecord,
+    Event,
+    ModelLoaded,
+    Rejection,
+    Resent,
+    RetrainRequest,
+    Rollback,
+    TrainingCompleted,
+    decode_event,
+    request_id_of,
+)
+from utils.metrics import Comparison, Metrics
+
+REQUEST = RetrainRequest(
+    batch_id="outcomes-0-3",
+    topic="outcomes",
+    partition=0,
+    first_offset=3,
+    last_offset=9,
+    count=5,
+)
+EVENTS: list[Event] = [
+    REQUEST,
+    TrainingCompleted(model_id=1, accepted=True, batch_id=None),
+    TrainingCompleted(
+        model_id=2,
+        accepted=False,
+        batch_id="outcomes-0-3",
+        requests=1,
+        parent_id=1,
+        rows=40,
+        challenger=Metrics(log_loss=0.5, rows=4),
+        champion=None,
+        gate=Comparison(0.1, 0.05, worse=True, rows=4),
+    ),
+    ModelLoaded(model_id=2),
+    Rollback(model_id=1, from_model_id=None, reason="a test"),
+    Resent(offsets=[1, 2]),
+]
+
+
+@pytest.mark.parametrize("event", EVENTS, ids=lambda event: type(event).__name__)
+def test_every_event_comes_back_as_its_type(event: Event) -> None:
+    assert decode_event(msgspec.json.encode(event)) == event
+
+
+def test_events_have_the_documented_keys() -> None:
+    first = msgspec.to_builtins(EVENTS[1])
+    assert first == {
+        "training_completed": True,
+        "model_id": 1,
+        "accepted": True,
+        "batch_id": None,
+    }
+    assert msgspec.to_builtins(REQUEST)["retrain"] is True
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        b"",
+        b"[]",
+        b"{}",
+        b'{"retrain": false, "batch_id": "a"}',
+        b'{"model_loaded": true, "model_id": "two"}',
+        b'{"retrain": true}',
+        b"\xff",
+    ],
+)
+def test_anything_else_is_no_event(value: bytes | None) -> None:
+    with pytest.raises(BadRecord) as error:
+        decode_event(value)
+    assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("size", [None, 17])
+def test_rejection_survives_its_headers(size: int | None) -> None:
+    rejection = Rejection("no JSON: ü", "app_messages", 3, 12, size)
+    assert Rejection.from_headers(rejection.to_headers()) == rejection
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [],
+        [("reason", b"x"), ("topic", b"t"), ("partition", b"0")],
+        [("reason", b"x"), ("topic", b"t"), ("partition", b"0"), ("offset", b"last")],
+        [("reason", None), ("topic", None), ("partition", None), ("offset", None)],
+    ],
+)
+def test_foreign_headers_are_no_rejection(headers: list[tuple[str, bytes | None]]) -> None:
+    assert Rejection.from_headers(headers) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "request_id"),
+    [
+        (b'{"request_id": "a", "data": {"age": "text"}}', "a"),
+        (b'{"request_id": 1}', None),
+        (b"{", None),
+        (None, None),
+    ],
+)
+def test_request_id_is_read_from_unusable_records_too(
+    value: bytes | None, request_id: str | None
+) -> None:
+    assert request_id_of(value) == request_id

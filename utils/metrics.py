@@ -1,0 +1,45 @@
+"""Metrics of models, in the form of manifests, the history and announcements."""
+
+import msgspec
+
+
+class Metrics(msgspec.Struct, frozen=True, kw_only=True):
+    """The metrics of predicted probabilities; None if there are no rows, or too few classes.
+
+    Attributes:
+        log_loss: The mean log loss in nats.
+        auc: Area under the ROC curve; with more than two classes, the mean over each class
+            against the rest.
+        accuracy: The share of rows whose most likely class is the true one.
+        calibration: The expected calibration error.
+        rows: The number of rows.
+    """
+
+    log_loss: float | None = None
+    auc: float | None = None
+    accuracy: float | None = None
+    calibration: float | None = None
+    rows: int = 0
+
+
+class Comparison(msgspec.Struct, frozen=True):
+    """Two models on the same rows.
+
+    Attributes:
+        mean_difference: The challenger's mean log loss minus the champion's, in nats.
+        standard_error: The standard error of that mean; 0 with fewer than two rows.
+        worse: Whether the challenger is worse by more than one standard error.
+        rows: The number of rows that both have scored.
+    """
+
+    mean_difference: float = 0.0
+    standard_error: float = 0.0
+    worse: bool = False
+    rows: int = 0
+
+
+class BothMetrics(msgspec.Struct, frozen=True):
+    """A challenger's and the champion's metrics on the same rows; None if unknown."""
+
+    challenger: Metrics | None = None
+    champion: Metrics | None = None
