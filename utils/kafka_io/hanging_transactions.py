@@ -8,7 +8,7 @@ and counts the transaction as complete. The records, or the consumed offsets, st
 those partitions: consumers wait for them, and the next marker of the same producer decides
 what becomes of them.
 
-An open transaction is ended with the decision that the coordinator made. `init_and_mend` reads
+An open transaction is ended with the decision that the coordinator made. `init_and_resolve` reads
 that decision before `init_transactions`, which replaces it, and ends what is open; what changed
 in between follows from the epochs. The rules rely on this:
 
@@ -46,7 +46,7 @@ TOPICS = (
 )
 #: A broker that has just restarted may not know every topic yet.
 MISSING_TOPICS_TIMEOUT_S = 2.0
-MEND_ATTEMPTS = 5
+RESOLVE_ATTEMPTS = 5
 RETRY_S = 0.05
 
 _FORBIDDEN = (
@@ -66,7 +66,7 @@ class _Open(NamedTuple):
     coordinator_epoch: int
 
 
-def init_and_mend(kafka: Kafka, producer: KafkaProducer, name: str) -> None:
+def init_and_resolve(kafka: Kafka, producer: KafkaProducer, name: str) -> None:
     """Call `init_transactions`, and end what its predecessors left open on partitions.
 
     Args:
@@ -80,11 +80,11 @@ def init_and_mend(kafka: Kafka, producer: KafkaProducer, name: str) -> None:
     """
     admin = open_admin(kafka)
     try:
-        found = _mend_before(admin, name)
+        found = _resolve_before(admin, name)
         producer.init_transactions()
         if found is not None:
             now = producer._transaction_manager.producer_id_and_epoch
-            _mend_after(admin, *found, now.producer_id, now.epoch)
+            _resolve_after(admin, *found, now.producer_id, now.epoch)
     finally:
         admin.close()
 
@@ -111,7 +111,7 @@ def decision_since(before: TransactionDescription, epoch: int, now: int) -> bool
     return now - epoch == 1
 
 
-def _mend_before(
+def _resolve_before(
     admin: KafkaAdminClient, name: str
 ) -> tuple[TransactionDescription, list[TopicPartition]] | None:
     """End what is open and decided.
@@ -123,7 +123,7 @@ def _mend_before(
     try:
         before = _describe(admin, name)
         partitions = _partitions(admin) if before is not None else []
-        for _ in range(MEND_ATTEMPTS):
+        for _ in range(RESOLVE_ATTEMPTS):
             if before is None:
                 return None
             if before.state == TransactionState.ONGOING:
@@ -142,7 +142,7 @@ def _mend_before(
     raise kafka_errors.KafkaTimeoutError(f"another process writes as {name}")
 
 
-def _mend_after(
+def _resolve_after(
     admin: KafkaAdminClient,
     before: TransactionDescription,
     partitions: list[TopicPartition],

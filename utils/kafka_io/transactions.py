@@ -17,7 +17,7 @@ from kafka.structs import ConsumerGroupMetadata, OffsetAndMetadata
 
 from utils.kafka_io import record_batches
 from utils.kafka_io.clients import OPERATION_TIMEOUT_MS, REQUEST_TIMEOUT_MS, client_settings
-from utils.kafka_io.hanging_transactions import init_and_mend
+from utils.kafka_io.hanging_transactions import init_and_resolve
 from utils.kafka_io.record_batches import Content
 from utils.settings import Kafka
 
@@ -66,7 +66,7 @@ def open_transactional_producer(
         _retry_lost_coordinator_requests(producer)
         _fail_when_a_connection_is_lost(producer)
         if may_have_open_transaction:
-            init_and_mend(kafka, producer, name)
+            init_and_resolve(kafka, producer, name)
         else:
             producer.init_transactions()
     except BaseException:

@@ -112,7 +112,7 @@ def predictions(pipeline: Pipeline, seconds: float = 10.0) -> list[bytes | None]
             assert time.monotonic() < deadline, f"an open transaction hides records: {found}"
             for records in reader.poll(200).values():
                 found += records
-    return sorted(record.key for record in found)
+    return sorted(record.key or b"" for record in found)
 
 
 def commit_and_wait(
