@@ -103,7 +103,7 @@ def record(key: bytes) -> list[Content]:
     return [(key, b"{}", None)]
 
 
-def predictions(pipeline: Pipeline, seconds: float = 10.0) -> list[bytes | None]:
+def predictions(pipeline: Pipeline, seconds: float = 10.0) -> list[bytes]:
     """The keys of all committed predictions; fails if some stay open."""
     found: list[Record] = []
     with LogReader(pipeline.settings.kafka, [PREDICTIONS]) as reader:
