@@ -54,7 +54,7 @@ check: .venv/.requirements-dev  ## run linter, formatter, type checker, import r
 	$(VENV)/ruff check .
 	$(VENV)/ruff format --check .
 	$(VENV)/mypy .
-	$(VENV)/lint-imports
+	$(VENV)/lint-imports --no-logo
 	$(VENV)/bandit --quiet --configfile pyproject.toml --recursive *.py utils train ops
 	$(VENV)/python -m tests.tools.audit
 

@@ -85,7 +85,7 @@ def blocks(language: str) -> list[str]:
 
 
 #: Sections about packages that are not in requirements.txt.
-OPTIONAL = {"MLflow"}
+OPTIONAL = {"Logging to MLflow"}
 
 
 def sections() -> dict[str, list[str]]:
