@@ -50,7 +50,7 @@ class DataFile(_Section):
     @field_validator("name")
     @classmethod
     def _stays_inside(cls, name: str) -> str:
-        if Path(name).name != name:
+        if name in ("", ".", "..") or Path(name).name != name:
             raise ValueError("must be a file name without folders")
         return name
 
@@ -125,7 +125,8 @@ class Kafka(_Section):
 class Messages(_Section):
     """The database of the trainer's message store ([messages] in pipeline.toml)."""
 
-    url: str = ""
+    # Not in the repr: the URL may hold a password.
+    url: Annotated[str, Field(repr=False)] = ""
 
     @field_validator("url")
     @classmethod
@@ -145,7 +146,7 @@ class Messages(_Section):
 class Mlflow(_Section):
     """Where to log searches and models ([mlflow] in pipeline.toml); nowhere without a URI."""
 
-    tracking_uri: str = ""
+    tracking_uri: Annotated[str, Field(repr=False)] = ""  # it may hold a password
     experiment_name: str = ""
 
     @field_validator("tracking_uri")

@@ -215,7 +215,7 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
     assert refusal({"PIPELINE_CONFIG": str(tmp_path)}).startswith(f"cannot read {tmp_path}: ")
 
 
-@pytest.mark.parametrize("name", ["../x.csv", "/etc/passwd", "a/b.csv", "a/", "."])
+@pytest.mark.parametrize("name", ["../x.csv", "/etc/passwd", "a/b.csv", "a/", ".", "..", ""])
 def test_data_file_with_a_folder_in_its_name_is_refused(config: Path, name: str) -> None:
     config.write_text(MINIMAL + f'[[data.files]]\nname = "{name}"\nsha256 = "{SHA256}"\n')
     text = refusal({"PIPELINE_CONFIG": str(config)})
@@ -304,6 +304,13 @@ def test_repr_does_not_show_the_password() -> None:
     assert isinstance(loaded.kafka, Kafka)
     for text in (repr(loaded.kafka), str(loaded.kafka), repr(loaded), loaded.model_dump_json()):
         assert "BrokerWord" not in text
+
+
+def test_repr_does_not_show_logins_inside_urls() -> None:
+    tracking = "https://me:TrackingWord@127.0.0.1:1"
+    loaded = settings.load({"MESSAGES_URL": DATABASE_URL, "MLFLOW_TRACKING_URI": tracking})
+    assert "Word" not in repr(loaded)
+    assert (loaded.messages.url, loaded.mlflow.tracking_uri) == (DATABASE_URL, tracking)
 
 
 def test_secrets_are_listed_for_the_log_filter() -> None:
