@@ -79,7 +79,7 @@ def _sklearn_joblib() -> tuple[str, types.ModuleType]:
 
 def _pkg_resources() -> tuple[str, types.ModuleType]:
     """A part of what setuptools 82 removed: enough to check whether Keras is installed."""
-    module: Any = types.ModuleType("pkg_resources")
+    module: Any = types.ModuleType("pkg_resources")  # attributes are set on it
     module.DistributionNotFound = importlib.metadata.PackageNotFoundError
     module.get_distribution = importlib.metadata.distribution
     return "pkg_resources", module
