@@ -1,6 +1,7 @@
 """The time to read the stored rows by their number, compared with a CSV file of the same rows.
 
-Fills a store with messages, predictions and late outcomes, as read from the log. At several
+Fills a store with messages, predictions and late outcomes, as read from the log, and with the
+copy of their records. At several
 sizes it measures a snapshot as each retraining reads it, `pandas.read_csv` of the same rows,
 and all steps of a training before its search.
 """
@@ -13,14 +14,15 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import msgspec
 import numpy as np
 import pandas as pd
 
 from benchmarks.common import Plot, Section, Table, Workshop, at_most
-from train.retrain import fit_preprocessor, gather_rows, training_matrix
+from train.retrain import Problem, fit_preprocessor, gather_rows, training_matrix
 from utils import process
 from utils.feature_tools import FeatureTools
-from utils.message_store import Batch, MessageStore, Snapshot, StoredMessage
+from utils.message_store import Batch, MessageStore, RawRecord, Snapshot, StoredMessage
 from utils.messages import APP_MESSAGES, OUTCOMES, PREDICTIONS
 from utils.settings import Settings
 
@@ -74,8 +76,48 @@ def batches(frame: pd.DataFrame, begin: int, end: int) -> Iterator[Batch]:
             late.append((name, outcome, 0, offset, offset))
             for topic in (APP_MESSAGES, PREDICTIONS):
                 batch.offsets[(topic, 0)] = offset + 1
+        batch.raw = _raw_records(batch, names)
         yield batch
-    yield Batch(outcomes=late, offsets={(OUTCOMES, 0): end})
+    last = Batch(outcomes=late, offsets={(OUTCOMES, 0): end})
+    last.raw = _raw_records(last, names)
+    yield last
+
+
+def _raw_records(batch: Batch, names: list[str]) -> dict[tuple[str, int], list[RawRecord]]:
+    """The records that a batch was decoded from."""
+    values: dict[str, list[tuple[int, dict[str, Any]]]] = {
+        APP_MESSAGES: [
+            (
+                m.offset,
+                {"request_id": m.request_id, "data": dict(zip(names, m.values, strict=True))},
+            )
+            for m in batch.messages
+        ],
+        PREDICTIONS: [
+            (
+                offset,
+                {
+                    "request_id": name,
+                    "prediction": 0,
+                    "label": "<=50K",
+                    "probability": probability,
+                    "model_id": model_id,
+                },
+            )
+            for name, model_id, probability, _, offset, _ in batch.predictions
+        ],
+        OUTCOMES: [
+            (offset, {"request_id": name, "outcome": outcome})
+            for name, outcome, _, offset, _ in batch.outcomes
+        ],
+    }
+    return {
+        (topic, 0): [
+            RawRecord(offset, offset, msgspec.json.encode(value)) for offset, value in records
+        ]
+        for topic, records in values.items()
+        if records
+    }
 
 
 def measure(work: Callable[[], Any]) -> tuple[float, Any]:
@@ -180,5 +222,6 @@ def _store(store: MessageStore, frame: pd.DataFrame, begin: int, end: int) -> fl
 
 
 def _before_the_search(config: Settings, store: MessageStore) -> None:
-    rows = gather_rows(config, store.snapshot())
-    training_matrix(rows, fit_preprocessor(rows, config))
+    problem = Problem.of(config, None)
+    rows = gather_rows(problem, store.snapshot())
+    training_matrix(rows, fit_preprocessor(rows, problem))

@@ -7,20 +7,21 @@ with the trainer's. Neither writes anything.
 import hashlib
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 
 import msgspec
 
-from train.retrain import fit_preprocessor, gather_rows, retrain_from_manifest, training_offsets
+from train.retrain import retrain_from_manifest, training_offsets
 from utils import messages, scoring
 from utils.errors import UserError
 from utils.feature_tools import Row
 from utils.kafka_io import KafkaUnavailable, Record, TopicPartition, log_scan
-from utils.message_store import Batch, MessageStore, Offsets, Snapshot, StoreError
-from utils.message_store.ingest import RecordDecoder
+from utils.message_decoder import request_id_of
+from utils.message_store import Batch, MessageStore, Offsets, RawLog, Snapshot, StoreError
+from utils.message_store.ingest import RecordDecoder, kafka_records
 from utils.model_store import (
     FEATURES,
     MODEL,
@@ -314,7 +315,7 @@ class _Partition:
 
         def named(topic: str, within: log_scan.Bounds) -> Iterator[tuple[str, int]]:
             for record in log_scan.scan(self._kafka, topic, log_scan.narrow(number, within)):
-                request_id = messages.request_id_of(record.value)
+                request_id = request_id_of(record.value)
                 if request_id is not None:
                     yield request_id, record.offset
 
@@ -376,7 +377,9 @@ def _rejected_offsets(kafka: Kafka) -> dict[int, set[int]]:
     within = log_scan.bounds(kafka, messages.DEAD_LETTERS)
     for record in log_scan.scan(kafka, messages.DEAD_LETTERS, within):
         rejection = messages.Rejection.from_headers(record.headers)
-        if rejection is not None and rejection.topic == messages.APP_MESSAGES:
+        if rejection is None or rejection.outcome is not None:  # the message has its prediction
+            continue
+        if rejection.topic == messages.APP_MESSAGES:
             rejected.setdefault(rejection.partition, set()).add(rejection.offset)
     return rejected
 
@@ -384,8 +387,10 @@ def _rejected_offsets(kafka: Kafka) -> dict[int, set[int]]:
 def rebuild(settings: Settings, model_id: int) -> list[str]:
     """Train a model again from its manifest and the log, and compare bytes.
 
+    The records come from Kafka, or from the message store's copy if Kafka no longer holds them.
+
     Returns:
-        A line of text for each file that differs.
+        A line of text for each file that differs, then lines on possible causes.
 
     Raises:
         ModelStoreError, UserError: The model cannot be rebuilt; the text says why.
@@ -397,33 +402,32 @@ def rebuild(settings: Settings, model_id: int) -> list[str]:
         raise ModelStoreError(f"model {model_id} {why}")
     bundle = store.load(model_id)
     _check_base(settings, bundle)
-    snapshot = _training_snapshot(settings, bundle)
+    snapshot, notes = _training_snapshot(settings, bundle)
     try:
-        # The rows are gathered twice, because the preprocessor is compared separately.
-        features = fit_preprocessor(gather_rows(settings, snapshot), settings).to_json()
-        text = retrain_from_manifest(settings, bundle.manifest, snapshot)
+        features, text = retrain_from_manifest(settings, bundle, snapshot)
     except ValueError as error:
         raise UserError(f"model {model_id} cannot be rebuilt: {error}") from None
     folder = store.path / str(model_id)
-    made = {FEATURES: features, MODEL: text.encode()}
+    made = {FEATURES: features.to_json(), MODEL: text.encode()}
     with disk_errors_as(f"cannot read bundle {model_id}"):
         differences = [
             f"{name}, {_first_difference((folder / name).read_bytes(), content)}"
             for name, content in made.items()
             if (folder / name).read_bytes() != content
         ]
-    return differences + (_other_versions(bundle) if differences else [])
+    return differences + ([*notes, *_other_versions(bundle)] if differences else [])
 
 
 def _check_base(settings: Settings, bundle: Bundle) -> None:
-    path = settings.data_dir / settings.data.train
+    training = bundle.manifest.training
+    path = settings.data_dir / training.problem(settings.data).train
     try:
         found = hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
         raise UserError(
             f"model {bundle.model_id} cannot be rebuilt: {path}: {error.strerror}"
         ) from None
-    wanted = bundle.manifest.training.base_data_sha256
+    wanted = training.base_data_sha256
     if found != wanted:
         raise UserError(
             f"model {bundle.model_id} cannot be rebuilt: {path} has changed since (its SHA-256 is "
@@ -431,23 +435,32 @@ def _check_base(settings: Settings, bundle: Bundle) -> None:
         )
 
 
-def _training_snapshot(settings: Settings, bundle: Bundle) -> Snapshot | None:
-    """The messages that a model was trained on; None if it was the data set's file alone."""
+def _training_snapshot(settings: Settings, bundle: Bundle) -> tuple[Snapshot | None, list[str]]:
+    """The messages that a model was trained on; None if it was the data set's file alone.
+
+    Returns:
+        The messages, and lines of text on why they may not be the same as in the training.
+    """
     read = {
         place: end
         for place, end in training_offsets(bundle.manifest.training).items()
         if place[0] in TRAINING_TOPICS
     }
     if not any(read.values()):
-        return None
+        return None, []
     try:
         within = {topic: log_scan.bounds(settings.kafka, topic) for topic in TRAINING_TOPICS}
         reason = _not_in_log(read, within)
         if not reason:
-            return _from_log(settings.kafka, bundle, read)
+            return _rows_of(bundle, _from_log(settings.kafka, bundle, read)), []
     except KafkaUnavailable as error:
         reason = str(error)
-    return _from_store(settings, bundle, read, reason)
+    try:
+        return _from_copy(settings, bundle, read)
+    except StoreError as error:
+        raise UserError(
+            f"model {bundle.model_id} cannot be rebuilt: {reason}; and {error}"
+        ) from None
 
 
 def _not_in_log(read: Offsets, within: dict[str, dict[int, tuple[int, int]]]) -> str:
@@ -461,17 +474,23 @@ def _not_in_log(read: Offsets, within: dict[str, dict[int, tuple[int, int]]]) ->
     return ""
 
 
-def _from_log(kafka: Kafka, bundle: Bundle, read: Offsets) -> Snapshot:
-    """Read the log up to the offsets into a temporary message store."""
-    decoder = RecordDecoder(bundle.features)
+def _rows_of(bundle: Bundle, batches: Iterable[Batch]) -> Snapshot:
+    """Store batches in a temporary message store; a snapshot of it."""
     with tempfile.TemporaryDirectory() as folder:
         url = f"sqlite:///{Path(folder) / 'messages.db'}"
         with MessageStore(url, bundle.features) as store:
-            for topic in TRAINING_TOPICS:
-                within = {number: (0, end) for (name, number), end in read.items() if name == topic}
-                for records in _in_chunks(log_scan.scan(kafka, topic, within)):
-                    store.ingest(_batch(decoder, records))
+            for batch in batches:
+                store.ingest(batch)
             return store.snapshot()
+
+
+def _from_log(kafka: Kafka, bundle: Bundle, read: Offsets) -> Iterator[Batch]:
+    """Read Kafka up to the offsets."""
+    decoder = RecordDecoder(bundle.features, bundle.manifest.training.outcomes_from)
+    for topic in TRAINING_TOPICS:
+        within = {number: (0, end) for (name, number), end in read.items() if name == topic}
+        for records in _in_chunks(log_scan.scan(kafka, topic, within)):
+            yield _batch(decoder, records)
 
 
 def _in_chunks(records: Iterator[Record], size: int = 5_000) -> Iterator[list[Record]]:
@@ -493,24 +512,44 @@ def _batch(decoder: RecordDecoder, records: list[Record]) -> Batch:
     return decoder.batch(by_partition)
 
 
-def _from_store(settings: Settings, bundle: Bundle, read: Offsets, reason: str) -> Snapshot:
-    """The trainer's store, if its offsets are exactly those of the training."""
-    try:
-        with MessageStore.open(settings.messages_url, bundle.features) as store:
-            snapshot = store.snapshot()
-    except StoreError as error:
-        raise UserError(
-            f"model {bundle.model_id} cannot be rebuilt: {reason}; and {error}"
-        ) from None
-    now = {
-        place: end for place, end in snapshot.offsets.items() if place[0] in TRAINING_TOPICS and end
-    }
-    if now != {place: end for place, end in read.items() if end}:
-        raise UserError(
-            f"model {bundle.model_id} cannot be rebuilt: {reason}; and the message store has "
-            "read other offsets than the training"
-        )
-    return snapshot
+def _from_copy(settings: Settings, bundle: Bundle, read: Offsets) -> tuple[Snapshot, list[str]]:
+    """Read the message store's copy of the log up to the offsets; see `_training_snapshot`.
+
+    Raises:
+        StoreError: There is no copy, or it does not reach so far.
+    """
+    with RawLog.open(settings.messages_url) as copy:
+        within = {topic: copy.bounds(topic) for topic in TRAINING_TOPICS}
+        notes: list[str] = []
+        for (topic, number), end in read.items():
+            first, now = within[topic].get(number, (0, 0))
+            if end > now:
+                raise StoreError(
+                    f"the message store's copy of {topic}-{number} ends at offset {now}, but the "
+                    f"training read up to {end}"
+                )
+            if end and first:
+                notes.append(f"the message store's copy of {topic}-{number} begins at {first}")
+        return _rows_of(bundle, _batches_of_copy(copy, bundle, read, notes)), notes
+
+
+def _batches_of_copy(
+    copy: RawLog, bundle: Bundle, read: Offsets, notes: list[str]
+) -> Iterator[Batch]:
+    decoder = RecordDecoder(bundle.features, bundle.manifest.training.outcomes_from)
+    then = bundle.manifest.training.topic_ids
+    for topic in TRAINING_TOPICS:
+        within = {number: (0, end) for (name, number), end in read.items() if name == topic}
+        for chunk in copy.chunks(topic, within):
+            if chunk.topic_id is not None and then.get(topic, chunk.topic_id) != chunk.topic_id:
+                raise StoreError(f"{topic} was deleted and recreated since")
+            notes += [
+                f"{topic}-{chunk.partition}, offset {record.offset}: its {record.omitted} bytes "
+                "were too many for the message store's copy"
+                for record in chunk.records
+                if record.omitted
+            ]
+            yield decoder.batch({TopicPartition(topic, chunk.partition): kafka_records(chunk)})
 
 
 def _first_difference(old: bytes, new: bytes) -> str:

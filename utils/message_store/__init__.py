@@ -6,11 +6,14 @@ the store need no broker.
 
 from utils.message_store.database import StoreError
 from utils.message_store.lifecycle import StoreReplaced
+from utils.message_store.raw_log import RawLog
 from utils.message_store.records import (
     Batch,
     Counts,
     ModelPredictions,
     Offsets,
+    RawChunk,
+    RawRecord,
     Snapshot,
     StoredMessage,
 )
@@ -22,6 +25,9 @@ __all__ = [
     "ModelPredictions",
     "MessageStore",
     "Offsets",
+    "RawChunk",
+    "RawLog",
+    "RawRecord",
     "Snapshot",
     "StoreError",
     "StoreReplaced",

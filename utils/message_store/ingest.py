@@ -1,13 +1,17 @@
 """Copies the log into the message store; rows and offsets share one SQL transaction."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 
 from utils import messages
-from utils.feature_tools import FeatureTools, MessageDecoder
+from utils.feature_tools import FeatureTools
 from utils.kafka_io import LogReader, Record, TopicPartition
-from utils.message_store.records import Batch, Offsets, StoredMessage
+from utils.message_decoder import MessageDecoder, OutcomeDecoder, class_name, new_tally
+from utils.message_store.records import Batch, Offsets, RawChunk, StoredMessage
 from utils.message_store.store import MessageStore
+from utils.metrics import ValueShares
 from utils.settings import Kafka
+from utils.value_counts import ValueCounts
 
 TOPICS = (messages.APP_MESSAGES, messages.PREDICTIONS, messages.OUTCOMES)
 
@@ -15,52 +19,125 @@ TOPICS = (messages.APP_MESSAGES, messages.PREDICTIONS, messages.OUTCOMES)
 class Ingest:
     """Reads the log from the store's offsets on, and fills the store.
 
+    As long as the store's own copy has records at or after its offsets, the next ones come from
+    there, then from Kafka. The copy is ahead of the offsets after the columns have changed.
+
     Args:
         kafka: How to reach the cluster.
         store: The store to fill.
         features: The preprocessor, which knows a message's columns and their types.
+        outcomes_from: As for `RecordDecoder`.
+
+    Attributes:
+        outcomes: The number of known outcomes read from Kafka since the start.
+        values: Counts the values of the messages read from Kafka since `use`.
     """
 
-    def __init__(self, kafka: Kafka, store: MessageStore, features: FeatureTools) -> None:
+    def __init__(
+        self,
+        kafka: Kafka,
+        store: MessageStore,
+        features: FeatureTools,
+        outcomes_from: Mapping[int, int] | None = None,
+    ) -> None:
         self.outcomes = 0
         self._kafka = kafka
         self._store = store
-        self._classes = frozenset(features.classes)
-        self._decoder = RecordDecoder(features)
+        self._set_features(features, outcomes_from)
         self._offsets: Offsets = {}
+        self._kept: Offsets = {}  # the end of the copy, where it is ahead of the offsets
+        self._reread: int | None = None  # records read from the copy; None if it is not ahead
         self._reader: LogReader | None = None
         self._open_reader()
+
+    def _set_features(
+        self, features: FeatureTools, outcomes_from: Mapping[int, int] | None
+    ) -> None:
+        self._classes = frozenset(features.classes)
+        self._decoder = RecordDecoder(features, outcomes_from)
+        self.values = ValueCounts(features)
+
+    def use(self, features: FeatureTools, outcomes_from: Mapping[int, int] | None = None) -> None:
+        """Go on with another preprocessor; if its columns differ, rows are built again.
+
+        The next steps then read the store's copy, and `has_read` is false meanwhile.
+
+        Raises:
+            StoreError: Nothing has changed; call again later.
+        """
+        if self._store.use(features):
+            self.close()
+        self._set_features(features, outcomes_from)
+
+    @property
+    def is_rereading(self) -> bool:
+        """Whether rows may be missing that the copy holds; after an error it is not known."""
+        return self._reader is None or bool(self._kept)
 
     def _open_reader(self) -> LogReader:
         """The reader; after an error a new one, which continues from the store's offsets."""
         if self._reader is None:
-            self._offsets = self._store.offsets()
-            self._reader = LogReader(self._kafka, TOPICS, self._offsets)
+            offsets = self._store.offsets()
+            ends = self._store.raw_log.ends()
+            kept = {place: end for place, end in ends.items() if end > offsets.get(place, 0)}
+            self._reader = LogReader(self._kafka, TOPICS, {**offsets, **kept})
+            self._offsets, self._kept = offsets, kept
+            if not kept:
+                self._reread = None
+            elif self._reread is None:
+                self._reread = 0
+                waiting = self._store.raw_log.count(offsets)
+                self._store.report(f"reading {waiting:,} records again from the store's own copy")
         return self._reader
 
     def step(self) -> int:
-        """Store the records that have arrived; returns their number.
+        """Store the next records, of those that have arrived; returns their number.
 
         Raises:
             StoreError: The store cannot be written; the records are read again later.
             KafkaUnavailable: The log cannot be read now.
         """
         reader = self._open_reader()
+        if self._kept:
+            return self._step_from_copy()
         polled = reader.poll(timeout_ms=0)
         if not polled:
             return 0
         batch = self._decoder.batch(polled)
         batch.topic_ids = reader.topic_ids()
+        batch.raw = {(tp.topic, tp.partition): records for tp, records in polled.items()}
+        self._ingest(batch)
+        if batch.messages and batch.tally is not None:
+            self.values.add(len(batch.messages), batch.tally)
+        found = [outcome for _, outcome, *_ in batch.outcomes]
+        found += [message.outcome for message in batch.messages if message.outcome is not None]
+        self.outcomes += sum(outcome in self._classes for outcome in found)
+        return sum(map(len, polled.values()))
+
+    def _step_from_copy(self) -> int:
+        """Store a chunk of the copy: of the partition that is the first to be behind."""
+        place, end = next(iter(self._kept.items()))
+        chunk = self._store.raw_log.chunk(*place, self._offsets.get(place, 0))
+        count = len(chunk.records) if chunk else 0
+        if chunk:
+            batch = self._decoder.batch({TopicPartition(*place): kafka_records(chunk)})
+            batch.topic_ids = {place[0]: chunk.topic_id} if chunk.topic_id else {}
+            self._ingest(batch)
+        if chunk is None or self._offsets[place] >= end:
+            del self._kept[place]
+        self._reread = (self._reread or 0) + count
+        if not self._kept:
+            self._store.report(f"{self._reread:,} records were read again")
+            self._reread = None
+        return count
+
+    def _ingest(self, batch: Batch) -> None:
         try:
             self._store.ingest(batch)
         except BaseException:
             self.close()
             raise
         self._offsets.update(batch.offsets)
-        found = [outcome for _, outcome, *_ in batch.outcomes]
-        found += [message.outcome for message in batch.messages if message.outcome is not None]
-        self.outcomes += sum(outcome in self._classes for outcome in found)
-        return sum(map(len, polled.values()))
 
     def has_read(self, requests: Iterable[messages.RetrainRequest]) -> bool:
         """Whether the store holds all records that the requests cover."""
@@ -69,6 +146,10 @@ class Ingest:
             for request in requests
         )
 
+    def all_values(self) -> ValueShares:
+        """The shares of values that are missing, unknown or leniently read, of all messages."""
+        return self._store.value_shares()
+
     def is_same_log(self, topic: str, topic_ids: Mapping[str, str]) -> bool:
         """Whether a topic still has the same id, and so was not deleted and recreated."""
         now = self._open_reader().topic_ids().get(topic)
@@ -76,6 +157,7 @@ class Ingest:
 
     def close(self) -> None:
         """Release the connection."""
+        self._offsets, self._kept = {}, {}
         if self._reader is not None:
             self._reader.close()
             self._reader = None
@@ -94,48 +176,64 @@ class RecordDecoder:
 
     Args:
         features: The preprocessor, which knows a message's columns and their types.
+        outcomes_from: By partition of `outcomes`, the first offset of the model's target;
+            records before it are about another target.
     """
 
-    def __init__(self, features: FeatureTools) -> None:
+    def __init__(
+        self, features: FeatureTools, outcomes_from: Mapping[int, int] | None = None
+    ) -> None:
         self._features = features
+        self._outcomes_from = outcomes_from or {}
         self._message = MessageDecoder(features)
-        self._outcome = messages.Decoder(messages.Outcome)
+        self._outcome = OutcomeDecoder(features)
         self._prediction = messages.Decoder(messages.Prediction)
 
     def batch(self, polled: Mapping[TopicPartition, Sequence[Record]]) -> Batch:
         """All usable records of a poll, without those that the predictor rejects."""
         batch = Batch(messages=[], outcomes=[], predictions=[], offsets={})
         for tp, records in polled.items():
-            take = {
-                messages.APP_MESSAGES: self._add_message,
-                messages.OUTCOMES: self._add_outcome,
-                messages.PREDICTIONS: self._add_prediction,
-            }[tp.topic]
-            for record in records:
-                try:
-                    take(record, batch)
-                except messages.BadRecord:
-                    continue
+            if tp.topic == messages.APP_MESSAGES:
+                self._add_messages(records, batch)
+            else:
+                is_outcome = tp.topic == messages.OUTCOMES
+                take = self._add_outcome if is_outcome else self._add_prediction
+                for record in records:
+                    with suppress(messages.BadRecord):
+                        take(record, batch)
             batch.offsets[(tp.topic, tp.partition)] = records[-1].offset + 1
         return batch
 
-    def _add_message(self, record: Record, batch: Batch) -> None:
-        message = self._message(record.value)
-        batch.messages.append(
-            StoredMessage(
-                message.request_id,
-                record.partition,
-                record.offset,
-                record.timestamp,
-                self._features.row_values(message.data),
-                _text(message.data.outcome),
+    def _add_messages(self, records: Sequence[Record], batch: Batch) -> None:
+        features, rows = self._features, []
+        tally = new_tally(features) if batch.tally is None else batch.tally
+        lenient = [0] * len(features.columns)
+        for record in records:
+            try:
+                message = self._message(record.value, lenient)
+            except messages.BadRecord:
+                continue
+            rows.append(message.data)
+            batch.messages.append(
+                StoredMessage(
+                    message.request_id,
+                    record.partition,
+                    record.offset,
+                    record.timestamp,
+                    features.row_values(message.data),
+                    class_name(message.data.outcome, features),
+                )
             )
-        )
+        tally[2] += lenient
+        features.transform_rows(rows, tally)
+        batch.tally = tally
 
     def _add_outcome(self, record: Record, batch: Batch) -> None:
-        outcome = self._outcome(record.value)
-        where = (record.partition, record.offset, record.timestamp)
-        batch.outcomes.append((outcome.request_id, messages.label_text(outcome.outcome), *where))
+        if record.offset < self._outcomes_from.get(record.partition, 0):
+            return
+        request_id, outcome = self._outcome.read(record.value)
+        name = class_name(outcome, self._features) or ""
+        batch.outcomes.append((request_id, name, record.partition, record.offset, record.timestamp))
 
     def _add_prediction(self, record: Record, batch: Batch) -> None:
         made = self._prediction(record.value)
@@ -143,5 +241,9 @@ class RecordDecoder:
         batch.predictions.append((made.request_id, made.model_id, made.probability, *where))
 
 
-def _text(label: messages.Label | None) -> str | None:
-    return None if label is None else messages.label_text(label)
+def kafka_records(chunk: RawChunk) -> list[Record]:
+    """The records of a chunk as Kafka returned them, but without keys and headers."""
+    return [
+        Record(chunk.topic, chunk.partition, raw.offset, raw.timestamp, None, raw.value, ())
+        for raw in chunk.records
+    ]

@@ -1,6 +1,7 @@
 """Creates the message store, and replaces one that can no longer be used.
 
-Nothing is lost when a store is replaced, because its content comes from the log.
+Rows of other columns are dropped, and built again from the store's copy of the records. A file
+that is replaced as a whole is kept beside the new one: the log may no longer reach back as far.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,7 +15,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from utils.message_store import database
 from utils.message_store.database import StoreError
-from utils.message_store.tables import Damaged, Tables
+from utils.message_store.log_table import LOG, count_records
+from utils.message_store.tables import LAYOUTS, Damaged, Tables
+
+FROM_THE_LOG = "it is read again from the log"
 
 _LOCK = 0x6D657373  # PostgreSQL's advisory lock for writers
 
@@ -33,8 +37,8 @@ class StoreReplaced(StoreError):
     """The store was damaged, missing or of a recreated topic; an empty one replaced it."""
 
 
-class TopicRecreated(Exception):
-    """A topic was recreated since the store read it; the text is its name."""
+class Outdated(Exception):
+    """Neither rows nor copy can be continued from the log; the text is the reason."""
 
 
 class StoreDatabase:
@@ -42,7 +46,7 @@ class StoreDatabase:
 
     Args:
         url: `sqlite:///path` or `postgresql+psycopg://...`.
-        tables: The store's tables.
+        tables: The store's tables of rows; None, with `read_only`, to read the copy alone.
         read_only: Whether nothing may be created, repaired or dropped.
         timeout: Seconds to wait for another process's lock or a silent server.
         report: Called with one line of text for the user when the store is recreated.
@@ -54,7 +58,7 @@ class StoreDatabase:
     def __init__(
         self,
         url: str,
-        tables: Tables,
+        tables: Tables | None,
         *,
         read_only: bool,
         timeout: float,
@@ -68,7 +72,7 @@ class StoreDatabase:
         self._shown = self._url.set(query={}).render_as_string(hide_password=True)
         self._engine = database.engine(self._url, self._shown, timeout, read_only)
         try:
-            with suppress(StoreReplaced):  # already reported, and nothing is lost
+            with suppress(StoreReplaced):  # already reported
                 self._prepare()
         except BaseException:
             self.close()
@@ -95,54 +99,77 @@ class StoreDatabase:
                         # One writer at a time, as in SQLite, so that there are no deadlocks.
                         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
                     yield connection
-        except (SQLAlchemyError, driver.Error, Damaged, TopicRecreated) as error:
+        except (SQLAlchemyError, driver.Error, Damaged, Outdated) as error:
             # A failed connection may stay unusable; the next call opens a new one.
             self._engine.dispose()
             raise self._translate_error(error) from error
 
-    def _prepare(self) -> None:
-        """Create the tables; recreate them if they were created for other columns."""
-        if self._read_only:
+    def _prepare(self, why: str = "") -> str:
+        """Create the tables; recreate those of rows if they do not fit.
+
+        Args:
+            why: Why they may be missing, for the user.
+
+        Returns:
+            The line of text for the user; empty if there was nothing to do.
+        """
+        tables = self._tables
+        if self._read_only or tables is None:
             self._check_layout()
-            return
+            return ""
         with self.transaction(write=True) as connection:
             if connection.dialect.name == "sqlite" and not database.is_sound(connection):
                 raise Damaged
-            there = sa.inspect(connection).get_table_names()
-            if "messages_layout" in there:
-                if self._layout_of(connection) != self._tables.layout:
-                    self._report(
-                        f"{self._shown} was created for other columns; it is read again from "
-                        "the log"
-                    )
-                elif self._tables.names <= set(there):
-                    return
-                self._tables.drop(connection)
+            there = set(sa.inspect(connection).get_table_names())
+            if LAYOUTS.name in there:
+                if LOG.name not in there:
+                    raise Outdated("it holds no copy of the records, as older versions made it")
+                fits = _layout_of(connection) == tables.layout
+                if fits and tables.names <= there:
+                    return ""
+                why = "its tables are missing" if fits else "it was created for other columns"
+                tables.drop(connection)
             elif "messages" in there:
                 raise StoreError(
                     f"{self._shown}: its table `messages` is not the pipeline's; "
                     "use another database"
                 )
-            self._tables.create(connection)
+            tables.create(connection)
+            LOG.create(connection, checkfirst=True)
+            kept = count_records(connection, {})
+        source = f"its {kept:,} records are read again from its own copy"
+        line = f"{self._shown}: {why}; {source if kept else FROM_THE_LOG}" if why else ""
+        if line:
+            self._report(line)
+        return line
 
     def _check_layout(self) -> None:
+        """Check that the tables to be read are there."""
         if database.is_sqlite_file(self._url) and not Path(str(self._url.database)).exists():
             raise StoreError(f"{self._shown}: the trainer has not made it yet")
         with self.transaction() as connection:
-            if not sa.inspect(connection).has_table("messages_layout"):
+            there = sa.inspect(connection)
+            if not there.has_table(LAYOUTS.name):
                 raise StoreError(f"{self._shown}: the trainer has not made it yet")
-            if self._layout_of(connection) != self._tables.layout:
-                raise StoreError(
-                    f"{self._shown} was created for other columns; "
-                    "the trainer reads the log again when it starts"
-                )
+            if self._tables is None and not there.has_table(LOG.name):
+                raise StoreError(f"{self._shown}: it holds no copy of the records")
+            self.check_columns(connection)
 
-    def _layout_of(self, connection: Connection) -> str | None:
-        return connection.execute(sa.select(self._tables.layouts.c.layout)).scalar()
+    def check_columns(self, connection: Connection) -> None:
+        """Check that the rows still are of these columns; a trainer may build them again.
+
+        Raises:
+            StoreError: They are not.
+        """
+        if self._tables is not None and _layout_of(connection) != self._tables.layout:
+            raise StoreError(
+                f"{self._shown} was created for other columns; "
+                "the trainer builds it again when it starts"
+            )
 
     def _translate_error(self, error: Exception) -> StoreError:
         """Return the error to raise; replace the store first if it is damaged or missing."""
-        if isinstance(error, TopicRecreated):
+        if isinstance(error, Outdated):
             return self._replace_outdated(str(error))
         cause = getattr(error, "orig", None) or error
         code = getattr(cause, "sqlite_errorname", "")
@@ -158,30 +185,32 @@ class StoreDatabase:
         return StoreError(f"{self._shown}: {lines[0]}")
 
     def _replace(self, why: str) -> StoreError:
-        line = f"{self._shown}: {why}; it is read again from the log"
-        self._report(line)
-        self._prepare()
+        line = self._prepare(why)
+        if not line:  # another process has created the tables meanwhile
+            line = f"{self._shown}: {why}"
+            self._report(line)
         return StoreReplaced(line)
 
     def _replace_damaged(self) -> StoreError:
-        """Move a damaged file aside and create an empty one; the log has all of its content."""
+        """Move a damaged file aside and create an empty one, to be filled from the log."""
         path = Path(self._url.database or "")
         replaceable = database.is_sqlite_file(self._url) and not self._read_only
         # Checked again, because another process may have replaced the file meanwhile.
         if not (replaceable and database.is_damaged(path)):
             return StoreError(
                 f"{self._shown}: damaged; start the trainer again, which replaces a damaged "
-                "file, or move it away: it is read again from the log"
+                f"file, or move it away: {FROM_THE_LOG}"
             )
         return self._replace_file(path, "damaged", "the file was damaged")
 
-    def _replace_outdated(self, topic: str) -> StoreError:
-        """Replace the store: its offsets are those of a topic that no longer exists."""
-        why = f"{topic} was deleted and recreated"
+    def _replace_outdated(self, why: str) -> StoreError:
+        """Replace the store with its copy; the log is read again from its start."""
         if database.is_sqlite_file(self._url):
             return self._replace_file(Path(str(self._url.database)), "before", why)
         with self.transaction(write=True) as connection:
-            self._tables.drop(connection)
+            if self._tables is not None:
+                self._tables.drop(connection)
+            LOG.drop(connection, checkfirst=True)
         return self._replace(why)
 
     def _replace_file(self, path: Path, what: str, why: str) -> StoreError:
@@ -194,6 +223,10 @@ class StoreDatabase:
         except OSError as error:
             return StoreError(
                 f"{self._shown}: {why}, and it cannot be moved away ({error.strerror}); "
-                "move it away, then it is read again from the log"
+                f"move it away, then {FROM_THE_LOG}"
             )
         return self._replace(f"{why}; the old file is now {aside.name}")
+
+
+def _layout_of(connection: Connection) -> str | None:
+    return connection.execute(sa.select(LAYOUTS.c.layout)).scalar()

@@ -1,8 +1,8 @@
 """The types that the message store takes and returns."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +14,53 @@ if TYPE_CHECKING:
 Offsets = dict[tuple[str, int], int]
 
 
+#: By partition: the first offset, and the offset after the last.
+LogBounds = Mapping[int, tuple[int, int]]
+
 #: Partition, offset and timestamp (milliseconds since 1970) of a record.
 LogPlace = tuple[int, int, int]
+
+
+class SentRecord(Protocol):
+    """A record of Kafka or of the copy, without its place."""
+
+    @property
+    def offset(self) -> int:
+        """The offset in its partition."""
+
+    @property
+    def timestamp(self) -> int:
+        """Milliseconds since 1970."""
+
+    @property
+    def value(self) -> bytes | None:
+        """The value; None for a tombstone."""
+
+
+class RawRecord(NamedTuple):
+    """A record as it was sent.
+
+    Attributes:
+        offset: The offset in its partition.
+        timestamp: Milliseconds since 1970.
+        value: The value; None for a tombstone, and if it was too large to be kept.
+        omitted: The size in bytes of a value that was too large to be kept; otherwise 0.
+    """
+
+    offset: int
+    timestamp: int
+    value: bytes | None
+    omitted: int = 0
+
+
+@dataclass(frozen=True)
+class RawChunk:
+    """Consecutive records of one partition; `topic_id` is Kafka's id of the topic, if known."""
+
+    topic: str
+    partition: int
+    records: Sequence[RawRecord]
+    topic_id: str | None
 
 
 class StoredMessage(NamedTuple):
@@ -47,8 +92,12 @@ class Batch:
         outcomes: (request_id, outcome, partition, offset, timestamp).
         predictions: (request_id, model_id, probability or list of them, partition,
             offset, timestamp).
+        tally: The values of the messages that are missing, unknown or leniently read, as
+            `FeatureTools.transform_rows` counts them; None if they were not counted.
         offsets: The next offset to read of each partition that was read.
         topic_ids: Kafka's ids of the topics; a recreated topic has another id.
+        raw: The records themselves by topic and partition, also rejected ones, to be copied;
+            empty if they come from the copy.
     """
 
     messages: list[StoredMessage] = field(default_factory=list)
@@ -56,8 +105,10 @@ class Batch:
     predictions: list[tuple[str, int, float | list[float], int, int, int]] = field(
         default_factory=list
     )
+    tally: npt.NDArray[np.int64] | None = None
     offsets: Offsets = field(default_factory=dict)
     topic_ids: Mapping[str, str] = field(default_factory=dict)
+    raw: Mapping[tuple[str, int], Sequence[SentRecord]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -111,6 +162,7 @@ class ModelPredictions:
         model_id: The model.
         probabilities: (rows,) or (rows, classes), of predictions with a known outcome.
         outcomes: (rows,), str: their outcomes.
+        predictions: How many there are, also those that cannot be judged.
         missing_since: (predictions without an outcome,), the time of each in
             milliseconds since 1970, oldest first.
     """
@@ -119,6 +171,7 @@ class ModelPredictions:
     probabilities: npt.NDArray[np.float64]
     outcomes: npt.NDArray[np.object_]
     missing_since: npt.NDArray[np.int64]
+    predictions: int = 0
 
 
 @dataclass(frozen=True)

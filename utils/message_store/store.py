@@ -2,8 +2,9 @@
 
 The store is SQLite in `messages/` by default, or PostgreSQL by URL. It is a copy: the log
 remains the source of truth. Each batch of rows is stored with its offsets in one SQL
-transaction. A store that is lost, damaged or was created for other columns is read again
-from the log.
+transaction, and with a compressed copy of the records themselves (`raw_log`). A store that is
+lost or damaged is read again from the log. Rows that were created for other columns are built
+again from the copy.
 
 The content depends only on the offsets up to which each partition was read:
 
@@ -17,7 +18,9 @@ The content depends only on the offsets up to which each partition was read:
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from operator import itemgetter
 from typing import Any, TypeVar
 
@@ -26,8 +29,10 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from utils.feature_tools import FeatureTools
-from utils.message_store.lifecycle import StoreDatabase, TopicRecreated
+from utils.feature_tools import FeatureTools, IntegerCodes
+from utils.message_store import log_table
+from utils.message_store.lifecycle import Outdated, StoreDatabase
+from utils.message_store.raw_log import RawLog
 from utils.message_store.records import (
     Batch,
     Counts,
@@ -56,12 +61,18 @@ from utils.message_store.tables import (
     unescape_text,
 )
 from utils.messages import APP_MESSAGES, OUTCOMES, PREDICTIONS
+from utils.metrics import ValueShares
+from utils.value_counts import KINDS, shares
 
 R = TypeVar("R", bound=tuple)
 
 
 class MessageStore:
-    """The store at a URL; created if missing, recreated if its columns differ.
+    """The store at a URL; created if missing, its rows recreated if their columns differ.
+
+    Attributes:
+        raw_log: The copy of the records that the store has read.
+        report: Called with one line of text for the user.
 
     Args:
         url: `sqlite:///path` or `postgresql+psycopg://...`.
@@ -83,24 +94,49 @@ class MessageStore:
         timeout: float = 5.0,
         report: Callable[[str], None] | None = None,
     ) -> None:
-        self._features = features
-        self._tables = Tables(features)
-        self._text_ids = TextIds()
-        self._database = StoreDatabase(
-            url,
-            self._tables,
-            read_only=read_only,
-            timeout=timeout,
-            report=report or (lambda line: print(line, file=sys.stderr)),
+        self.report = report or (lambda line: print(line, file=sys.stderr))
+        self._open_database: Callable[[Tables], StoreDatabase] = partial(
+            StoreDatabase, url, read_only=read_only, timeout=timeout, report=self.report
         )
-        dialect = self._database.dialect
-        written = () if read_only else (APP_MESSAGES, OUTCOMES, PREDICTIONS)
-        self._upserts = {topic: Upsert(dialect, self._tables, topic) for topic in written}
+        self._written = () if read_only else (APP_MESSAGES, OUTCOMES, PREDICTIONS)
+        self._set_features(features, tables := Tables(features))
+        self._set_database(self._open_database(tables))
+
+    def _set_features(self, features: FeatureTools, tables: Tables) -> None:
+        self._features = features
+        self._tables = tables
+
+    def _set_database(self, database: StoreDatabase) -> None:
+        self._database = database
+        self.raw_log = RawLog(database)
+        self._text_ids = TextIds()
+        self._upserts = {
+            topic: Upsert(database.dialect, self._tables, topic) for topic in self._written
+        }
 
     @classmethod
     def open(cls, url: str, features: FeatureTools) -> "MessageStore":
         """Open the store for reading; only the trainer writes to it."""
         return cls(url, features, read_only=True)
+
+    def use(self, features: FeatureTools) -> bool:
+        """Go on with another preprocessor, as if the store had been opened with it.
+
+        Returns:
+            Whether its columns or classes differ. Then the store is empty but for the copy, and
+            its offsets are those of an empty store.
+
+        Raises:
+            StoreError: Nothing has changed; the store goes on with the old preprocessor.
+        """
+        tables = Tables(features)
+        differs = tables.layout != self._tables.layout
+        opened = self._open_database(tables) if differs else None
+        self._set_features(features, tables)
+        if opened is not None:
+            self._database.close()
+            self._set_database(opened)
+        return differs
 
     def close(self) -> None:
         """Release the connections."""
@@ -144,7 +180,7 @@ class MessageStore:
         read = self._read_offsets(connection)
         for topic, topic_id in self._read_topic_ids(connection).items():
             if batch.topic_ids.get(topic, topic_id) != topic_id:
-                raise TopicRecreated(topic)
+                raise Outdated(f"{topic} was deleted and recreated")
         classes = frozenset(self._features.classes)
         messages = _drop_already_read(batch.messages, APP_MESSAGES, 1, read)
         outcomes = _drop_already_read(batch.outcomes, OUTCOMES, 2, read)
@@ -165,7 +201,11 @@ class MessageStore:
             self._insert_texts(connection)
         for topic, upsert in self._upserts.items():
             upsert(connection, rows[topic])
+        # A batch's tally cannot be split: one that is partly stored counts nothing.
+        if messages and batch.tally is not None and len(messages) == len(batch.messages):
+            self._count_values(connection, len(messages), batch.tally)
         self._write_offsets(connection, batch, read, refused)
+        log_table.append(connection, batch.raw, batch.topic_ids)
 
     def _message_rows(
         self, messages: Sequence[StoredMessage], classes: frozenset[str]
@@ -178,7 +218,7 @@ class MessageStore:
         words[:, 0] = np.multiply(partitions, PARTITION) + offsets
         columns = list(zip(*values, strict=True))
         for place, column in enumerate(columns):
-            if place < self._tables.n_numerical:
+            if place < self._tables.n_numbers:
                 words.view("<f8")[:, 1 + place] = column  # None becomes NaN
             else:
                 words[:, 1 + place] = [self._text_ids[value] for value in column]
@@ -213,6 +253,40 @@ class MessageStore:
             insert,
             [{"name": n, "text": escape_text(text)} for n, text in self._text_ids.fresh.items()],
         )
+
+    def _count_values(self, connection: Connection, rows: int, tally: IntegerCodes) -> None:
+        table = self._tables.values
+        insert = insert_into(connection.dialect, table)
+        counts = [{"name": "", "kind": "rows", "count": rows}]
+        counts += [
+            {"name": escape_text(name), "kind": kind, "count": int(count)}
+            for kind, line in zip(KINDS, tally, strict=True)
+            for name, count in zip(self._features.columns, line, strict=True)
+            if count
+        ]
+        connection.execute(
+            insert.on_conflict_do_update(
+                index_elements=[table.c.name, table.c.kind],
+                set_={"count": table.c.count + insert.excluded.count},
+            ),
+            counts,
+        )
+
+    def value_shares(self) -> ValueShares:
+        """The shares of values that are missing, unknown or leniently read, of all messages.
+
+        Raises:
+            StoreError: The store cannot be read.
+        """
+        tally, rows = np.zeros((len(KINDS), len(self._features.columns)), np.int64), 0
+        place = {name: n for n, name in enumerate(self._features.columns)}
+        with self._reading_rows() as connection:
+            for name, kind, count in connection.execute(sa.select(self._tables.values)):
+                if kind == "rows":
+                    rows = count
+                else:
+                    tally[KINDS.index(kind), place[unescape_text(name)]] = count
+        return shares(rows, tally, self._features.columns)
 
     def _read_offsets(self, connection: Connection) -> Offsets:
         table = self._tables.offsets
@@ -266,10 +340,17 @@ class MessageStore:
         Raises:
             StoreError: The store cannot be read.
         """
-        with self._database.transaction() as connection, decode_errors_as_damage():
+        with self._reading_rows() as connection:
             row_decoder = RowDecoder(connection, self._tables)
             parts = list(chunks(connection, self._tables, row_decoder))
             return self._assemble(parts, row_decoder, connection)
+
+    @contextmanager
+    def _reading_rows(self) -> Iterator[Connection]:
+        """A transaction that reads what depends on the columns: `packed`, counts of values."""
+        with self._database.transaction() as connection, decode_errors_as_damage():
+            self._database.check_columns(connection)
+            yield connection
 
     def newer_than(self, offsets: Offsets, limit: int | None = None) -> Snapshot:
         """Messages with an outcome, where either is at or after the given offsets.
@@ -296,7 +377,7 @@ class MessageStore:
             .order_by(known_since.desc(), c.partition.desc(), c.offset.desc())
             .limit(limit)
         )
-        with self._database.transaction() as connection, decode_errors_as_damage():
+        with self._reading_rows() as connection:
             row_decoder = RowDecoder(connection, self._tables)
             parts = [rows_of(connection.execute(query).all(), row_decoder)]
             return self._assemble(parts, row_decoder, connection)
@@ -314,7 +395,7 @@ class MessageStore:
             order = slice(None)  # already in order; a slice avoids a copy
         columns: dict[str, object] = {}
         for place, name in enumerate(self._features.columns):
-            if place < self._tables.n_numerical:
+            if place < self._tables.n_numbers:
                 columns[name] = pd.Series(words[1 + place].view("<f8")[order], copy=False)
             else:
                 columns[name] = row_decoder.texts(words[1 + place])[order]
@@ -453,4 +534,5 @@ def _model_predictions(
         np.array(given, dtype=np.float64).reshape((-1,) if wanted == 1 else (-1, wanted)),
         np.array(outcomes, dtype=object),
         np.array(missing, dtype=np.int64),
+        len(rows),
     )

@@ -6,10 +6,11 @@ columns that the tables were created for, and `messages_texts` texts by id. A re
 reads every row, and reading millions of short texts one by one is slow. So a row also has
 its place in the log and all of its features in one blob (`packed`, 8 bytes each: a number,
 or the id of a text in `messages_texts`), and the database returns the blobs of thousands of
-rows as one.
+rows as one. They can all be built again from `messages_log` (see `log_table`).
 """
 
 import re
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
@@ -29,8 +30,8 @@ from utils.messages import APP_MESSAGES, OUTCOMES, PREDICTIONS
 if TYPE_CHECKING:
     import pandas as pd
 
-#: The version of the tables; a store of another version is recreated from the log.
-LAYOUT_VERSION = 2
+#: The version of the tables of rows; those of another version are built again.
+LAYOUT_VERSION = 3
 
 PARTITION = 2**48  # times the partition, plus the offset: a place in the log as one number
 _CHUNK = 8000  # rows that the database returns as one
@@ -38,6 +39,9 @@ LONG_ID = 500  # characters: PostgreSQL's index holds 2,704 bytes at most
 _MAX_CACHED_TEXTS = 100_000  # texts whose ids are cached
 ESCAPE = "\x1a"  # replaces a character or text that a database cannot store
 
+
+#: One row: the layout that the tables of rows were created with.
+LAYOUTS = sa.Table("messages_layout", sa.MetaData(), sa.Column("layout", sa.Text))
 
 #: A row's request_id, `packed` and `Tables.code`, or those of many rows concatenated.
 KnownRow = sa.Row[str, bytes, str]
@@ -53,7 +57,7 @@ def decode_errors_as_damage() -> Iterator[None]:
     """Turn decoding errors into `Damaged`: SQLite has no checksums against disk errors."""
     try:
         yield
-    except (msgspec.MsgspecError, ValueError, LookupError) as error:
+    except (msgspec.MsgspecError, zlib.error, ValueError, LookupError) as error:
         raise Damaged from error
 
 
@@ -64,11 +68,12 @@ class Tables:
         messages: A row per request_id.
         offsets: The next offset and the number of rejected outcomes of each partition (`refused`).
         texts: Texts by id.
-        layouts: One row, the layout that the tables were created with.
+        values: How many values of each column are missing, unknown or leniently read (`kind`).
+            The number of messages is that of the column "" and the kind "rows".
         columns: The feature columns of `messages`, in the order of the features.
-        numbers: How many of them are numbers; those come first.
+        n_numbers: How many of them are no categories, and so hold numbers; those come first.
         names: The names of the tables.
-        layout: The columns and classes that the tables are for, as text.
+        layout: The columns, the classes and the rules by which both are read, as text.
         known_outcome: The valid outcome of a row.
         classes: The classes of outcomes.
         code: The index of the valid outcome in `classes`, as four hexadecimal digits.
@@ -78,9 +83,9 @@ class Tables:
     def __init__(self, features: FeatureTools) -> None:
         metadata = sa.MetaData()
         big = sa.BigInteger
-        self.n_numerical = len(features.numerical)
+        self.n_numbers = len(features.columns) - len(features.categorical)
         self.columns = [
-            sa.Column(name, sa.Double if place < self.n_numerical else sa.Text)
+            sa.Column(name, sa.Double if place < self.n_numbers else sa.Text)
             for place, name in enumerate(sql_names(features.columns))
         ]
         self.messages = sa.Table(
@@ -115,11 +120,25 @@ class Tables:
             sa.Column("name", big, primary_key=True, autoincrement=False),
             sa.Column("text", sa.Text, nullable=False),
         )
-        self.layouts = sa.Table("messages_layout", metadata, sa.Column("layout", sa.Text))
+        self.values = sa.Table(
+            "messages_values",
+            metadata,
+            sa.Column("name", sa.Text, primary_key=True),
+            sa.Column("kind", sa.Text, primary_key=True),
+            sa.Column("count", big, nullable=False),
+        )
+        LAYOUTS.to_metadata(metadata)
         self._metadata = metadata
         self.names = frozenset(metadata.tables)
         self.layout = msgspec.json.encode(
-            [LAYOUT_VERSION, features.numerical, features.categorical, sorted(features.classes)]
+            [
+                LAYOUT_VERSION,
+                features.columns[: self.n_numbers],
+                features.columns[self.n_numbers :],
+                sorted(features.classes),
+                features.target,
+                features.reading_rules,
+            ]
         ).decode()
         c = self.messages.c
         self.known_outcome = sa.func.coalesce(c.outcome, c.inline_outcome)
@@ -139,7 +158,7 @@ class Tables:
     def create(self, connection: Connection) -> None:
         """Create the tables."""
         self._metadata.create_all(connection)
-        connection.execute(self.layouts.insert(), {"layout": self.layout})
+        connection.execute(LAYOUTS.insert(), {"layout": self.layout})
 
     def drop(self, connection: Connection) -> None:
         """Drop the tables, whatever columns they have."""

@@ -1,5 +1,6 @@
 """Features, messages and batches that tests of the message store use."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,8 @@ from utils.message_store import Batch, Snapshot, StoredMessage
 from utils.messages import APP_MESSAGES, PREDICTIONS
 
 
-def make_features(**changes: Any) -> FeatureTools:
+def make_features(rows: Mapping[str, Sequence[Any]] | None = None, **changes: Any) -> FeatureTools:
+    """A preprocessor that was fitted to two rows, or to others."""
     wanted: dict[str, Any] = {
         "target": "income",
         "numerical": ["age"],
@@ -19,9 +21,10 @@ def make_features(**changes: Any) -> FeatureTools:
         "classes": ["no", "yes"],
     }
     wanted |= changes
-    columns = {name: [1.0, 2.0] for name in wanted["numerical"]}
-    texts = {name: ["a", "b"] for name in wanted["categorical"]}
-    return FeatureTools().fit(pd.DataFrame(columns | texts), **wanted)
+    if rows is None:
+        rows = {name: [1.0, 2.0] for name in wanted["numerical"]}
+        rows |= {name: ["a", "b"] for name in wanted["categorical"]}
+    return FeatureTools().fit(pd.DataFrame(rows), **wanted)
 
 
 FEATURES = make_features()

@@ -1,5 +1,6 @@
 """The message store: the same checks on SQLite and on a real PostgreSQL."""
 
+import json
 import multiprocessing
 import random
 import signal
@@ -22,6 +23,8 @@ from tests.unit.utils.message_store.samples import (
     make_features,
     message,
 )
+from utils.feature_tools import FeatureTools
+from utils.kafka_io import Record, TopicPartition
 from utils.message_store import (
     Batch,
     MessageStore,
@@ -29,7 +32,10 @@ from utils.message_store import (
     StoreError,
     StoreReplaced,
 )
+from utils.message_store.ingest import RecordDecoder
 from utils.messages import APP_MESSAGES, OUTCOMES, PREDICTIONS
+from utils.metrics import ValueShares
+from utils.values import Rules
 
 # A simple model of what the store should hold
 
@@ -129,7 +135,7 @@ def test_unmatched_and_refused_outcomes_are_counted_once(url: str) -> None:
         [message("a", 0, 0, "huh"), message("b", 0, 1, "yes")],
         [("c", "no", 0, 0, 1), ("b", "what", 0, 1, 1)],
         [("b", 1, 0.5, 0, 0, 1)],
-        {(APP_MESSAGES, 0): 2, (OUTCOMES, 0): 2, (PREDICTIONS, 0): 1},
+        offsets={(APP_MESSAGES, 0): 2, (OUTCOMES, 0): 2, (PREDICTIONS, 0): 1},
     )
     with MessageStore(url, FEATURES) as store:
         for _ in range(2):
@@ -230,6 +236,77 @@ def test_values_are_stored_bit_for_bit(url: str, values: tuple[Any, Any]) -> Non
     number = np.array([np.nan if values[0] is None else values[0]])
     assert frame["age"].to_numpy().tobytes() == number.tobytes()
     assert frame["job"].astype(object).where(frame["job"].notna(), None).tolist() == [values[1]]
+
+
+def sent_records(first: int, *data: dict[str, Any]) -> list[Record]:
+    """Messages on partition 0 of `app_messages`, from an offset on."""
+    return [
+        Record(APP_MESSAGES, 0, offset, 1000 + offset, None, json.dumps(value).encode(), ())
+        for offset, row in enumerate(data, first)
+        for value in [{"request_id": f"r{offset}", "data": row}]
+    ]
+
+
+def decoded(features: FeatureTools, records: list[Record]) -> Batch:
+    """The batch of records, which it also holds themselves."""
+    batch = RecordDecoder(features).batch({TopicPartition(APP_MESSAGES, 0): records})
+    batch.raw = {(APP_MESSAGES, 0): records}
+    return batch
+
+
+def test_values_of_stored_messages_are_counted_once(url: str) -> None:
+    """What is missing, unknown or leniently read."""
+    rejected: dict[str, Any] = {"age": "5", "job": [1]}  # its age is read before its job
+    data: list[dict[str, Any]]
+    data = [{"age": 1, "job": "a"}, {"age": "2", "job": " b"}, {"age": None}, {"job": "huh"}]
+    sent = [
+        sent_records(0, rejected),
+        sent_records(1, *data),
+        sent_records(5, {"age": 3.5, "job": "c"}, {"income": "no"}),
+    ]
+    batches = [decoded(FEATURES, records) for records in sent]
+    with MessageStore(url, FEATURES) as store:
+        assert store.value_shares() == ValueShares()
+        for batch in (batches[0], batches[0]):
+            store.ingest(batch)
+            assert store.value_shares() == ValueShares()
+        for batch in batches[1:] + batches:
+            store.ingest(batch)
+        wanted = ValueShares(
+            rows=5,
+            missing={"age": 0.4, "job": 0.2},
+            unknown={"job": 0.4},
+            lenient={"age": 0.2, "job": 0.2},
+        )
+        assert store.value_shares() == wanted
+        # A batch that is partly stored is not counted, because its tally cannot be split.
+        store.ingest(decoded(FEATURES, sent[-1] + sent_records(7, {"age": "7"})))
+        assert store.value_shares() == wanted and store.counts().messages == 6
+    with MessageStore.open(url, FEATURES) as store:
+        assert store.value_shares() == wanted
+
+
+def test_rules_by_which_values_are_read_are_part_of_the_layout(url: str) -> None:
+    ruled = make_features(rules=Rules(missing=("", "a")))
+    data = [{"age": 1, "job": job, "income": "no"} for job in ("a", "b")]
+    batches = {f: decoded(f, sent_records(0, *data)) for f in (FEATURES, ruled)}
+    end = {(APP_MESSAGES, 0): 2}
+    lines: list[str] = []
+    with MessageStore(url, FEATURES, report=lines.append) as store:
+        store.ingest(batches[FEATURES])
+        assert [row[2] for row in contents(store.snapshot())["rows"]] == ["a", "b"]
+        assert store.value_shares() == ValueShares(rows=2) and not lines
+    with pytest.raises(StoreError, match="other columns"):
+        MessageStore.open(url, ruled)
+    with MessageStore(url, ruled, report=lines.append) as store:
+        assert len(lines) == 1 and "its 2 records are read again from its own copy" in lines[0]
+        assert (store.offsets(), store.raw_log.ends()) == ({}, end)
+        assert store.value_shares() == ValueShares()
+        store.ingest(batches[ruled])
+        assert [row[2] for row in contents(store.snapshot())["rows"]] == [None, "b"]
+        assert store.value_shares() == ValueShares(rows=2, missing={"job": 0.5})
+        assert not store.use(make_features(rules=ruled.rules)) and store.offsets() == end
+        assert store.use(FEATURES) and store.offsets() == {}
 
 
 def test_empty_store_gives_empty_results(url: str) -> None:
@@ -380,7 +457,8 @@ def test_snapshot_is_consistent_while_rows_arrive(url: str) -> None:
 def test_recreated_topic_empties_the_store(url: str) -> None:
     def batch(topic_id: str, offset: int) -> Batch:
         rows = [message(f"{topic_id}-{offset}", 0, offset, "no")]
-        return Batch(rows, [], [], {(APP_MESSAGES, 0): offset + 1}, {APP_MESSAGES: topic_id})
+        ends = {(APP_MESSAGES, 0): offset + 1}
+        return Batch(rows, offsets=ends, topic_ids={APP_MESSAGES: topic_id})
 
     lines: list[str] = []
     with MessageStore(url, FEATURES, report=lines.append) as store:

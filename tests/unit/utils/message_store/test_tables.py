@@ -13,6 +13,7 @@ from tests.unit.utils.message_store.samples import (
     make_features,
     message,
 )
+from utils.message_decoder import new_tally
 from utils.message_store import (
     Batch,
     MessageStore,
@@ -61,6 +62,22 @@ def test_changed_columns_empty_the_store(url: str, changes: dict[str, Any]) -> N
     assert len(lines) == 1 and "other columns" in lines[0]
     with MessageStore(url, other, report=lines.append):
         assert len(lines) == 1
+
+
+def test_reader_notices_that_the_columns_have_changed(url: str) -> None:
+    """The other column has the same place, so its values could be taken for the old one's."""
+    MessageStore(url, FEATURES).close()
+    with MessageStore.open(url, FEATURES) as reader:
+        assert len(reader.snapshot().request_ids) == 0
+        other = make_features(numerical=["hours"])
+        with MessageStore(url, other, report=lambda line: None) as store:
+            batch = Batch([message("a", 0, 0, "no")], tally=new_tally(other) + 1)
+            batch.offsets = {(APP_MESSAGES, 0): 1}
+            store.ingest(batch)
+        for read in (reader.snapshot, lambda: reader.newer_than({}), reader.value_shares):
+            with pytest.raises(StoreError, match="other columns") as failure:
+                read()
+            one_line(failure.value)
 
 
 def test_foreign_table_is_left_unchanged(url: str) -> None:
