@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from train.missing import settle_missing
 from utils.boosting import lgb
 from utils.feature_tools import FeatureTools, IntegerCodes, Matrix
 
@@ -66,12 +67,11 @@ def dataset(X: Matrix, y: IntegerCodes, features: FeatureTools, *, threads: int)
         raise ValueError(
             "there are no rows to train on" if len(y) == 0 else "a row has an unknown class"
         )
-    first_code = len(features.feature_names) - len(features.categorical_features)
     return lgb.Dataset(
         X,
         label=y,
         feature_name=[f"f{place}" for place in range(X.shape[1])],
-        categorical_feature=list(range(first_code, X.shape[1])),
+        categorical_feature=list(range(_first_code(features), X.shape[1])),
         params={**DATASET_PARAMS, "num_threads": threads},
         free_raw_data=False,
     )
@@ -87,7 +87,7 @@ def fit(
     threads: int,
     seed: int = 1,
 ) -> lgb.Booster:
-    """Fit a model.
+    """Fit a model, and settle where values go that are missing in none of the rows.
 
     Args:
         X: (rows, features), encoded by `features`.
@@ -104,7 +104,13 @@ def fit(
     threads = threads if len(y) >= MIN_ROWS_FOR_THREADS else 1
     rows = dataset(X, y, features, threads=threads)
     chosen = lightgbm_params(features, params, threads=threads, seed=seed)
-    return lgb.train(chosen, rows, num_boost_round=rounds)
+    booster = lgb.train(chosen, rows, num_boost_round=rounds)
+    return settle_missing(booster, X, _first_code(features))
+
+
+def _first_code(features: FeatureTools) -> int:
+    """The first column of the matrix that holds codes; those before it hold numbers."""
+    return len(features.feature_names) - len(features.categorical_features)
 
 
 def predict(booster: lgb.Booster, X: Matrix, threads: int) -> Matrix:
