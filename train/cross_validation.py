@@ -121,7 +121,7 @@ def _train_chunk(booster: lgb.Booster) -> list[float]:
 
 def has_no_chance(losses: Matrix, best_loss: float) -> bool:
     """Whether the loss stays above `best_loss` even if each chunk gains 0.7 times the last one."""
-    if len(losses) < 3 * CHUNK:
+    if len(losses) < 3 * CHUNK or losses.min() <= best_loss:
         return False
     gain = max(losses[-1 - CHUNK] - losses[-1], 0.0)
     return bool(losses[-1] - gain * 0.7 / (1 - 0.7) > best_loss)

@@ -121,6 +121,18 @@ class Race:
         """The lowest loss so far."""
         return min((trial.loss for trial in self.trials), default=math.inf)
 
+    def known(self, remembered: Mapping[str, float] | None = None) -> list[dict[str, float]]:
+        """The candidates to try first: `start`, the optimiser's best, LightGBM's defaults.
+
+        Args:
+            remembered: The best candidate of an earlier search, if the optimiser knows one.
+        """
+        found = [self.start]
+        for params in (remembered, search_space.defaults(self.space)):
+            if params is not None and params not in found:
+                found.append(dict(params))
+        return found[: self.spec.evals]
+
     def problem_id(self) -> str:
         """An id of the problem; candidates of different problems cannot be compared."""
         features = self.spec.features

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from utils.feature_tools import FeatureTools
 
@@ -58,9 +58,47 @@ CATEGORY_SPACE: Mapping[str, Range] = {
 }
 
 
+#: LightGBM's own values. No optimiser may do worse than they would, so all of them try these.
+DEFAULTS: Mapping[str, float] = {
+    "num_leaves": 31,
+    "feature_fraction": 1.0,
+    "min_data_in_leaf": 20,
+    "lambda_l1": 0.0,
+    "lambda_l2": 0.0,
+    "cat_smooth": 10.0,
+    "cat_l2": 10.0,
+    "max_cat_threshold": 32,
+    "min_data_per_group": 100,
+}
+
+#: A tree that sees one column cannot combine it with another: on two columns (`banana`) such
+#: trees had an accuracy of .74, those that see both .88.
+FEWEST_COLUMNS = 2
+#: On Adult's 15 columns, trees that see five of them were best.
+USUAL_COLUMNS = 5
+
+
 def space_of(features: FeatureTools) -> dict[str, Range]:
     """The parameters to search for these features."""
-    return {**SPACE, **(CATEGORY_SPACE if features.categorical_features else {})}
+    space = {**SPACE, **(CATEGORY_SPACE if features.categorical_features else {})}
+    return {**space, "feature_fraction": _feature_fraction(len(features.feature_names))}
+
+
+def _feature_fraction(columns: int) -> Range:
+    """A third of the columns, or `USUAL_COLUMNS` if that is more; at least `FEWEST_COLUMNS`."""
+    usual = SPACE["feature_fraction"]
+    return replace(
+        usual,
+        centre=min(max(usual.centre, USUAL_COLUMNS / columns), 1.0),
+        spread=max(usual.spread, 1 / columns),
+        # Rounded up to the digits of a candidate.
+        low=min(max(usual.low, math.ceil(FEWEST_COLUMNS / columns * 1e4) / 1e4), 1.0),
+    )
+
+
+def defaults(space: Mapping[str, Range]) -> dict[str, float]:
+    """LightGBM's own values; in a range without 0, its lowest value stands for 0."""
+    return cut(DEFAULTS, space)
 
 
 def cut(drawn: Mapping[str, float], space: Mapping[str, Range]) -> dict[str, float]:

@@ -17,14 +17,19 @@ with stub_modules(stubs=("hyperopt.atpe",)):  # an unused algorithm that loads s
 
 
 def optimise(race: Race) -> None:
-    """Try `race.spec.evals` candidates, `race.start` first."""
+    """Try `race.spec.evals` candidates, those of `race.known` first."""
 
     def loss_of(drawn: Mapping[str, float]) -> dict[str, object]:
         return {"loss": race.validate(drawn).loss, "status": STATUS_OK}
 
-    # fmin ignores points_to_evaluate when it is given trials, so the start is one of them.
-    trials: Trials = generate_trials_to_calculate([race.start])
-    trials.refresh()  # otherwise fmin does not count it
+    known = race.known()
+    if len(known) == race.left:  # fmin evaluates nothing if it has no candidate to draw
+        for params in known:
+            race.validate(params)
+        return
+    # fmin ignores points_to_evaluate when it is given trials, so these are among them.
+    trials: Trials = generate_trials_to_calculate(known)
+    trials.refresh()  # otherwise fmin does not count them
     fmin(
         loss_of,
         {name: _prior(name, spec) for name, spec in race.space.items()},

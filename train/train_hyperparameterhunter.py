@@ -3,7 +3,7 @@
 The experiments are in `searches/HyperparameterHunterAssets/`. When the same rows are
 searched again, the package finds the matching experiments and learns from all of them.
 After rows were added none match, because losses on different rows cannot be compared. Then
-the best candidate of the last search is tried right after `start`.
+the best candidate of the last search is tried right after `start`. LightGBM's defaults follow.
 
 The package's "model" is a whole cross-validation by `race`, which it fits once. So its
 candidates are validated like those of every other optimiser.
@@ -44,7 +44,7 @@ RANDOM_FIRST = 8
 
 
 def optimise(race: Race) -> None:
-    """Try `race.spec.evals` candidates, `race.start` first."""
+    """Try `race.spec.evals` candidates, those of `race.known` first."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = race.spec.memory or Path(temporary)
         for name in FOLDERS:
@@ -54,10 +54,7 @@ def optimise(race: Race) -> None:
 
 def _search(race: Race, folder: Path) -> None:
     earlier = _leaderboard(folder / ASSETS)
-    known = [race.start]
-    best = _previous_best(earlier, folder / ASSETS, race)
-    if best is not None and best != race.start:
-        known.append(best)
+    known = race.known(_previous_best(earlier, folder / ASSETS, race))
     with hunter_shims.apply_shims() as hunter:
         hunter.Environment(
             train_dataset=pd.DataFrame(race.spec.X).add_prefix("f").assign(target=race.spec.y),
@@ -69,7 +66,7 @@ def _search(race: Race, folder: Path) -> None:
             verbose=0,
         )
         model = _model(race)
-        for params in known[: race.spec.evals]:
+        for params in known:
             hunter.CVExperiment(model, model_init_params=params)
         protocol = _protocol(race)
         ranges = {
@@ -144,9 +141,11 @@ def mean(target: Matrix, prediction: Matrix) -> float:
     return float(np.mean(prediction))
 
 
-def _dimension(hunter: ModuleType, spec: Range, known: list[float]) -> "Real":
-    """A real dimension; the package has no log-uniform integers, so `race` rounds."""
+def _dimension(hunter: ModuleType, spec: Range, known: list[float]) -> "Real | float":
+    """A real dimension, or a constant; the package has no log-uniform integers: `race` rounds."""
     low, high = spec.interval(*known)
+    if low == high:
+        return low
     return hunter.Real(low, high, prior="log-uniform" if spec.log else "uniform")
 
 

@@ -3,7 +3,8 @@
 The studies are in `searches/optuna.log`, Optuna's journal, one for each set of columns and
 classes. Each search adds its trials and learns from all of them, with less weight on older
 ones. Their losses may be of other rows, but never of another problem. After `start` a
-search tries the best candidate of the previous search, if it is a different one.
+search tries the best candidate of the previous search, if it is a different one, and
+LightGBM's defaults.
 """
 
 import os
@@ -24,14 +25,12 @@ FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 def optimise(race: Race) -> None:
-    """Try `race.spec.evals` candidates, `race.start` first."""
+    """Try `race.spec.evals` candidates, those of `race.known` first."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = _study(race)
     earlier = study.get_trials(deepcopy=False, states=FINISHED)
     race.learnt_from = len(earlier)
-    known = [race.start]
-    if earlier and (best := _previous_best(earlier)) != race.start:
-        known.append(best)
+    known = race.known(_previous_best(earlier) if earlier else None)
     for params in known:
         study.enqueue_trial(params)
     search = earlier[-1].user_attrs["search"] + 1 if earlier else 1

@@ -18,12 +18,12 @@ from sklearn.datasets import load_wine
 
 from tests.harness import Pipeline, write_adult
 from tests.unit.train.samples import Rows, make_spec
-from train import optimisers, train_hyperparameterhunter
+from tests.unit.utils.samples import fit
+from train import optimisers, search_space, train_hyperparameterhunter
 from train import search as searching
 from train.search import RACING_RATE, Best
 from train.search_space import CATEGORY_SPACE, SPACE, Range
 from utils.broker import Broker
-from utils.preprocess_data import fit_features
 from utils.settings import ROOT, Data
 
 ALL = {**SPACE, **CATEGORY_SPACE}
@@ -53,7 +53,7 @@ def three_classes() -> Rows:
 
 
 def encode(frame: pd.DataFrame) -> Rows:
-    features = fit_features(frame, Data(train="", target="y"))
+    features = fit(frame, Data(train="", target="y"))
     return features.transform(frame), features.encode_target(frame["y"]), features
 
 
@@ -106,6 +106,17 @@ def check_warm_start_is_evaluated_first(search: Searches) -> None:
     assert search(two_classes(), start_from={"num_leaves": 7}).trials[0].params["num_leaves"] == 7
 
 
+def check_defaults_of_lightgbm_are_tried(search: Searches) -> None:
+    """They are among the first three candidates, also when earlier searches are remembered."""
+    for rows in (two_classes(), three_classes()):
+        space = search_space.space_of(rows[2])
+        defaults = {**search_space.defaults(space), "learning_rate": RACING_RATE}
+        assert (defaults["num_leaves"], defaults["feature_fraction"]) == (31, 1.0)
+        for _ in range(2):
+            race = search(rows, memory="kept").trials[:-1]
+            assert defaults in [trial.params for trial in race[:3]]
+
+
 def check_progress_is_reported(search: Searches) -> None:
     calls: list[tuple[int, int, float]] = []
     best = search(two_classes(), evals=3, progress=lambda *figures: calls.append(figures))
@@ -131,9 +142,9 @@ def check_earlier_searches_are_used(search: Searches) -> None:
         return
     best = min(first.trials[:-1], key=lambda trial: trial.loss)
     again = search(two_classes(), memory="kept")
-    assert again.learnt_from >= 9  # or 10: the first candidate is the same
+    assert again.learnt_from >= 8  # or 10: the start and the defaults are the same
     assert best.params in [trial.params for trial in again.trials[:2]]
-    assert {json.dumps(t.params) for t in again.trials[2:4]}.isdisjoint(
+    assert {json.dumps(t.params) for t in again.trials[3:4]}.isdisjoint(
         json.dumps(t.params) for t in first.trials
     )
     with pytest.raises(InterruptedError):
@@ -254,7 +265,7 @@ def test_optimisers_learn_from_earlier_searches_in_a_real_pipeline(
 ) -> None:
     """Initialise twice, then retrain, first with HyperparameterHunter and then with Optuna."""
     hunter = ("--hyper", "hyperparameterhunter", "--evals", "3")
-    for text, options in (("", hunter), ("learnt from 2 earlier", (*hunter, "--force"))):
+    for text, options in (("", hunter), ("learnt from 1 earlier", (*hunter, "--force"))):
         done = small_pipeline.run("initialize.py", *options)
         assert done.returncode == 0, done.stderr
         assert text in done.stdout and "Traceback" not in done.stderr

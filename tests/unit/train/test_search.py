@@ -8,13 +8,16 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from tests.unit.train.samples import Rows, encode_rows, search
 from train import evaluate, fit
 from train.search import RACING_RATE
-from utils import settings
-from utils.preprocess_data import read_frame
+from train.search_space import defaults, space_of
+from utils import settings, splits
+from utils.data_set import read_data
+from utils.settings import Data
 
 
 def test_search_is_reproducible(binary_rows: Rows) -> None:
@@ -51,6 +54,32 @@ def test_search_reports_progress(binary_rows: Rows) -> None:
     assert [(done, total) for done, total, _ in calls] == [(1, 1)]
 
 
+def test_space_fits_the_number_of_columns() -> None:
+    """A tree sees at least two columns, or all of them; on Adult's 15 about five, as before."""
+    frame = pd.DataFrame({f"c{n}": [0.0, 1.0] for n in range(200)} | {"y": ["a", "b"]})
+    for columns, centre, fewest in ((1, 1, 1), (2, 2, 2), (4, 4, 2), (15, 5, 2), (200, 66, 20)):
+        chosen = frame[[*frame.columns[:columns], "y"]]
+        _, _, features = encode_rows(chosen, Data(train="", target="y"))
+        fraction = space_of(features)["feature_fraction"]
+        assert round(fraction.centre * columns) == centre
+        assert round(fraction.low * columns) == fewest
+        assert fraction.cut(fraction.low - 1) == fraction.low
+        assert defaults(space_of(features))["feature_fraction"] == 1.0
+
+
+def test_search_on_two_columns_is_no_worse_than_the_defaults() -> None:
+    """The class depends on both columns together, as in a chessboard."""
+    rng = np.random.default_rng(5)
+    frame = pd.DataFrame({"a": rng.random(2000), "b": rng.random(2000)})
+    odd = (np.floor(frame["a"] * 3) + np.floor(frame["b"] * 3)) % 2
+    frame["y"] = np.where(odd == 1, "odd", "even")
+    X, y, features = encode_rows(frame, Data(train="", target="y"))
+    best = search((X[:1000], y[:1000], features), evals=3)
+    booster = fit.fit(X[:1000], y[:1000], features, best.params, best.rounds, threads=1)
+    found = evaluate.metrics(fit.predict(booster, X[1000:], 1), y[1000:])
+    assert found.accuracy is not None and found.accuracy > 0.9
+
+
 def test_search_learns_several_classes(multiclass_rows: Rows) -> None:
     X, y, features = multiclass_rows
     assert features.classes == ("barbera", "barolo", "grignolino")
@@ -67,12 +96,12 @@ def test_search_learns_several_classes(multiclass_rows: Rows) -> None:
 def test_search_on_adult_beats_the_original(adult_files: Path) -> None:
     """The original has log loss 0.2865 and accuracy 0.8688. The search does not see test rows."""
     data = settings.load({}).data
-    frame = read_frame(adult_files / data.train, data)
-    kept = evaluate.is_validation_row([f"base-{line}" for line in range(len(frame))])
+    frame = read_data(adult_files / data.train, data).frame
+    kept = splits.is_validation_row(frame.drop(columns=data.target))
     X, y, features = encode_rows(frame[~kept], data)
     best = search((X, y, features), evals=10)
     booster = fit.fit(X, y, features, best.params, best.rounds, threads=2)
-    test = read_frame(adult_files / data.test, data)
+    test = read_data(adult_files / data.test, data).frame
     probabilities = fit.predict(booster, features.transform(test), 2)
     found = evaluate.metrics(probabilities, features.encode_target(test[data.target]))
     assert found.rows == 16_281
@@ -95,13 +124,14 @@ import numpy as np
 import pandas as pd
 from train import fit, train_hyperopt
 from train.search import SearchSpec, search
-from utils.preprocess_data import fit_features, read_frame
+from utils.preprocess_data import fit_features
 from utils.settings import Data
 
 rng = np.random.default_rng(0)
 frame = pd.DataFrame({"a": rng.normal(size=200), "b": rng.choice(list("xyz"), 200)})
 frame["y"] = np.where(frame["a"] + rng.normal(size=200) > 0, "1", "0")
-features = fit_features(frame, Data(train="", target="y"))
+types = {"a": "number", "b": "category"}
+features = fit_features(frame, Data(train="", target="y"), types)
 X, y = features.transform(frame), features.encode_target(frame["y"])
 optimise = train_hyperopt.optimise
 best = search(optimise, SearchSpec(X=X, y=y, features=features, evals=3, seed=1, threads=2))
