@@ -18,16 +18,18 @@ from itertools import chain
 import msgspec
 import numpy as np
 
-from utils import kafka_io, messages, process, scoring
+from utils import changes, kafka_io, messages, process, scoring
 from utils.errors import one_line
-from utils.feature_tools import Row
+from utils.feature_tools import Row, ValueTally
 from utils.kafka_io import Content, ExactlyOnce, Polled, Position, TopicPartition
+from utils.message_decoder import new_tally
 from utils.messages import ModelLoaded, RetrainRequest
 from utils.model_store import Bundle, ModelStore
 from utils.model_store.watcher import BundleWatcher
 from utils.outcome_count import OutcomeCount
 from utils.scoring import DecodedRecords
 from utils.settings import Settings
+from utils.value_counts import ValueCounts, describe
 
 #: Batches at least this large are pipelined on worker threads.
 PIPELINE_MIN_RECORDS = 256
@@ -54,6 +56,7 @@ class PendingBatch:
     bundle: Bundle
     decoded: dict[TopicPartition, DecodedRecords]
     scores: Callable[[], np.ndarray]
+    tally: ValueTally
 
 
 class Predictor:
@@ -83,6 +86,7 @@ class Predictor:
         self.client = client
         self.bundle = bundle
         self.predictions = 0
+        self.values = ValueCounts(bundle.features)
         self._watcher = watcher
         self._every = every
         self._report = report
@@ -142,17 +146,19 @@ class Predictor:
         self._report(f"NEW MODEL RELOADED {bundle.model_id}")
 
     def _decode_and_score(self, polled: Polled) -> PendingBatch:
-        bundle = self.bundle
+        bundle, tally = self.bundle, new_tally(self.bundle.features)
         decoded = {
-            tp: DECODERS[tp.topic](records, bundle) for tp, records in polled.records.items()
+            tp: DECODERS[tp.topic](records, bundle, tally) for tp, records in polled.records.items()
         }
         rows = list(chain.from_iterable(part.rows for part in decoded.values()))
-        return PendingBatch(polled, bundle, decoded, self._score(bundle, rows))
+        return PendingBatch(polled, bundle, decoded, self._score(bundle, rows, tally), tally)
 
-    def _score(self, bundle: Bundle, rows: list[Row]) -> Callable[[], np.ndarray]:
+    def _score(
+        self, bundle: Bundle, rows: list[Row], tally: ValueTally
+    ) -> Callable[[], np.ndarray]:
         if not rows:
             return lambda: np.empty(0)
-        matrix = bundle.features.transform_rows(rows)
+        matrix = bundle.features.transform_rows(rows, tally)
         if len(rows) < PIPELINE_MIN_RECORDS:
             return lambda: bundle.score(matrix)
         return self._scorer.submit(bundle.score, matrix).result
@@ -168,7 +174,6 @@ class Predictor:
                 records[place] = scoring.prediction_records(batch.bundle, part.request_ids, some)
             if part.rejected:
                 records[DEAD_LETTERS] += part.rejected
-        rejected = sum(len(part.rejected) for part in batch.decoded.values())
         self.client.wait_for_commit()
         announced, positions = list(self._announcements), {}
         requests: list[RetrainRequest] = []
@@ -183,18 +188,34 @@ class Predictor:
         def committed() -> None:
             del self._announcements[: len(announced)]
             self.predictions += scored
-            self._report_batch(requests, rejected)
+            self._report_batch(requests, batch)
+            self._count_values(batch, scored)
 
         self.client.commit(batch.polled, records, positions, committed)
 
-    def _report_batch(self, requests: list[RetrainRequest], rejected: int) -> None:
+    def _report_batch(self, requests: list[RetrainRequest], batch: PendingBatch) -> None:
         for request in requests:
             self._report(
                 f"RETRAIN REQUESTED: {request.count} outcomes of {request.topic}-"
                 f"{request.partition}, offsets {request.first_offset} to {request.last_offset}"
             )
+        outcomes = sum(part.unknown_outcomes for part in batch.decoded.values())
+        rejected = sum(len(part.rejected) for part in batch.decoded.values()) - outcomes
         if rejected:
             self._report(f"{rejected} records rejected, see {messages.DEAD_LETTERS}")
+        if outcomes:
+            self._report(
+                f"{outcomes} messages scored whose outcome is no known class, see "
+                f"{messages.DEAD_LETTERS}"
+            )
+
+    def _count_values(self, batch: PendingBatch, rows: int) -> None:
+        if self.values.columns != batch.bundle.features.columns:
+            self.values = ValueCounts(batch.bundle.features)
+        if rows:
+            self.values.add(rows, batch.tally)
+        for line in self.values.jumps():
+            self._report(line)
 
     def close(self) -> None:
         """Finish the batches in flight."""
@@ -251,11 +272,15 @@ def main(settings: Settings) -> None:
             f"model {bundle.model_id} serves; a retraining every "
             f"{settings.training.retrain_every} known outcomes"
         )
+        if line := changes.since_training(settings, bundle):
+            report(line)
         predictor = Predictor(
             client, bundle, watcher, every=settings.training.retrain_every, report=report
         )
         loop(predictor, stop, report)
         report(f"stopped after {predictor.predictions} predictions")
+        if text := describe(predictor.values.since_start()):
+            report(f"values since the start, {text}")
 
 
 if __name__ == "__main__":

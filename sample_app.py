@@ -1,8 +1,8 @@
-"""Sends rows of the data set as an application would, and reads the predictions.
+"""Sends rows of the data set as an application would, and reads predictions and rejections.
 
     python sample_app.py [--messages 200] [--interval 2.0] [--outcome-delay SECONDS]
 
-Ends when every message it sent has its prediction, with a summary.
+Ends when every message it sent has its prediction or was rejected, with a summary.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import time
 import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import cycle, islice
@@ -22,11 +22,13 @@ from typing import TypeVar
 import msgspec
 from rich.console import Console
 
-from utils import kafka_io, messages, preprocess_data, process
+from utils import changes, kafka_io, messages, preprocess_data, process
 from utils.errors import UserError, one_line
-from utils.kafka_io import LogReader, Outgoing, Sender
-from utils.messages import Label, label_text
+from utils.kafka_io import LogReader, Outgoing, Record, Sender
+from utils.messages import Rejection
+from utils.model_store import ModelStore, ModelStoreError
 from utils.settings import Settings
+from utils.values import Label, label_text
 
 #: Each message is shown if the interval (s) is at least this long.
 SHOW_EACH_ABOVE = 0.05
@@ -34,6 +36,8 @@ SHOW_EACH_ABOVE = 0.05
 STOPPED_TIMEOUT = 3.0
 
 Client = TypeVar("Client", Sender, LogReader)
+
+decode_prediction = messages.Decoder(messages.Prediction)
 
 
 @dataclass
@@ -45,12 +49,18 @@ class Ledger:
     latencies: list[float] = field(default_factory=list)
     answered: set[str] = field(default_factory=set)
     twice: set[str] = field(default_factory=set)
+    rejected: dict[str, str] = field(default_factory=dict)
+    rejected_outcomes: dict[str, str] = field(default_factory=dict)
     models: Counter[int] = field(default_factory=Counter)
     right: int = 0
 
     def missing(self) -> list[str]:
-        """The requests without a prediction, in the order they were sent."""
-        return [request_id for request_id in list(self.sent) if request_id not in self.answered]
+        """The requests without a prediction or rejection, in the order they were sent."""
+        return [
+            request_id
+            for request_id in list(self.sent)
+            if request_id not in self.answered and request_id not in self.rejected
+        ]
 
     def record_prediction(self, prediction: messages.Prediction, now: float) -> bool:
         """Record a prediction; returns whether it is for a message of this process."""
@@ -64,6 +74,17 @@ class Ledger:
         self.models[prediction.model_id] += 1
         self.right += prediction.label == self.outcomes.get(request_id)
         return True
+
+    def record_rejection(self, record: Record) -> str | None:
+        """Record a dead letter; returns the reason if it is for a message of this process."""
+        request_id = (record.key or b"").decode("utf-8", "replace")
+        rejection = Rejection.from_headers(record.headers)
+        if rejection is None or request_id not in self.sent:
+            return None
+        is_message = rejection.topic == messages.APP_MESSAGES and rejection.outcome is None
+        kept = self.rejected if is_message else self.rejected_outcomes
+        kept[request_id] = rejection.reason
+        return rejection.reason
 
 
 class SampleApp:
@@ -117,20 +138,14 @@ class SampleApp:
         sender.flush()
 
     def consume(self, reader: LogReader) -> None:
-        """Read predictions until every message has one, or none arrives within the timeout."""
-        decode = messages.Decoder(messages.Prediction)
+        """Read until every message has its answer, or none arrives within the timeout."""
         last = time.monotonic()
         while True:
             for records in reader.poll(timeout_ms=100).values():
                 now = time.monotonic()
                 for record in records:
-                    try:
-                        prediction = decode(record.value)
-                    except messages.BadRecord:
-                        continue  # not written by a predictor
-                    if self.ledger.record_prediction(prediction, now):
+                    if self._take(record, now):
                         last = now
-                        self._show_prediction(prediction)
             if self._done_sending.is_set():
                 if not self.ledger.missing():
                     return
@@ -140,13 +155,30 @@ class SampleApp:
             else:
                 last = time.monotonic()
 
+    def _take(self, record: Record, now: float) -> bool:
+        """Record and show an answer; returns whether it is for a message of this process."""
+        if record.topic == messages.DEAD_LETTERS:
+            reason = self.ledger.record_rejection(record)
+            if reason is not None:
+                count = len(self.ledger.rejected) + len(self.ledger.rejected_outcomes)
+                self._show("yellow", count - 1, f"!! CONSUMER: Rejected: {reason}")
+            return reason is not None
+        try:
+            prediction = decode_prediction(record.value)
+        except messages.BadRecord:
+            return False  # not written by a predictor
+        if not self.ledger.record_prediction(prediction, now):
+            return False
+        self._show_prediction(prediction)
+        return True
+
     def run(self) -> int:
         """Send, read and print a summary; returns the exit status."""
         started = time.monotonic()
         kafka = self._settings.kafka
         with ExitStack() as resources:
             reader = resources.enter_context(
-                LogReader(kafka, [messages.PREDICTIONS], default="latest")
+                LogReader(kafka, [messages.PREDICTIONS, messages.DEAD_LETTERS], default="latest")
             )
             linger = 20 if self._arguments.interval < SHOW_EACH_ABOVE else 0
             sender = resources.enter_context(Sender(kafka, linger_ms=linger))
@@ -158,7 +190,7 @@ class SampleApp:
         self._summary(time.monotonic() - started)
         if self.error is not None:
             raise kafka_io.KafkaUnavailable(one_line(self.error))
-        if self.ledger.twice:
+        if self.ledger.twice or self.ledger.rejected or self.ledger.rejected_outcomes:
             return 1
         return 1 if self.ledger.missing() and not self._stop() else 0
 
@@ -173,7 +205,7 @@ class SampleApp:
         data = self._settings.data
         rows = preprocess_data.sample_rows(self._settings.data_dir, data)
         if not rows:
-            raise UserError(f"no row to send in {data.test or data.train}")
+            raise UserError(f"no row to send in {preprocess_data.held_out_file(data)}")
         return islice(cycle(rows), self._arguments.messages)
 
     def _send(self, sender: Sender, topic: str, request_id: str, **fields: object) -> None:
@@ -188,9 +220,9 @@ class SampleApp:
 
     def _show(self, colour: str, number: int, text: str) -> None:
         if self._arguments.interval >= SHOW_EACH_ABOVE:
-            self._console.print(f"[{colour}]{text}[/]")
+            self._console.print(text, style=colour, markup=False)
         elif number % 1000 == 999:
-            self._console.print(f"[{colour}]{text} ({number + 1} so far)[/]")
+            self._console.print(f"{text} ({number + 1} so far)", style=colour, markup=False)
 
     def _show_prediction(self, prediction: messages.Prediction) -> None:
         self._show(
@@ -205,7 +237,8 @@ class SampleApp:
         sent, answered = len(ledger.sent), len(ledger.answered)
         models = ", ".join(f"{m} ({count})" for m, count in sorted(ledger.models.items()))
         say(
-            f"sent {sent}, answered {answered}, in {seconds:.1f} s; models seen: {models or 'none'}"
+            f"sent {sent}, answered {answered}, rejected {len(ledger.rejected)}, "
+            f"in {seconds:.1f} s; models seen: {models or 'none'}"
         )
         if ledger.latencies:
             ordered = sorted(ledger.latencies)
@@ -216,6 +249,9 @@ class SampleApp:
             )
         if ledger.twice:
             say(f"ANSWERED TWICE: {len(ledger.twice)}, {' '.join(sorted(ledger.twice)[:10])}")
+        for what, kept in (("MESSAGES", ledger.rejected), ("OUTCOMES", ledger.rejected_outcomes)):
+            for reason, count in Counter(kept.values()).most_common(5):
+                say(f"REJECTED {what}: {count} because {reason}")
         if missing := ledger.missing():
             more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
             say(f"WITHOUT A PREDICTION: {' '.join(missing[:10])}{more}")
@@ -223,6 +259,10 @@ class SampleApp:
 
 def main(arguments: argparse.Namespace, settings: Settings) -> int:
     """Run the application with the command line's choices."""
+    with suppress(ModelStoreError):  # an application need not have the models
+        bundle = ModelStore(settings.models_dir).load_current()
+        if line := changes.since_training(settings, bundle):
+            Console(stderr=True).print(line, markup=False, highlight=False, soft_wrap=True)
     return SampleApp(settings, arguments, process.Stop().on_signals()).run()
 
 

@@ -15,9 +15,10 @@ There are two causes:
   `initialize.py --force`, which running predictors load, then `resend` the bytes as they are.
 
 A record is appended to the topic and partition where it was rejected, with its key. If it
-is rejected again, that is a new dead letter. Records that were sent again stay on
-`dead_letters`, are marked in the list, and are not sent twice: `--all` skips them, and
-their offsets need `--again`.
+is rejected again, that is a new dead letter. Of a message that has its prediction, because
+only its outcome was rejected, the outcome alone is sent, to `outcomes`. Records that were
+sent again stay on `dead_letters`, are marked in the list, and are not sent twice: `--all`
+skips them, and their offsets need `--again`.
 """
 
 from collections.abc import Iterator
@@ -29,6 +30,7 @@ from utils import messages
 from utils.errors import UserError
 from utils.kafka_io import Outgoing, Record, TransactionalSender
 from utils.kafka_io.log_scan import bounds, narrow, scan
+from utils.message_decoder import request_id_of
 from utils.messages import Rejection
 from utils.settings import Kafka
 
@@ -69,7 +71,7 @@ def original_record(kafka: Kafka, letter: Record) -> Record:
     rejection = Rejection.from_headers(letter.headers)
     if rejection is None or rejection.size is None:
         return letter
-    _, topic, partition, offset, _ = rejection
+    topic, partition, offset = rejection.topic, rejection.partition, rejection.offset
     within = narrow(partition, bounds(kafka, topic))
     first, end = within.get(partition, (0, 0))
     if first <= offset < end:
@@ -181,8 +183,19 @@ def _records_to_send(kafka: Kafka, letters: list[Record], value: bytes | None) -
         if rejection is None:
             raise UserError(f"record {letter.offset} does not say where it comes from")
         record = original_record(kafka, letter)
-        sent = record.value if value is None else value
-        found.append(Outgoing(rejection.topic, rejection.partition, record.key, sent))
+        found.append(_record_to_send(rejection, record, value))
     announcement = messages.Resent(offsets=[letter.offset for letter in letters])
     found.append(Outgoing(messages.RETRAIN_TOPIC, 0, None, msgspec.json.encode(announcement)))
     return found
+
+
+def _record_to_send(rejection: Rejection, record: Record, value: bytes | None) -> Outgoing:
+    """The record as it was sent, or its outcome alone if the message has its prediction."""
+    key = record.key if rejection.key is None else rejection.key or None
+    if rejection.outcome is None or value is not None:
+        sent = record.value if value is None else value
+        return Outgoing(rejection.topic, rejection.partition, key, sent)
+    outcome = messages.Outcome(
+        request_id_of(record.value) or "", msgspec.json.decode(rejection.outcome)
+    )
+    return Outgoing(messages.OUTCOMES, rejection.partition, key, msgspec.json.encode(outcome))

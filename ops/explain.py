@@ -6,17 +6,19 @@ import msgspec
 import numpy as np
 from msgspec import UNSET, UnsetType
 
-from train.evaluate import is_validation_row
-from utils import messages
+from utils import messages, splits
 from utils.errors import UserError
+from utils.feature_tools import FeatureTools, Row
 from utils.kafka_io import KafkaUnavailable, Record, TopicPartition, log_scan
-from utils.message_store import MessageStore, StoreError
+from utils.message_decoder import class_name, load_json, new_tally, request_id_of
+from utils.message_store import MessageStore, RawLog, StoreError
 from utils.message_store.ingest import TOPICS, RecordDecoder
-from utils.messages import Label
 from utils.metrics import BothMetrics, Comparison
 from utils.model_store import Bundle, ModelStore, predicted_codes
 from utils.model_store.manifest import PublishedModel, TopicOffsets
 from utils.settings import Settings
+from utils.value_counts import KINDS
+from utils.values import Label, date_text
 
 #: Rounding tolerance for the probability that follows from the sum of the contributions.
 TOLERANCE = 1e-9
@@ -32,15 +34,34 @@ class Place(msgspec.Struct):
     timestamp: int
 
 
+class Value(msgspec.Struct, frozen=True):
+    """A value of a message in a column of the model.
+
+    Attributes:
+        column: The column.
+        sent: The value as it was sent; unset if the column was not, or if that is not known.
+        read: What it means: a number, a date as text, a category; None if it is missing.
+        kind: "known", "missing", "unknown" (a category that training did not see), "lenient"
+            (written in another way than in the data set), or "as sent" if the model was pruned.
+    """
+
+    column: str
+    sent: object | UnsetType = UNSET
+    read: Label | None = None
+    kind: str = "known"
+
+
 class Message(Place):
     """The message of a request.
 
     Attributes:
-        values: Raw values by column; None for a rejected message.
+        values: What its values mean, by column of the model; None for a rejected message.
+        details: The same, with what was sent.
         rejected: Why the message was rejected, or None.
     """
 
     values: Mapping[str, Label | None] | None = None
+    details: list[Value] = []
     rejected: str | None = None
 
 
@@ -62,12 +83,13 @@ class MadePrediction(Place, kw_only=True):
     label: str | UnsetType | None = UNSET
 
 
-class Model(msgspec.Struct, frozen=True, kw_only=True):
+class Model(msgspec.Struct, kw_only=True):
     """The model of a prediction, from its manifest or the history.
 
     Attributes:
         pruned: Whether its bundle was deleted.
-        held_out: Whether rows of the request_id are for validation, never trained on.
+        held_out: Whether rows of the same content are for validation, never trained on; None
+            if the content is not known.
     """
 
     model_id: int
@@ -81,7 +103,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     rows: int | None = None
     base_data_sha256: str | None = None
     offsets: TopicOffsets | None = None
-    held_out: bool
+    held_out: bool | None = None
 
 
 class Contribution(msgspec.Struct, frozen=True):
@@ -170,21 +192,75 @@ def why(settings: Settings, request_id: str, *, log: bool = False) -> Explanatio
     """
     store = ModelStore(settings.models_dir)
     serving = store.load_current()
-    found = _look_up(settings, serving, request_id, log)
-    if found.answer is None:
-        return found
-    model_id = found.answer.model_id
+    found, sent = _look_up(settings, serving, request_id, log)
+    model_id = found.answer.model_id if found.answer is not None else None
     bundle = store.load(model_id) if model_id in store.on_disk() else None
-    found.model = _model(store, model_id, bundle, request_id)
+    row = None
+    if model_id is not None and bundle is None:
+        _show_as_sent(found, sent)  # the rules of a pruned model are no longer known
+    else:
+        row = _read_message(found, sent, bundle or serving)
+    if model_id is None or found.answer is None:
+        return found
+    found.model = _model(store, model_id, bundle)
     classes = (bundle or serving).features.classes
     for each in found.predictions:
         each.prediction = _code(each.probability)
         each.label = classes[each.prediction] if each.prediction < len(classes) else None
-    if bundle is not None and found.message is not None and found.message.values is not None:
+    if bundle is not None and row is not None and found.message is not None:
+        frame = bundle.features.raw_frame([row])
+        found.model.held_out = bool(splits.is_validation_row(frame)[0])
         found.contributions, found.recomputed = _contributions(
-            bundle, found.message.values, found.answer.probability
+            bundle, row, found.message.values or {}, found.answer.probability
         )
     return found
+
+
+def _read_message(found: Explanation, sent: bytes | None, bundle: Bundle) -> Row | None:
+    """Read the message by the rules of the model that has answered; returns its row."""
+    if found.message is None or sent is None:
+        return None
+    features, tally = bundle.features, new_tally(bundle.features)
+    lenient = [0] * len(features.columns)
+    try:
+        row: Row = bundle.decoder(sent, lenient).data
+    except messages.BadRecord as reason:
+        found.message.rejected = str(reason)
+        return None
+    tally[2] += lenient
+    features.transform_rows([row], tally)
+    data = load_json(sent, ValueError()).get("data")
+    assert isinstance(data, dict)
+    found.message.details = [
+        Value(
+            name,
+            data.get(name, UNSET),
+            _shown(features, name, value),
+            next((kind for kind, counted in zip(KINDS, counts, strict=True) if counted), "known"),
+        )
+        for name, value, counts in zip(
+            features.columns, features.row_values(row), tally.T.tolist(), strict=True
+        )
+    ]
+    found.message.values = {value.column: value.read for value in found.message.details}
+    if found.outcome is None and (name := class_name(row.outcome, features)) in features.classes:
+        found.outcome = KnownOutcome(str(name))
+    return row
+
+
+def _show_as_sent(found: Explanation, sent: bytes | None) -> None:
+    data = None if sent is None else load_json(sent, ValueError()).get("data")
+    if found.message is not None and isinstance(data, dict):
+        found.message.values = data
+        found.message.details = [
+            Value(name, value, None, "as sent") for name, value in data.items()
+        ]
+
+
+def _shown(features: FeatureTools, name: str, value: float | str | None) -> Label | None:
+    if name in features.dates and isinstance(value, float):
+        return date_text(value, with_time=getattr(features.column(name), "has_time", True))
+    return value
 
 
 def _code(probability: Probability) -> int:
@@ -194,26 +270,33 @@ def _code(probability: Probability) -> int:
 # Look-up
 
 
-def _look_up(settings: Settings, serving: Bundle, request_id: str, log: bool) -> Explanation:
-    stored, failure = None, ""
+def _look_up(
+    settings: Settings, serving: Bundle, request_id: str, log: bool
+) -> tuple[Explanation, bytes | None]:
+    """What is known about a request, and its newest message as it was sent."""
+    stored, sent, failure = None, None, ""
     if not log:
         try:
             stored = _in_store(settings, serving, request_id)
+            if stored is not None:
+                sent = _copy_of(settings, stored.message)
         except StoreError as error:
             failure = str(error)
-    if stored is not None and stored.is_whole:
-        return stored
+    if stored is not None and stored.is_whole and sent is not None:
+        return stored, sent
     try:
-        found = _in_log(settings, serving, request_id)
+        found, record = _in_log(settings, serving, request_id)
     except KafkaUnavailable as error:
         if stored is None:
             also = f"{failure}; " if failure else "" if log else "not in the message store; "
             raise UserError(f"{request_id!r}: {also}{error}") from None
         stored.source += f"; the log could not be read: {error}"
-        return stored
-    if found is None and stored is None:
+        return stored, sent
+    if found is not None:
+        return found, record
+    if stored is None:
         raise UserError(f"no request {request_id!r}, neither in the message store nor in the log")
-    return found or stored or Explanation(request_id=request_id, source="")
+    return stored, sent
 
 
 def _in_store(settings: Settings, serving: Bundle, request_id: str) -> Explanation | None:
@@ -225,8 +308,8 @@ def _in_store(settings: Settings, serving: Bundle, request_id: str) -> Explanati
         request_id=request_id,
         source="the message store, which keeps the newest of a request_id sent twice",
     )
-    if row.message is not None and row.values is not None:
-        found.message = Message(*row.message, values=row.values)
+    if row.message is not None:
+        found.message = Message(*row.message)
     if row.prediction is not None and row.model_id is not None and row.probability is not None:
         found.answer = MadePrediction(
             *row.prediction, model_id=row.model_id, probability=row.probability
@@ -237,18 +320,29 @@ def _in_store(settings: Settings, serving: Bundle, request_id: str) -> Explanati
     return found
 
 
-def _in_log(settings: Settings, serving: Bundle, request_id: str) -> Explanation | None:
-    """Search the whole log; records are decoded for the serving model's columns."""
+def _copy_of(settings: Settings, message: Message | None) -> bytes | None:
+    """A message as it was sent, from the store's copy of the log."""
+    if message is None:
+        return None
+    with RawLog.open(settings.messages_url) as copy:
+        record = copy.record(messages.APP_MESSAGES, message.partition, message.offset)
+    return record.value if record else None
+
+
+def _in_log(
+    settings: Settings, serving: Bundle, request_id: str
+) -> tuple[Explanation | None, bytes | None]:
+    """Search the whole log; returns the newest message's bytes, too."""
     same: dict[str, list[Record]] = {}
     for topic in TOPICS:
         bounds = log_scan.bounds(settings.kafka, topic)
         records = log_scan.scan(settings.kafka, topic, bounds)
         same[topic] = sorted(
-            (record for record in records if messages.request_id_of(record.value) == request_id),
+            (record for record in records if request_id_of(record.value) == request_id),
             key=lambda record: (record.partition, record.offset),
         )
     if not any(same.values()):
-        return None
+        return None, None
     sent = same[messages.APP_MESSAGES]
     found = Explanation(request_id=request_id, source="the log", sent=len(sent))
     decoder = RecordDecoder(serving.features)
@@ -258,40 +352,24 @@ def _in_log(settings: Settings, serving: Bundle, request_id: str) -> Explanation
                 MadePrediction(*_place(record), model_id=row[1], probability=row[2])
             )
     if sent:
-        _describe_newest(found, sent, serving, decoder)
+        _describe_newest(found, sent, decoder)
     for record in same[messages.OUTCOMES]:  # the last one counts, also over one inside the message
         for late in decoder.batch({_partition(record): [record]}).outcomes:
             if late[1] in serving.features.classes:
                 found.outcome = KnownOutcome(late[1], *_place(record))
-    return found
+    return found, sent[-1].value if sent else None
 
 
-def _describe_newest(
-    found: Explanation, sent: Sequence[Record], serving: Bundle, decoder: RecordDecoder
-) -> None:
+def _describe_newest(found: Explanation, sent: Sequence[Record], decoder: RecordDecoder) -> None:
     """Add the newest message and its answer; predictions have the order of the messages."""
     record, usable = sent[-1], 0
     for each in sent:
         rows = decoder.batch({_partition(each): [each]}).messages
         usable += bool(rows) and each.partition == record.partition
-    if not rows:
-        found.message = Message(*_place(record), rejected=_rejection_reason(record, serving))
-        return
-    values = dict(zip(serving.features.columns, rows[0].values, strict=True))
-    found.message = Message(*_place(record), values=values)
-    if rows[0].outcome in serving.features.classes:
-        found.outcome = KnownOutcome(rows[0].outcome)
+    found.message = Message(*_place(record))
     answers = [each for each in found.predictions if each.partition == record.partition]
-    if len(answers) >= usable:
+    if rows and len(answers) >= usable:
         found.answer = answers[-1]
-
-
-def _rejection_reason(record: Record, serving: Bundle) -> str:
-    try:
-        serving.decoder(record.value)
-    except messages.BadRecord as reason:
-        return str(reason)
-    raise AssertionError("a message that the store rejected can be decoded")
 
 
 def _partition(record: Record) -> TopicPartition:
@@ -305,7 +383,7 @@ def _place(record: Record) -> tuple[int, int, int]:
 # The model and its score
 
 
-def _model(store: ModelStore, model_id: int, bundle: Bundle | None, request_id: str) -> Model:
+def _model(store: ModelStore, model_id: int, bundle: Bundle | None) -> Model:
     line = bundle.manifest.history_line() if bundle else store.published(model_id)
     known = PublishedModel(model_id=model_id, accepted=False) if line is None else line
     return Model(
@@ -320,17 +398,15 @@ def _model(store: ModelStore, model_id: int, bundle: Bundle | None, request_id: 
         rows=known.rows,
         base_data_sha256=known.base_data_sha256,
         offsets=known.offsets,
-        held_out=bool(is_validation_row([request_id])[0]),
     )
 
 
 def _contributions(
-    bundle: Bundle, values: Mapping[str, Label | None], recorded: Probability
+    bundle: Bundle, row: Row, values: Mapping[str, Label | None], recorded: Probability
 ) -> tuple[Contributions, Recomputed]:
     """Score a message again and compute the features' contributions."""
     features = bundle.features
-    message = msgspec.json.encode({"request_id": "why", "data": values})
-    matrix = features.transform_rows([bundle.decoder(message).data])
+    matrix = features.transform_rows([row])
     again = bundle.score(matrix)[0]
     code = _code(again.tolist()) if again.ndim else 1
     width = len(features.feature_names) + 1  # the last one is the base value
@@ -340,7 +416,7 @@ def _contributions(
     shares = np.exp(sums - sums.max()) / np.exp(sums - sums.max()).sum()
     probability = float(shares[code] if again.ndim else 1 / (1 + np.exp(-sums[0])))
     of_class = parts[code if again.ndim else 0].tolist()
-    named = zip(features.feature_names, _raw_values(bundle, values), of_class, strict=False)
+    named = zip(features.feature_names, _raw_values(features, values), of_class, strict=False)
     contributions = Contributions(
         of=features.classes[code],
         base_value=of_class[-1],
@@ -356,10 +432,14 @@ def _contributions(
     return contributions, Recomputed(again.tolist(), same_bits)
 
 
-def _raw_values(bundle: Bundle, values: Mapping[str, Label | None]) -> list[Label | None]:
+def _raw_values(features: FeatureTools, values: Mapping[str, Label | None]) -> list[Label | None]:
     """The raw value of each feature; of a cross, both values."""
-    pairs = ([value_text(values.get(name)) for name in pair] for pair in bundle.features.crosses)
-    return [values.get(name) for name in bundle.features.columns] + [" x ".join(p) for p in pairs]
+    return [
+        values[source[0]]
+        if len(source) == 1
+        else " x ".join(value_text(values[name]) for name in source)
+        for source in features.feature_sources
+    ]
 
 
 def value_text(value: Label | None) -> str:

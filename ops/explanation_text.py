@@ -1,5 +1,6 @@
 """Prints an explanation of a prediction as text."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import msgspec
@@ -17,10 +18,12 @@ from ops.explain import (
     Model,
     Place,
     Recomputed,
+    Value,
     value_text,
 )
 from utils import messages
 from utils.metrics import Comparison, Metrics
+from utils.values import shown
 
 
 def show(found: Explanation, console: Console) -> None:
@@ -29,7 +32,7 @@ def show(found: Explanation, console: Console) -> None:
     say("request", f"{found.request_id!r}, from {found.source}")
     if (found.sent or 0) > 1:
         say("", f"sent {found.sent} times; this is about the newest")
-    _show_message(say, found.message)
+    _show_message(say, console, found.message)
     _show_predictions(say, found)
     _show_outcome(say, found.outcome)
     if found.model is not None:
@@ -46,15 +49,28 @@ class _Lines:
         self._console.print(f"[bold]{name:<12}[/]{escape(text)}", highlight=False, soft_wrap=True)
 
 
-def _show_message(say: _Lines, message: Message | None) -> None:
+def _show_message(say: _Lines, console: Console, message: Message | None) -> None:
     if message is None:
         say("message", "none is known")
     elif message.values is None:
-        say("message", f"{_at(messages.APP_MESSAGES, message)}, rejected: {message.rejected}")
+        rejected = message.rejected and f"rejected: {message.rejected}"
+        why = rejected or "its values are no longer known"
+        say("message", f"{_at(messages.APP_MESSAGES, message)}: {why}")
     else:
         say("message", _at(messages.APP_MESSAGES, message))
-        values = (f"{name}={value_text(value)}" for name, value in message.values.items())
-        say("", ", ".join(values))
+        _show_values(console, message.details)
+
+
+def _show_values(console: Console, values: Sequence[Value]) -> None:
+    table = Table(caption="lenient: written in another way than in the data set")
+    for heading in ("column", "sent", "understood", ""):
+        table.add_column(heading)
+    for value in values:
+        sent = "(not sent)" if value.sent is UNSET else shown(value.sent)
+        kind = "" if value.kind == "known" else value.kind
+        read = "" if kind == "as sent" else value_text(value.read)
+        table.add_row(escape(value.column), escape(sent), escape(read), kind)
+    console.print(table)
 
 
 def _show_predictions(say: _Lines, found: Explanation) -> None:
@@ -95,8 +111,9 @@ def _show_model(say: _Lines, model: Model) -> None:
     ]
     base = str(model.base_data_sha256)[:12]
     say("trained on", f"{model.rows} rows: data set {base}..., {', '.join(read) or 'no messages'}")
-    held = "held out of training, for validation" if model.held_out else "for training"
-    say("", f"rows of this request_id are {held}")
+    if model.held_out is not None:
+        held = "held out of training, for validation" if model.held_out else "for training"
+        say("", f"rows with these values are {held}")
     if model.metrics is not None:
         for name, metrics in (
             ("its figures", model.metrics.challenger),

@@ -1,15 +1,26 @@
 """Reports the live quality of each model's predictions."""
 
 import time
+from collections.abc import Sequence
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from train.quality import Quality, measure_quality
-from utils.message_store import Counts, MessageStore
-from utils.metrics import Metrics
+from utils.feature_tools import FeatureTools
+from utils.kafka_io import TopicPartition
+from utils.message_store import Counts, MessageStore, RawLog
+from utils.message_store.ingest import RecordDecoder, kafka_records
+from utils.messages import APP_MESSAGES
+from utils.metrics import Metrics, ValueShares
 from utils.model_store import ModelStore
+from utils.model_store.manifest import published
 from utils.settings import Settings
+from utils.value_counts import KINDS, shares
+
+#: How many classes a line names.
+NAMED = 12
 
 
 def show(settings: Settings, last: int, console: Console) -> None:
@@ -25,12 +36,32 @@ def show(settings: Settings, last: int, console: Console) -> None:
     """
     models = ModelStore(settings.models_dir)
     features = models.load(models.current_id()).features
+    others = {
+        line.model_id: line
+        for line in published(models.history())
+        if line.classes
+        and (line.target, sorted(line.classes)) != (features.target, sorted(features.classes))
+    }
     with MessageStore.open(settings.messages_url, features) as store:
         judged, counts = store.predictions_by_model(), store.counts()
+        values, recent = store.value_shares(), recent_values(store.raw_log, features, last)
     now = time.time() * 1000
-    figures = [measure_quality(one, features, last=last, now=now) for one in judged]
+    figures = [
+        measure_quality(one, features, last=last, now=now)
+        for one in judged
+        if one.model_id not in others
+    ]
     console.print(table(figures, last))
+    for one in judged:
+        if (line := others.get(one.model_id)) is not None:
+            console.print(
+                f"model {one.model_id} is not judged: its {one.predictions} predictions are of "
+                f"{line.target!r} with the classes {', '.join(line.classes[:NAMED])}",
+                markup=False,
+                highlight=False,
+            )
     console.print(totals(counts), highlight=False)
+    console.print(values_table(values, recent, features.columns))
 
 
 def table(figures: list[Quality], last: int) -> Table:
@@ -53,6 +84,46 @@ def table(figures: list[Quality], last: int) -> Table:
         )
         rows = str(one.last.rows)
         shown.add_row("", f"last {last}", "", rows, "", "", "", *_cells(one.last), end_section=True)
+    return shown
+
+
+def recent_values(copy: RawLog, features: FeatureTools, last: int) -> ValueShares:
+    """The shares of values that are missing, unknown or leniently read in the last messages."""
+    bounds = copy.bounds(APP_MESSAGES)
+    latest = {number: (max(first, end - last), end) for number, (first, end) in bounds.items()}
+    records = [
+        record for chunk in copy.chunks(APP_MESSAGES, latest) for record in kafka_records(chunk)
+    ]
+    records.sort(key=lambda record: record.timestamp)
+    place = TopicPartition(APP_MESSAGES, 0)  # all that matters here are the values
+    found = RecordDecoder(features).batch({place: records[-last:]}) if records else None
+    if found is None or found.tally is None:
+        return ValueShares()
+    return shares(len(found.messages), found.tally, features.columns)
+
+
+def values_table(values: ValueShares, recent: ValueShares, columns: Sequence[str]) -> Table:
+    """A table of the columns with values that are missing, unknown or leniently read."""
+    shown = Table(
+        title=f"values that are missing, unknown or leniently read: in all {values.rows:,} "
+        f"messages, and in the last {recent.rows:,}",
+        caption="unknown: a category that training did not see; leniently read: written in "
+        "another way than in the data set",
+    )
+    shown.add_column("column")
+    for kind in KINDS:
+        shown.add_column(kind, justify="right")
+        shown.add_column(f"last {recent.rows:,}", justify="right")
+    for name in columns:
+        cells = [
+            f"{getattr(each, kind)[name]:.2%}" if name in getattr(each, kind) else ""
+            for kind in KINDS
+            for each in (values, recent)
+        ]
+        if any(cells):
+            shown.add_row(escape(name), *cells)
+    if not shown.row_count:
+        shown.add_row("(none)")
     return shown
 
 

@@ -10,7 +10,8 @@ from typing import Annotated, Generic, NamedTuple, TypeVar
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from utils.metrics import Comparison, Metrics
+from utils.metrics import Comparison, Metrics, ValueShares
+from utils.values import Label
 
 APP_MESSAGES = "app_messages"
 PREDICTIONS = "predictions"
@@ -32,10 +33,6 @@ GROUPS = {PREDICTOR_GROUP: (APP_MESSAGES, OUTCOMES), TRAINER_GROUP: (RETRAIN_TOP
 MAX_REQUEST_ID = 2**20
 
 RequestId = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_REQUEST_ID)]
-
-#: A class label in a message: the class name as text, or as a number or truth value.
-Label = str | int | float | bool
-
 
 #: The reason to reject a record without a value.
 TOMBSTONE = "no value (a tombstone)"
@@ -90,6 +87,8 @@ class TrainingCompleted(msgspec.Struct, frozen=True, kw_only=True):
         challenger: The model's metrics on the validation rows.
         champion: The serving model's metrics on the same rows.
         gate: The comparison of both.
+        values: Which values of all messages so far were missing, unknown or leniently read.
+        recent_values: The same of the last messages.
     """
 
     training_completed: bool = True
@@ -102,6 +101,8 @@ class TrainingCompleted(msgspec.Struct, frozen=True, kw_only=True):
     challenger: Metrics | UnsetType | None = UNSET
     champion: Metrics | UnsetType | None = UNSET
     gate: Comparison | UnsetType | None = UNSET
+    values: ValueShares | UnsetType = UNSET
+    recent_values: ValueShares | UnsetType = UNSET
 
 
 class ModelLoaded(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -171,21 +172,6 @@ def decode_error_text(error: Exception) -> str:
     return str(error).replace("\n", " ") or type(error).__name__
 
 
-class _Identified(msgspec.Struct, gc=False):
-    request_id: str
-
-
-_decode_identified = msgspec.json.Decoder(_Identified).decode
-
-
-def request_id_of(value: bytes | None) -> str | None:
-    """The request_id of a record, which may be invalid otherwise; None if it has none."""
-    try:
-        return _decode_identified(value or b"").request_id
-    except DECODE_ERRORS:
-        return None
-
-
 class Rejection(NamedTuple):
     """Why and where a record was rejected, as in the headers of its dead letter.
 
@@ -195,6 +181,9 @@ class Rejection(NamedTuple):
         partition: The partition of the record.
         offset: The offset of the record.
         size: The size in bytes of a record too large for its dead letter; otherwise None.
+        outcome: The outcome as JSON, of a message that has its prediction: only its outcome
+            was rejected. Otherwise None.
+        key: The record's own key, if the dead letter has another; empty if it had none.
     """
 
     reason: str
@@ -202,23 +191,30 @@ class Rejection(NamedTuple):
     partition: int
     offset: int
     size: int | None = None
+    outcome: bytes | None = None
+    key: bytes | None = None
 
     def to_headers(self) -> list[tuple[str, bytes | None]]:
         """The headers of the dead letter."""
-        headers = {
-            "reason": self.reason,
-            "topic": self.topic,
-            "partition": str(self.partition),
-            "offset": str(self.offset),
+        headers: dict[str, bytes | None] = {
+            "reason": self.reason.encode(),
+            "topic": self.topic.encode(),
+            "partition": str(self.partition).encode(),
+            "offset": str(self.offset).encode(),
         }
         if self.size is not None:
-            headers["bytes"] = str(self.size)
-        return [(name, text.encode()) for name, text in headers.items()]
+            headers["bytes"] = str(self.size).encode()
+        if self.outcome is not None:
+            headers["outcome"] = self.outcome
+        if self.key is not None:
+            headers["key"] = self.key
+        return list(headers.items())
 
     @classmethod
     def from_headers(cls, headers: Iterable[tuple[str, bytes | None]]) -> "Rejection | None":
         """Read the headers of a dead letter; None if no predictor has written them."""
-        texts = {name: (value or b"").decode("utf-8", "replace") for name, value in headers}
+        values = {name: value or b"" for name, value in headers}
+        texts = {name: value.decode("utf-8", "replace") for name, value in values.items()}
         try:
             return cls(
                 texts["reason"],
@@ -226,6 +222,8 @@ class Rejection(NamedTuple):
                 int(texts["partition"]),
                 int(texts["offset"]),
                 int(texts["bytes"]) if "bytes" in texts else None,
+                outcome=values.get("outcome"),
+                key=values.get("key"),
             )
         except (KeyError, ValueError):
             return None
@@ -250,19 +248,6 @@ class Decoder(Generic[T]):
             return self._decode(value)
         except DECODE_ERRORS as error:
             raise BadRecord(decode_error_text(error)) from None
-
-
-def label_text(label: Label) -> str:
-    """Convert a class label to the class name as the data set writes it.
-
-    >>> label_text(">50K"), label_text(1), label_text(1.0), label_text(True)
-    ('>50K', '1', '1', 'true')
-    """
-    if isinstance(label, bool):
-        return "true" if label else "false"
-    if isinstance(label, float) and label.is_integer():
-        return str(int(label))
-    return str(label)
 
 
 decode_event: KeyedUnion[Event] = KeyedUnion(

@@ -1,4 +1,6 @@
-"""Metrics of models, in the form of manifests, the history and announcements."""
+"""Metrics of models and of values, in the form of manifests, the history and announcements."""
+
+from collections.abc import Mapping
 
 import msgspec
 
@@ -43,3 +45,20 @@ class BothMetrics(msgspec.Struct, frozen=True):
 
     challenger: Metrics | None = None
     champion: Metrics | None = None
+
+
+class ValueShares(msgspec.Struct, frozen=True, kw_only=True):
+    """How many of the values of each column are not what the model was trained on.
+
+    Attributes:
+        rows: The number of messages.
+        missing: The share of values that are missing, by column; columns without one are left
+            out, here and below.
+        unknown: The share of categories that training did not see.
+        lenient: The share of values that are written in another way than in the data set.
+    """
+
+    rows: int = 0
+    missing: Mapping[str, float] = msgspec.field(default_factory=dict)
+    unknown: Mapping[str, float] = msgspec.field(default_factory=dict)
+    lenient: Mapping[str, float] = msgspec.field(default_factory=dict)

@@ -10,10 +10,12 @@ import msgspec
 import numpy as np
 
 from utils import messages
-from utils.feature_tools import Row
+from utils.feature_tools import Row, ValueTally
 from utils.kafka_io import MAX_MESSAGE_BYTES, Content, Record
-from utils.messages import BadRecord, Rejection, label_text
+from utils.message_decoder import request_id_of, unknown_class
+from utils.messages import BadRecord, Rejection
 from utils.model_store import Bundle, predicted_codes
+from utils.values import NO_CLASS
 
 #: The most records of one batch. Small enough for short transactions, large enough for a whole
 #: fetch (4 MiB hold about 12,000 rows of Adult): splitting a fetch yields unequal batches, and
@@ -33,52 +35,65 @@ class DecodedRecords:
         request_ids: The request ids of the rows.
         known: The offsets of records with a known outcome.
         rejected: The records to send to `dead_letters`.
+        unknown_outcomes: How many of those are messages that are scored all the same, because
+            only their outcome is of no known class.
     """
 
     rows: list[Row] = field(default_factory=list)
     request_ids: list[str] = field(default_factory=list)
     known: list[int] = field(default_factory=list)
     rejected: list[Content] = field(default_factory=list)
+    unknown_outcomes: int = 0
 
 
-def decode_messages(records: Sequence[Record], bundle: Bundle) -> DecodedRecords:
-    """Decode and check records of `app_messages` for the bundle's model."""
-    decode = bundle.decoder
-    usable, found, rejected = [], [], []
+def decode_messages(
+    records: Sequence[Record], bundle: Bundle, tally: ValueTally | None = None
+) -> DecodedRecords:
+    """Decode and check records of `app_messages` for the bundle's model.
+
+    Args:
+        records: The records.
+        bundle: The bundle whose model will score the rows.
+        tally: Values that are read leniently are added to it.
+    """
+    decode, codes = bundle.decoder, bundle.features.class_codes
+    decoded = DecodedRecords()
+    rows, request_ids, known = decoded.rows, decoded.request_ids, decoded.known
+    lenient = [0] * len(bundle.features.columns)
     for record in records:
         try:
-            message = decode(record.value)
-        except BadRecord as reason:
-            rejected.append(dead_letter(record, str(reason)))
-        else:
-            usable.append(record)
-            found.append(message)
-    rows = [message.data for message in found]
-    classes = bundle.features.classes
-    known = [
-        record.offset
-        for record, row in zip(usable, rows, strict=True)
-        if row.outcome is not None and label_text(row.outcome) in classes
-    ]
-    return DecodedRecords(rows, [message.request_id for message in found], known, rejected)
+            message = decode(record.value, lenient)
+        except BadRecord as fault:
+            decoded.rejected.append(dead_letter(record, str(fault)))
+            continue
+        row = message.data
+        rows.append(row)
+        request_ids.append(message.request_id)
+        code = codes[row.outcome]
+        if code >= 0:
+            known.append(record.offset)
+        elif code == NO_CLASS:
+            decoded.unknown_outcomes += 1
+            reason = unknown_class(row.outcome, bundle.features)
+            decoded.rejected.append(dead_letter(record, reason, msgspec.json.encode(row.outcome)))
+    if tally is not None:
+        tally[2] += lenient
+    return decoded
 
 
-def decode_outcomes(records: Sequence[Record], bundle: Bundle) -> DecodedRecords:
-    """Decode and check records of `outcomes`."""
-    classes, decoded = bundle.features.classes, DecodedRecords()
+def decode_outcomes(
+    records: Sequence[Record], bundle: Bundle, tally: ValueTally | None = None
+) -> DecodedRecords:
+    """Decode and check records of `outcomes`; they add nothing to the tally."""
+    decode, decoded = bundle.outcome_decoder, DecodedRecords()
     for record in records:
         try:
-            outcome = _decode_outcome(record.value).outcome
-            if label_text(outcome) not in classes:
-                raise BadRecord(f"{outcome!r:.80} is not one of the classes")
+            decode(record.value)
         except BadRecord as reason:
             decoded.rejected.append(dead_letter(record, str(reason)))
         else:
             decoded.known.append(record.offset)
     return decoded
-
-
-_decode_outcome = messages.Decoder(messages.Outcome)
 
 
 def prediction_records(
@@ -104,16 +119,31 @@ def prediction_records(
     ]
 
 
-def dead_letter(record: Record, reason: str) -> Content:
-    """Build a dead letter: unchanged key and value; origin and reason are in the headers.
+def dead_letter(record: Record, reason: str, outcome: bytes | None = None) -> Content:
+    """Build a dead letter: the unchanged value; origin and reason are in the headers.
 
-    A record that is too large is not repeated; the header `bytes` then holds its size.
+    Its key is the record's request_id, so that whoever sent it can find it; if that cannot be
+    read, it is the record's key. A record that is too large is not repeated; the header `bytes`
+    then holds its size.
+
+    Args:
+        record: The record as it was sent.
+        reason: Why it was rejected.
+        outcome: The outcome as JSON, of a message of which only that was rejected.
     """
-    key, value = record.key, record.value
-    rejection = Rejection(reason, record.topic, record.partition, record.offset)
-    size = len(key or b"") + len(value or b"")
+    value, request_id = record.value, request_id_of(record.value)
+    key = record.key if request_id is None else request_id.encode()
+    rejection = Rejection(
+        reason,
+        record.topic,
+        record.partition,
+        record.offset,
+        outcome=outcome,
+        key=None if key == record.key else record.key or b"",
+    )
+    size = len(key or b"") + len(record.key or b"") + len(value or b"")
     if size > MAX_REPEATED:
         reason = f"{reason} (too large to be repeated here)"
-        rejection = rejection._replace(reason=reason, size=size)
+        rejection = rejection._replace(reason=reason, size=size, key=None)
         key = value = None
     return key, value, rejection.to_headers()

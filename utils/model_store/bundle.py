@@ -21,8 +21,9 @@ import numpy as np
 from utils.boosting import lgb
 from utils.durable_files import open_folder, read_plain
 from utils.errors import UserError, describe_error
-from utils.feature_tools import FeatureTools, IntegerCodes, MessageDecoder
-from utils.messages import DECODE_ERRORS, BadRecord, Label
+from utils.feature_tools import FeatureTools, IntegerCodes
+from utils.message_decoder import MessageDecoder, OutcomeDecoder
+from utils.messages import DECODE_ERRORS, BadRecord
 from utils.metrics import BothMetrics, Comparison
 from utils.model_store.manifest import (
     GoldenRow,
@@ -31,6 +32,7 @@ from utils.model_store.manifest import (
     Parameters,
     TrainingRecord,
 )
+from utils.values import Label
 
 MODEL, FEATURES, MANIFEST = "model.txt", "features.json", "manifest.json"
 
@@ -92,6 +94,7 @@ class Bundle:
     features: FeatureTools
     manifest: Manifest
     decoder: MessageDecoder
+    outcome_decoder: OutcomeDecoder
 
     @property
     def parent_id(self) -> int | None:
@@ -229,7 +232,9 @@ def _verify(model_id: int, files: Mapping[str, bytes]) -> Bundle:
     recorded = np.array([row.probability for row in manifest.golden], dtype=np.float64)
     if scored.shape != recorded.shape or not (np.abs(scored - recorded) <= TOLERANCE).all():
         raise ValueError("the golden rows do not score as recorded")
-    return Bundle(model_id, booster, features, manifest, MessageDecoder(features))
+    return Bundle(
+        model_id, booster, features, manifest, MessageDecoder(features), OutcomeDecoder(features)
+    )
 
 
 def _read_manifest(content: bytes) -> Manifest:

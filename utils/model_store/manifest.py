@@ -5,8 +5,10 @@ from typing import Annotated
 
 import msgspec
 
-from utils.messages import KeyedUnion, Label
+from utils.messages import KeyedUnion
 from utils.metrics import BothMetrics, Comparison
+from utils.settings import Data
+from utils.values import Label
 
 ModelId = Annotated[int, msgspec.Meta(ge=1)]
 #: {topic: {partition: next offset to read}}; partitions are text, because JSON's keys are.
@@ -39,9 +41,14 @@ class TrainingRecord(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         rows: The number of rows that the model was fitted on.
         base_data: The data set's training file.
+        data: The section [data] of pipeline.toml that the model was trained by, without the
+            files to download.
+        classes: The classes in the order of their codes.
         base_data_sha256: The SHA-256 of that file.
         offsets: The offsets up to which the log was read.
         topic_ids: Kafka's ids of those topics.
+        outcomes_from: By partition of `outcomes`, the first offset of this target; records
+            before it are about another one.
         hyper: The optimiser's name.
         evaluations: The number of candidates of the search.
         learnt_from: Number of candidates that the optimiser remembered from earlier searches.
@@ -52,15 +59,27 @@ class TrainingRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     rows: int | None = None
     base_data: str | None = None
+    data: Mapping[str, object] = msgspec.field(default_factory=dict)
+    classes: Sequence[str] = ()
     base_data_sha256: str | None = None
     offsets: TopicOffsets = msgspec.field(default_factory=dict)
     topic_ids: Mapping[str, str] = msgspec.field(default_factory=dict)
+    outcomes_from: Mapping[int, int] = msgspec.field(default_factory=dict)
     hyper: str | None = None
     evaluations: int | None = None
     learnt_from: int = 0
     cv_loss: float | None = None
     trials: Sequence[TrialRecord] = ()
     seconds: Mapping[str, float] = msgspec.field(default_factory=dict)
+
+    @property
+    def target(self) -> str | None:
+        """The target's column, if it is known."""
+        return str(self.data["target"]) if "target" in self.data else None
+
+    def problem(self, default: Data) -> Data:
+        """The section [data] that the model was trained by; a version before did not keep it."""
+        return Data.model_validate(self.data) if self.data else default
 
 
 class GoldenRow(msgspec.Struct, frozen=True):
@@ -84,6 +103,8 @@ class PublishedModel(msgspec.Struct, frozen=True, kw_only=True):
     base_data_sha256: str | None = None
     offsets: TopicOffsets | None = None
     topic_ids: Mapping[str, str] | None = None
+    target: str | None = None
+    classes: Sequence[str] = ()
 
 
 class RolledBack(msgspec.Struct, frozen=True, kw_only=True, rename={"from_id": "from"}):
@@ -153,6 +174,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
             base_data_sha256=self.training.base_data_sha256,
             offsets=self.training.offsets,
             topic_ids=self.training.topic_ids,
+            target=self.training.target,
+            classes=self.training.classes,
         )
 
 

@@ -13,7 +13,6 @@ from utils.messages import (
     Rollback,
     TrainingCompleted,
     decode_event,
-    request_id_of,
 )
 from utils.metrics import Comparison, Metrics
 
@@ -81,8 +80,12 @@ def test_anything_else_is_no_event(value: bytes | None) -> None:
 
 
 @pytest.mark.parametrize("size", [None, 17])
-def test_rejection_survives_its_headers(size: int | None) -> None:
-    rejection = Rejection("no JSON: ü", "app_messages", 3, 12, size)
+@pytest.mark.parametrize("outcome", [None, b'"maybe"'])
+@pytest.mark.parametrize("key", [None, b"", b"\xff"])
+def test_rejection_survives_its_headers(
+    size: int | None, outcome: bytes | None, key: bytes | None
+) -> None:
+    rejection = Rejection("no JSON: ü", "app_messages", 3, 12, size, outcome, key)
     assert Rejection.from_headers(rejection.to_headers()) == rejection
 
 
@@ -97,18 +100,3 @@ def test_rejection_survives_its_headers(size: int | None) -> None:
 )
 def test_foreign_headers_are_no_rejection(headers: list[tuple[str, bytes | None]]) -> None:
     assert Rejection.from_headers(headers) is None
-
-
-@pytest.mark.parametrize(
-    ("value", "request_id"),
-    [
-        (b'{"request_id": "a", "data": {"age": "text"}}', "a"),
-        (b'{"request_id": 1}', None),
-        (b"{", None),
-        (None, None),
-    ],
-)
-def test_request_id_is_read_from_unusable_records_too(
-    value: bytes | None, request_id: str | None
-) -> None:
-    assert request_id_of(value) == request_id

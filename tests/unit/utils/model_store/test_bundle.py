@@ -98,22 +98,22 @@ def forge(folder: Path, **changes: Any) -> None:
 
 def remove_feature(folder: Path) -> None:
     features = json.loads((folder / "features.json").read_bytes())
-    del features["numerical"]["age"]
-    features["order"].remove("age")
+    features["columns"] = [each for each in features["columns"] if each["name"] != "age"]
     (folder / "features.json").write_text(json.dumps(features))
     forge(folder)
 
 
 def change_scaling(folder: Path) -> None:
     features = json.loads((folder / "features.json").read_bytes())
-    features["numerical"]["size"] = [-1.0, 1.0]
+    (size,) = (each for each in features["columns"] if each["name"] == "size")
+    size |= {"low": -1.0, "high": 1.0}
     (folder / "features.json").write_text(json.dumps(features))
     forge(folder)
 
 
 def add_class(folder: Path) -> None:
     features = json.loads((folder / "features.json").read_bytes())
-    features["classes"].append("one more")
+    features["target"]["classes"].append("one more")
     (folder / "features.json").write_text(json.dumps(features))
     forge(folder)
 
@@ -164,7 +164,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     ),
     "golden rows that do not decode": (
         lambda folder: forge(folder, golden=[{"data": {"age": "x"}, "probability": 0.5}]),
-        "Expected `float",
+        "age: 'x' is no number",
     ),
     "another's number": (lambda folder: forge(folder, model_id=3), "belongs to bundle 3"),
     "manifest a list": (lambda folder: (folder / "manifest.json").write_text("[]"), "manifest"),
