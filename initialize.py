@@ -14,11 +14,13 @@ from functools import partial
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from train import optimisers, tracking
-from train.retrain import train
+from train import optimisers, profile, tracking
+from train.results import Result
+from train.retrain import Rows, rows_of, serving_bundle, train
 from train.tracking import Tracking
-from utils import download, kafka_io, messages, process
+from utils import changes, data_set, download, kafka_io, messages, preprocess_data, process
 from utils.errors import UserError
+from utils.kafka_io.log_reader import partition_bounds
 from utils.messages import TrainingCompleted
 from utils.model_store import BundleError, ModelStore
 from utils.process import Report
@@ -56,10 +58,16 @@ def create_model(settings: Settings, arguments: argparse.Namespace, report: Repo
         if not arguments.force:
             bundle = store.load_current()
             report(f"model {bundle.model_id} exists and serves; --force trains a new one")
+            if changed := changes.since_training(settings, bundle, content=True):
+                report(changed)
+            elif not (settings.data_dir / preprocess_data.held_out_file(settings.data)).exists():
+                split_off_test_rows(settings, report)
             return
     except BundleError as error:
         if store.on_disk():
             report(str(error))
+    base = read_data_set(settings, report)
+    outcomes_from = _outcomes_from(settings, store, arguments.wait)
     with _progress() as progress:
         task = progress.add_task("hyperparameters", total=arguments.evals, loss="")
 
@@ -71,18 +79,74 @@ def create_model(settings: Settings, arguments: argparse.Namespace, report: Repo
             snapshot=None,
             hyper=arguments.hyper,
             evals=arguments.evals,
-            first=True,
+            base=base,
+            outcomes_from=outcomes_from,
             progress=show,
         )
-    if result.learnt_from:
-        report(f"the search learnt from {result.learnt_from} earlier candidates")
-    report(
-        f"model {result.model_id} serves: log loss {result.challenger.log_loss:.4f}, accuracy "
-        f"{result.challenger.accuracy:.4f} on {result.challenger.rows} validation rows"
-    )
+    report_model(result, report)
     if arguments.force:
         done = TrainingCompleted(model_id=result.model_id, accepted=True, batch_id=None)
         kafka_io.announce(settings, done)
+
+
+def _outcomes_from(settings: Settings, store: ModelStore, wait: float) -> dict[int, int]:
+    """The offsets of `outcomes` from which on records are about pipeline.toml's target.
+
+    With another target than before, the records that are there by now are about that one.
+    """
+    before = serving_bundle(store)
+    if before is None:
+        return {}
+    if before.features.target == settings.data.target:
+        return dict(before.manifest.training.outcomes_from)
+    kafka_io.wait_for_broker(settings.kafka, wait)
+    ends = partition_bounds(settings.kafka, messages.OUTCOMES)
+    return {partition: end for partition, (_, end) in ends.items()}
+
+
+def read_data_set(settings: Settings, report: Report) -> Rows:
+    """Read the training file, show what was understood, and split off rows for testing."""
+    data, path = settings.data, settings.data_dir / settings.data.train
+    found = data_set.read_data(path, data)
+    understood = profile.describe(found, data, settings.training.folds)
+    console = Console(stderr=True, highlight=False)
+    if not console.is_terminal:
+        console.width = 160  # whole lines for a log
+    for table in profile.tables(understood):
+        console.print(table)
+    for line in understood.warnings:
+        report(f"WARNING: {line}")
+    if data.test:
+        tested = data_set.read_data(settings.data_dir / data.test, data, found.types)
+        report(f"{len(tested.frame):,} rows for testing in {data.test}, which sample_app.py sends")
+    split_off_test_rows(settings, report)
+    return rows_of(found, path, data)
+
+
+def split_off_test_rows(settings: Settings, report: Report) -> None:
+    """Keep rows for testing, if pipeline.toml names no test file."""
+    data = settings.data
+    if not data.test:
+        rows = preprocess_data.split_off_test_rows(settings.data_dir, data)
+        report(
+            f"{rows} rows are never trained on: they are in {preprocess_data.held_out_file(data)}, "
+            "which sample_app.py sends (pipeline.toml names no test file)"
+        )
+
+
+def report_model(result: Result, report: Report) -> None:
+    """Show the figures of the first model, and those of knowing nothing but the classes."""
+    if result.learnt_from:
+        report(f"the search learnt from {result.learnt_from} earlier candidates")
+    figures, known = result.challenger, result.challenger.log_loss is not None
+    if not known or result.majority is None:
+        report(f"model {result.model_id} serves; there are no validation rows to judge it by")
+        return
+    report(
+        f"model {result.model_id} serves: log loss {figures.log_loss:.4f}, accuracy "
+        f"{figures.accuracy:.4f} on {figures.rows} validation rows; always predicting the shares "
+        f"of the classes gives {result.majority.log_loss:.4f} and {result.majority.accuracy:.4f}"
+    )
 
 
 def create_topics(settings: Settings, report: Report) -> None:

@@ -1,33 +1,11 @@
 """Metrics of predicted probabilities, and the comparison of two models on the same rows."""
 
-import zlib
-from collections.abc import Iterable
-
 import numpy as np
 import numpy.typing as npt
 
 from utils.feature_tools import IntegerCodes, Matrix
 from utils.metrics import Comparison, Metrics
 from utils.model_store import predicted_codes
-
-
-def is_validation_row(request_ids: Iterable[str]) -> npt.NDArray[np.bool_]:
-    """Which rows are for validation, and so never trained on: about one in ten.
-
-    The request_id alone decides, so the split is the same in every retraining and each
-    time the log is read. The hash is CRC-32: it is the same everywhere (Python's own
-    differs between processes), takes 0.1 us, and spreads consecutive ids as evenly as a
-    cryptographic hash does. Nothing is gained by choosing ids that collide.
-
-    Args:
-        request_ids: (rows,)
-
-    Returns:
-        (rows,), True for validation.
-    """
-    hashes = np.fromiter((zlib.crc32(name.encode()) for name in request_ids), np.uint32)
-    chosen: npt.NDArray[np.bool_] = hashes % 10 == 0
-    return chosen
 
 
 def row_losses(probabilities: Matrix, codes: IntegerCodes) -> Matrix:
@@ -99,13 +77,13 @@ def _auc(probabilities: Matrix, codes: IntegerCodes) -> float | None:
     if len(occurring) < 2:
         return None
     if probabilities.ndim == 1:
-        return _auc_of_two(probabilities, codes == 1)
+        return area_under_curve(probabilities, codes == 1)
     return float(
-        np.mean([_auc_of_two(probabilities[:, code], codes == code) for code in occurring])
+        np.mean([area_under_curve(probabilities[:, code], codes == code) for code in occurring])
     )
 
 
-def _auc_of_two(scores: Matrix, positive: npt.NDArray[np.bool_]) -> float:
+def area_under_curve(scores: Matrix, positive: npt.NDArray[np.bool_]) -> float:
     """How often a positive row scores higher than a negative one; a tie counts half."""
     _, places, counts = np.unique(scores, return_inverse=True, return_counts=True)
     ranks = (np.cumsum(counts) - (counts - 1) / 2)[places]  # from 1, ties share their mean

@@ -4,6 +4,7 @@ They come from `pipeline.toml`; environment variables override it. Only this mod
 either of them, and only when `load()` is called, not at import.
 """
 
+import codecs
 import os
 import ssl
 import tomllib
@@ -28,6 +29,7 @@ from utils.errors import UserError
 ROOT = Path(__file__).resolve().parent.parent
 
 Count = Annotated[int, Field(ge=1)]
+ColumnType = Literal["number", "category", "date"]
 
 
 class SettingsError(UserError):
@@ -65,11 +67,40 @@ class Data(_Section):
     drop: tuple[str, ...] = ()
     categorical: tuple[str, ...] = ()
     cross: tuple[tuple[str, str], ...] = ()
-    missing: tuple[str, ...] = ()
+    types: tuple[tuple[str, ColumnType], ...] = ()
+    missing: tuple[str, ...] | None = None
     comment: str = ""
     target_suffix: str = ""
+    separator: Annotated[str, Field(min_length=1, max_length=1)] = ","
+    decimal: Literal[".", ","] = "."
+    encoding: str = "utf-8"
     columns: tuple[str, ...] = ()
     files: tuple[DataFile, ...] = ()
+
+    @field_validator("types", mode="before")
+    @classmethod
+    def _as_pairs(cls, types: object) -> object:
+        return tuple(types.items()) if isinstance(types, Mapping) else types
+
+    @field_validator("encoding")
+    @classmethod
+    def _is_known(cls, encoding: str) -> str:
+        try:
+            codecs.lookup(encoding).encode("")
+        except (LookupError, TypeError):
+            raise ValueError("is no encoding that Python knows") from None
+        return encoding.lower().replace("_", "-").replace("utf8", "utf-8")
+
+    @model_validator(mode="after")
+    def _does_not_contradict_itself(self) -> "Data":
+        if self.decimal == self.separator:
+            raise ValueError(f"decimal and separator are both {self.decimal!r}")
+        if self.target in (*self.drop, *self.categorical, *dict(self.types)):
+            raise ValueError(f"{self.target!r} is the target, and no other column")
+        for name, kind in self.types:
+            if name in self.categorical and kind != "category":
+                raise ValueError(f"{name!r} is in `categorical`, but in types it is a {kind}")
+        return self
 
 
 class Training(_Section):

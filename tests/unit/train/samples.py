@@ -4,18 +4,18 @@ from typing import Any
 
 import pandas as pd
 
+from tests.unit.utils.samples import fit
 from train import search as search_module
 from train import train_hyperopt
 from train.search import Best, SearchSpec
 from utils.feature_tools import FeatureTools, IntegerCodes, Matrix
-from utils.preprocess_data import fit_features
 from utils.settings import Data
 
 Rows = tuple[Matrix, IntegerCodes, FeatureTools]
 
 
 def encode_rows(frame: pd.DataFrame, data: Data) -> Rows:
-    features = fit_features(frame, data)
+    features = fit(frame, data)
     return features.transform(frame), features.encode_target(frame[data.target]), features
 
 

@@ -1,4 +1,4 @@
-"""Metrics, the split for validation and the paired comparison."""
+"""Metrics and the paired comparison."""
 
 import math
 
@@ -9,17 +9,6 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from train import evaluate
 from utils.metrics import Metrics
-
-
-def test_validation_rows_are_a_stable_tenth() -> None:
-    names = [f"base-{line}" for line in range(20_000)]
-    chosen = evaluate.is_validation_row(names)
-    assert 0.095 < chosen.mean() < 0.105
-    assert (evaluate.is_validation_row(names[::-1])[::-1] == chosen).all()
-    # Validation rows of a published bundle must stay validation rows in every later version.
-    assert np.flatnonzero(chosen)[:6].tolist() == [6, 11, 13, 18, 30, 31]
-    assert evaluate.is_validation_row([]).shape == (0,)
-    assert evaluate.is_validation_row(["é", "日本"]).dtype == np.bool_
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ import pytest
 
 from train import fit, gate
 from train.gate import Scores
-from utils.feature_tools import FeatureTools, MessageDecoder
+from utils.feature_tools import FeatureTools
+from utils.message_decoder import MessageDecoder, OutcomeDecoder
 from utils.model_store.bundle import MODEL, Bundle, sha256
 
 
@@ -88,4 +89,6 @@ def test_champion_scores_only_the_rows_added_since_it_was_challenger() -> None:
 def bundle_of(model: CountingModel, features: FeatureTools) -> Bundle:
     booster: Any = model
     manifest: Any = SimpleNamespace(sha256={MODEL: sha256(model.text.encode())})
-    return Bundle(1, booster, features, manifest, MessageDecoder(features))
+    return Bundle(
+        1, booster, features, manifest, MessageDecoder(features), OutcomeDecoder(features)
+    )

@@ -1,122 +1,111 @@
-"""Reading the files of a data set, including malformed ones."""
+"""The target, what other programs send, and the rows that are kept for testing."""
 
+import csv
+import json
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tests.unit.utils.samples import decode_data
-from utils.messages import BadRecord
-from utils.preprocess_data import DataError, column_types, fit_features, read_frame, records
+from utils import splits
+from utils.data_set import DataError, DataSet, read_data
+from utils.feature_tools import FeatureTools
+from utils.preprocess_data import (
+    classes_of,
+    fit_features,
+    held_out_file,
+    records,
+    sample_rows,
+    split_off_test_rows,
+)
 from utils.settings import Data
 
-ODD = """\
-|a comment
- Age , job,zip,member,weight,nothing,class name
-39, cook , 01234,True, 1e400,, 1.
-50,?,1.0,False,2|5,,0.
-? ,smith,7,,3,,1.
-1,,7,True,4,,
+
+def fitted(found: DataSet, data: Data) -> FeatureTools:
+    return fit_features(found.frame, data, found.types)
+
+
+# The target
+
+
+def test_a_quantity_is_no_target() -> None:
+    data = Data(train="", target="y")
+    with pytest.raises(DataError, match="51 different numbers: that is a quantity"):
+        classes_of(pd.Series([str(n) for n in range(51)]), data)
+    assert len(classes_of(pd.Series([f"class {n}" for n in range(51)]), data)) == 51
+    with pytest.raises(DataError, match="only the class 'a'"):
+        classes_of(pd.Series(["a", "a", None]), data)
+
+
+# What other programs send
+
+
+WILD = """\
+age,city,code,member,when,score,y
+39,München, 01067 ,True,2023-11-15T12:00:00+01:00,1e3, yes
+NA,"Köln, Süd",1067,False,2023-11-15,-0.5,no
+17,NA,7,,2024-02-29 23:59:59.25,.25,yes
+,Café,01067,True,NA,1234567.125,no
 """
 
 
-def odd_data(**changes: Any) -> Data:
-    return Data(
-        train="odd.csv",
-        target="class name",
-        categorical=("zip",),
-        missing=("?",),
-        comment="|",
-        target_suffix=".",
-        **changes,
+def test_what_stands_in_the_file_scores_the_same_whoever_sends_it(tmp_path: Path) -> None:
+    """As pandas, csv.DictReader, pandas without inference and a list of JSON texts write it."""
+    path = tmp_path / "some.csv"
+    path.write_text(WILD)
+    data = Data(train="some.csv", target="y")
+    found = read_data(path, data)
+    features = fitted(found, data)
+    expected = features.transform(found.frame).tobytes()
+    with path.open(newline="") as file:
+        as_text = list(csv.DictReader(file))
+    by_pandas = pd.read_csv(path, dtype={"code": str})
+    senders = {
+        "csv.DictReader": as_text,
+        "pandas": json.loads(by_pandas.to_json(orient="records")),
+        "pandas as records": by_pandas.to_dict("records"),
+        "sample_app": list(records(found.frame, found.types)),
+    }
+    for sender, rows in senders.items():
+        decoded = [decode_data(features, row) for row in rows]
+        assert features.transform_rows(decoded).tobytes() == expected, sender
+        codes = [features.class_codes[row.outcome] for row in decoded]
+        assert codes == [1, 0, 1, 0], sender
+
+
+# Rows that are kept for testing
+
+
+def test_split_off_rows_are_the_test_rows_and_are_read_back_the_same(tmp_path: Path) -> None:
+    random = np.random.default_rng(1)
+    frame = pd.DataFrame(
+        {
+            "n": random.normal(size=200),
+            "unused": range(200),
+            "c": random.choice(["a", "b c", 'd"e', "ü"], 200),
+            "d": random.choice(["2023-01-05", "2024-01-05T10:00:00Z", ""], 200),
+            "y": random.choice(["yes", "no"], 200),
+        }
     )
-
-
-def test_odd_file_is_read_as_its_messages_are(tmp_path: Path) -> None:
-    path = tmp_path / "odd.csv"
-    path.write_text(ODD.replace("2|5", "2.5"))
-    data = odd_data(drop=("nothing",), cross=(("job", "zip"),))
-    frame = read_frame(path, data)
-    assert list(frame.columns) == ["Age", "job", "zip", "member", "weight", "class name"]
-    missing_as_none = frame.astype(object).where(frame.notna(), None)
-    assert missing_as_none.to_numpy().tolist() == [
-        [39, "cook", "1234", "true", None, "1"],
-        [50, None, "1", "false", 2.5, "0"],
-        [None, "smith", "7", None, 3, "1"],
-        [1, None, "7", "true", 4, None],
-    ]
-    assert column_types(frame, data) == (["Age", "weight"], ["job", "zip", "member"])
-    features = fit_features(frame, data)
-    assert features.classes == ("0", "1")
-    sent = list(records(frame, features.numerical))
-    assert sent[0]["weight"] is None
+    frame.to_csv(tmp_path / "some.csv", index=False)
+    data = Data(train="some.csv", target="y", drop=("unused",))
+    found = read_data(tmp_path / "some.csv", data)
+    chosen = splits.is_test_row(found.frame.drop(columns="y"))
+    assert 20 < chosen.sum() < 60
+    assert split_off_test_rows(tmp_path, data) == chosen.sum()
+    assert held_out_file(data) == "some.held-out.csv"
+    sent = sample_rows(tmp_path, data)
+    features = fitted(found, data)
     decoded = [decode_data(features, row) for row in sent]
-    assert features.transform_rows(decoded).tobytes() == features.transform(frame).tobytes()
-    # Messages may carry numbers and booleans in columns that are categorical in the file.
-    row = decode_data(features, {"zip": 7, "member": True, "class name": 1})
-    assert features.row_values(row) == (None, None, None, "7", "true")
-    with pytest.raises(BadRecord):
-        decode_data(features, {"job": 7})
+    by_file = features.transform(found.frame[chosen])
+    assert features.transform_rows(decoded).tobytes() == by_file.tobytes()
+    assert [row["y"] for row in sent] == found.frame["y"][chosen].tolist()
 
 
-@given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1))
-def test_file_and_json_give_the_same_floats(tmp_path_factory: Any, values: list[float]) -> None:
-    path = tmp_path_factory.mktemp("floats") / "floats.csv"
-    path.write_text("n,y\n" + "".join(f"{value!r},1\n" for value in values))
-    assert read_frame(path, Data(train="", target="y"))["n"].tolist() == values
-
-
-def test_comment_sign_inside_a_line_is_kept(tmp_path: Path) -> None:
-    path = tmp_path / "odd.csv"
-    path.write_text(ODD)
-    assert read_frame(path, odd_data())["weight"].tolist()[1] == "2|5"
-
-
-@pytest.mark.parametrize("positive", ["", "0", "1.0"])
-def test_positive_class_has_code_1(tmp_path: Path, positive: str) -> None:
-    path = tmp_path / "odd.csv"
-    path.write_text(ODD)
-    data = odd_data(positive=positive, drop=("nothing",))
-    classes = fit_features(read_frame(path, data), data).classes
-    assert classes == (("1", "0") if positive == "0" else ("0", "1"))
-
-
-def test_several_classes_are_sorted_as_numbers_or_text() -> None:
-    frame = pd.DataFrame({"n": [1, 2, 3], "class name": ["10", "9", "8"]})
-    assert fit_features(frame, odd_data()).classes == ("8", "9", "10")
-
-
-@pytest.mark.parametrize(
-    ("changes", "why"),
-    [
-        ({"drop": ("gone",)}, "no column 'gone'"),
-        ({"cross": (("gone", "job"),)}, "no column 'gone'"),
-        ({"columns": ("a", "b")}, "not valid CSV"),
-        ({"columns": tuple("abcdefg")}, "no column"),
-        ({"cross": (("Age", "job"),)}, "cannot cross 'Age'"),
-        ({"positive": "yes"}, "the positive class 'yes' is none of"),
-    ],
-)
-def test_file_that_does_not_match_its_settings_is_one_line(
-    tmp_path: Path, changes: dict[str, Any], why: str
+def test_without_a_test_file_there_is_nothing_to_send_before_it_is_split_off(
+    tmp_path: Path,
 ) -> None:
-    path = tmp_path / "odd.csv"
-    path.write_text(ODD.replace("2|5", "2.5"))
-    data = odd_data(**changes)
-    with pytest.raises(DataError, match=why) as error:
-        fit_features(read_frame(path, data), data)
-    assert "\n" not in str(error.value)
-
-
-def test_unreadable_file_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="cannot read"):
-        read_frame(tmp_path / "none.csv", odd_data())
-    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(DataError, match="not valid CSV"):
-        read_frame(tmp_path / "binary", odd_data())
-    (tmp_path / "empty").write_bytes(b"")
-    with pytest.raises(DataError, match="not valid CSV"):
-        read_frame(tmp_path / "empty", odd_data())
+    with pytest.raises(DataError, match=r"initialize\.py splits it off"):
+        sample_rows(tmp_path, Data(train="some.csv", target="y"))

@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.harness import Pipeline, write_adult
+from tests.harness import Pipeline, held_out, write_adult
 from train import evaluate, retrain, tracking
 from train.results import Result
 from train.tracking.tracker import Tracker
+from utils.data_set import read_data
 from utils.message_store import Batch, MessageStore, StoredMessage
 from utils.messages import APP_MESSAGES, PREDICTIONS
 from utils.model_store import ModelStore
 from utils.model_store.manifest import Manifest
-from utils.preprocess_data import read_frame
 from utils.settings import Settings
 
 Row = dict[str, Any]
@@ -43,14 +43,17 @@ class OfflinePipeline:
         self._rows = rows
         self._offset = 0
 
-    def serve(self, number: int, label: Any = lambda request_id, label: label) -> Any:
+    def serve(self, number: int, label: Any = lambda is_held_out, label: label) -> Any:
         """Predict rows whose outcomes are known at once; returns (probabilities, codes)."""
         bundle = self.store.load_current()
         first, self._offset = self._offset, self._offset + number
         rows = self._rows[first : self._offset]
         ids = [f"r-{offset}" for offset in range(first, self._offset)]
         values = [{name: row[name] for name in self.features.columns} for row in rows]
-        labels = [label(name, row[TARGET]) for name, row in zip(ids, rows, strict=True)]
+        labels = [
+            label(is_held_out, row[TARGET])
+            for is_held_out, row in zip(held_out(bundle, rows), rows, strict=True)
+        ]
         scores = bundle.score(bundle.features.transform_rows(self._decoded(ids, values)))
         batch = Batch(messages=[], outcomes=[], predictions=[], offsets={})
         decoded = self._decoded(ids, values)
@@ -80,9 +83,9 @@ class OfflinePipeline:
         Tracker(self.settings, self.reported.append).step(thorough=True)
 
 
-def flip_training_label(request_id: str, label: str) -> str:
+def flip_training_label(is_held_out: bool, label: str) -> str:
     """Flip the labels of training rows alone, so that the gate sees a worse model."""
-    if evaluate.is_validation_row([request_id])[0]:
+    if is_held_out:
         return label
     return "<=50K" if label == ">50K" else ">50K"
 
@@ -221,7 +224,7 @@ def load_the_champion_from_mlflow(pipeline: OfflinePipeline) -> None:
 
     settings = pipeline.settings
     loaded = mlflow.pyfunc.load_model(f"models:/{NAME}@champion")
-    frame = read_frame(settings.data_dir / settings.data.train, settings.data).head(20)
+    frame = read_data(settings.data_dir / settings.data.train, settings.data).frame.head(20)
     bundle = pipeline.store.load_current()
     assert (loaded.predict(frame) == bundle.score(bundle.features.transform(frame))).all()
 
