@@ -21,12 +21,12 @@ from train.results import Judgement, Result
 from train.schedule import JUDGE_EVERY, RETRY_SECONDS, Schedule
 from train.tracking import Tracking
 from train.worker import Job, Worker
-from utils import kafka_io, messages, process
+from utils import changes, kafka_io, messages, process
 from utils.errors import one_line
 from utils.kafka_io import ExactlyOnce, Polled, Position, TopicPartition
 from utils.message_store import MessageStore, StoreError
 from utils.message_store.ingest import Ingest
-from utils.messages import RetrainRequest, TrainingCompleted
+from utils.messages import RetrainRequest, Rollback, TrainingCompleted
 from utils.model_store import ModelStore, ModelStoreError
 from utils.model_store.manifest import PublishedModel, RolledBack
 from utils.settings import Settings
@@ -74,6 +74,7 @@ class Trainer:
         self.trainings = 0
         self._waiting: list[tuple[int, RetrainRequest]] = []
         self._answers_may_be_new = True
+        self._model_may_be_other = False
         self._position: Position | None = None
         self._partition = TopicPartition(messages.RETRAIN_TOPIC, 0)
         self._job: Future[Result] | None = None
@@ -102,6 +103,8 @@ class Trainer:
         """
         polled = self.client.poll(timeout_ms)
         self._read_requests(polled)  # 1
+        if self._model_may_be_other and not self.busy:
+            self._follow_model()
         if self._schedule.may_read(training=self._job is not None):
             self._schedule.log_read(self.ingest.step())  # 2
         self._collect()  # 3
@@ -129,6 +132,19 @@ class Trainer:
                 self._waiting.append((record.offset, event))
                 self._answers_may_be_new = True
                 self._schedule.request_arrived()
+            elif isinstance(event, Rollback | TrainingCompleted):
+                # By hand or by initialize.py --force: the model may have other columns.
+                self._model_may_be_other = True
+
+    def _follow_model(self) -> None:
+        """Read messages and outcomes by the rules of the model that serves now.
+
+        If its columns, classes or rules differ, the store's rows are built again from what was
+        sent; trainings wait for that.
+        """
+        bundle = self.store.load_current()
+        self.ingest.use(bundle.features, bundle.manifest.training.outcomes_from)
+        self._model_may_be_other = False
 
     def _collect(self) -> None:
         if self._job is not None and self._job.done():
@@ -187,7 +203,7 @@ class Trainer:
             # A failed commit restores the position, and then the answers are read again.
             self._answers_may_be_new = False
         records = self._announcements + [
-            _completed(answers[request.batch_id], request)
+            self._completed(answers[request.batch_id], request)
             for _, request in self._waiting
             if request.batch_id in answers
         ]
@@ -217,13 +233,33 @@ class Trainer:
             if self.ingest.is_same_log(topics[batch_id], entry.topic_ids or {})
         }
 
+    def _completed(self, model: PublishedModel, request: RetrainRequest) -> TrainingCompleted:
+        """The announcement that answers one request."""
+        return TrainingCompleted(
+            model_id=model.model_id,
+            accepted=model.accepted,
+            batch_id=request.batch_id,
+            requests=len(model.batch_ids),
+            parent_id=model.parent_id,
+            rows=model.rows,
+            challenger=model.metrics.challenger,
+            champion=model.metrics.champion,
+            gate=model.gate,
+            values=self.ingest.all_values(),
+            recent_values=self.ingest.values.of_the_last(),
+        )
+
     def _start_work(self) -> None:
         if self._waiting:
             requests = [request for _, request in self._waiting]
             # The store may not have read the requested offsets yet.
             if self._schedule.may_train() and self.ingest.has_read(requests):
                 self._train([request.batch_id for request in requests])
-        elif self._judging is None and self._schedule.judgement_due(self.ingest.outcomes):
+        elif (
+            self._judging is None
+            and not self.ingest.is_rereading
+            and self._schedule.judgement_due(self.ingest.outcomes)
+        ):
             self._schedule.judgement_started(self.ingest.outcomes)
             self._judging = self.worker.judge()
 
@@ -241,21 +277,6 @@ class Trainer:
         return messages.Rollback(
             model_id=last.rollback_to, from_model_id=last.from_id, reason=last.reason
         )
-
-
-def _completed(model: PublishedModel, request: RetrainRequest) -> TrainingCompleted:
-    """The announcement that answers one request."""
-    return TrainingCompleted(
-        model_id=model.model_id,
-        accepted=model.accepted,
-        batch_id=request.batch_id,
-        requests=len(model.batch_ids),
-        parent_id=model.parent_id,
-        rows=model.rows,
-        challenger=model.metrics.challenger,
-        champion=model.metrics.champion,
-        gate=model.gate,
-    )
 
 
 def loop(trainer: Trainer, stop: process.Stop, report: process.Report) -> None:
@@ -284,7 +305,9 @@ def main(arguments: argparse.Namespace, settings: Settings) -> None:
             return
         store = ModelStore(settings.models_dir)
         store.reconcile()
-        features = store.load_current().features
+        bundle = store.load_current()
+        if line := changes.since_training(settings, bundle, content=True):
+            report(line)
         # Ends last, after the group was left and the last model announced.
         resources.enter_context(
             Tracking(settings, timeout=TRACKING_TIMEOUT, niceness=TRACKING_NICENESS)
@@ -292,9 +315,12 @@ def main(arguments: argparse.Namespace, settings: Settings) -> None:
         worker = Worker(settings, hyper=arguments.hyper, evals=arguments.evals)
         resources.enter_context(worker)
         message_store = resources.enter_context(
-            MessageStore(settings.messages_url, features, report=report)
+            MessageStore(settings.messages_url, bundle.features, report=report)
         )
-        ingest = resources.enter_context(Ingest(settings.kafka, message_store, features))
+        outcomes_from = bundle.manifest.training.outcomes_from
+        ingest = resources.enter_context(
+            Ingest(settings.kafka, message_store, bundle.features, outcomes_from)
+        )
         client = ExactlyOnce(
             settings.kafka,
             group=messages.TRAINER_GROUP,

@@ -65,16 +65,20 @@ class Verdict:
         challenger: The challenger's metrics on the validation rows.
         champion: The champion's metrics on them; None without a comparable champion.
         comparison: The comparison of both; None without a comparable champion.
+        is_first: Whether there is no champion to compare with.
     """
 
     challenger: Metrics
     champion: Metrics | None = None
     comparison: Comparison | None = None
+    is_first: bool = False
 
     @property
     def accepted(self) -> bool:
-        """Whether the challenger may serve."""
-        return self.comparison is None or not self.comparison.worse
+        """Whether the challenger may serve: never without a judgement, but for the first."""
+        if self.comparison is None:
+            return self.is_first
+        return not self.comparison.worse
 
 
 def compare(
@@ -103,7 +107,7 @@ def compare(
     scores = _scores_of(sha256(model_text.encode()))
     challenger_scores = scores(booster, features.transform(frame), threads)
     if champion is None or not are_comparable(champion, features):
-        return Verdict(evaluate.metrics(challenger_scores, codes))
+        return Verdict(evaluate.metrics(challenger_scores, codes), is_first=champion is None)
     scores = _scores_of(champion.manifest.sha256[MODEL])
     champion_scores = scores(champion.booster, champion.features.transform(frame), threads)
     comparison = evaluate.paired_comparison(

@@ -10,7 +10,10 @@ from utils.metrics import Comparison, Metrics
 
 @dataclass(frozen=True)
 class Result:
-    """The result of a training, which the trainer announces on `retrain_topic`."""
+    """The result of a training, which the trainer announces on `retrain_topic`.
+
+    `majority` are the metrics of predicting by the shares of the classes alone.
+    """
 
     model_id: int
     accepted: bool
@@ -21,6 +24,7 @@ class Result:
     comparison: Comparison | None
     seconds: dict[str, float] = field(default_factory=dict)
     learnt_from: int = 0
+    majority: Metrics | None = None
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 
@@ -13,18 +13,19 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import union_categoricals
 
-from train import evaluate, fit, gate, optimisers
+from train import evaluate, fit, gate, optimisers, profile
 from train.results import Judgement, Result
 from train.search import Best, Progress, SearchSpec, search
 from train.tracking import outbox
-from utils import preprocess_data
+from utils import data_set, preprocess_data, splits
+from utils.data_set import DataSet
 from utils.feature_tools import FeatureTools
 from utils.message_store import MessageStore, Offsets, Snapshot
-from utils.messages import Label
 from utils.metrics import BothMetrics
 from utils.model_store import Bundle, BundleError, Draft, ModelStore, ModelStoreError
-from utils.model_store.manifest import Manifest, TrainingRecord, TrialRecord
-from utils.settings import Data, Settings
+from utils.model_store.manifest import TrainingRecord, TrialRecord
+from utils.settings import ColumnType, Data, Settings
+from utils.values import Label
 
 GOLDEN_ROWS = 5
 #: The fewest outcomes for a judgement, which compares the serving model with its parent.
@@ -48,18 +49,20 @@ class Rows:
         frame: The raw feature columns.
         labels: The class of each row by name.
         validation: Whether each row is for validation, and so never trained on.
+        types: The type of each feature column.
+        base_sha256: The SHA-256 of the base data's file.
         offsets: The offsets up to which the log was read, by (topic, partition).
         topic_ids: Kafka's ids of those topics.
-        base_sha256: The SHA-256 of the base data's file.
     """
 
     ids: list[str]
     frame: pd.DataFrame
     labels: np.ndarray
     validation: np.ndarray
-    offsets: Offsets
-    topic_ids: dict[str, str]
+    types: Mapping[str, ColumnType]
     base_sha256: str
+    offsets: Offsets = field(default_factory=dict)
+    topic_ids: dict[str, str] = field(default_factory=dict)
 
     @cached_property
     def training(self) -> tuple[pd.DataFrame, np.ndarray]:
@@ -90,9 +93,45 @@ class Timer:
         self.seconds[part] = time.monotonic() - started
 
 
-def gather_rows(settings: Settings, snapshot: Snapshot | None) -> Rows:
+@dataclass(frozen=True)
+class Problem:
+    """What is learnt, and by which rules: pipeline.toml's, or those of the serving bundle.
+
+    A retraining repeats the rules of the serving bundle, whatever pipeline.toml says by then,
+    so that the new model can be compared with it. `initialize.py --force` takes new ones.
+
+    Attributes:
+        data: The data set and its target.
+        folder: The folder of the data set's files.
+        types: The types of the feature columns; None to infer them from the file.
+        classes: The classes in the order of their codes; None to take those of the file.
+        outcomes_from: By partition of `outcomes`, the first offset of this target.
+    """
+
+    data: Data
+    folder: Path
+    types: Mapping[str, ColumnType] | None = None
+    classes: tuple[str, ...] | None = None
+    outcomes_from: Mapping[int, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, settings: Settings, bundle: Bundle | None) -> "Problem":
+        """The problem of a bundle; that of pipeline.toml without one."""
+        if bundle is None:
+            return cls(settings.data, settings.data_dir)
+        features = bundle.features
+        return cls(
+            bundle.manifest.training.problem(settings.data),
+            settings.data_dir,
+            features.types,
+            features.classes,
+            bundle.manifest.training.outcomes_from,
+        )
+
+
+def gather_rows(problem: Problem, snapshot: Snapshot | None) -> Rows:
     """Combine the base data and the messages."""
-    base = base_rows(settings)
+    base = base_rows(problem)
     if snapshot is None:
         return base
     base = replace(base, offsets=snapshot.offsets, topic_ids=snapshot.topic_ids)
@@ -100,12 +139,13 @@ def gather_rows(settings: Settings, snapshot: Snapshot | None) -> Rows:
         return base
     ids = list(snapshot.request_ids)
     columns = {name: _concatenate(base.frame[name], snapshot.frame[name]) for name in base.frame}
+    chosen = splits.is_validation_row(snapshot.frame[list(base.frame.columns)])
     return replace(
         base,
         ids=base.ids + ids,
         frame=pd.DataFrame(columns, copy=False),
         labels=np.concatenate([base.labels, np.asarray(snapshot.outcomes, dtype=object)]),
-        validation=np.concatenate([base.validation, evaluate.is_validation_row(ids)]),
+        validation=np.concatenate([base.validation, chosen]),
     )
 
 
@@ -122,37 +162,53 @@ def _as_text_categories(column: "pd.Series") -> pd.Categorical:
     return pd.Categorical.from_codes(names.codes, categories=names.categories.astype(object))
 
 
-def base_rows(settings: Settings) -> Rows:
-    """The base data; the file is read again only if it has changed.
+def base_rows(problem: Problem) -> Rows:
+    """The base data without the rows for testing; the file is read again only if it has changed.
 
     Raises:
-        preprocess_data.DataError: The file cannot be read.
+        data_set.DataError: The file cannot be read.
     """
-    path, stamp = settings.data_dir / settings.data.train, None
+    path, stamp = problem.folder / problem.data.train, None
     with suppress(OSError):  # reported when the file is read
         written = path.stat()
         stamp = written.st_mtime_ns, written.st_size
-    return _read_base_rows(path, settings.data, stamp)
+    types = None if problem.types is None else tuple(problem.types.items())
+    return _read_base_rows(path, problem.data, types, stamp)
 
 
 @lru_cache(maxsize=1)
-def _read_base_rows(path: Path, data: Data, _stamp: tuple[int, int] | None) -> Rows:
-    frame = preprocess_data.read_frame(path, data)
-    labels = frame.pop(data.target).to_numpy(dtype=object)
-    _, names = preprocess_data.column_types(frame, data)
+def _read_base_rows(
+    path: Path,
+    data: Data,
+    types: tuple[tuple[str, ColumnType], ...] | None,
+    _stamp: tuple[int, int] | None,
+) -> Rows:
+    found = data_set.read_data(path, data, None if types is None else dict(types))
+    return rows_of(found, path, data)
+
+
+def rows_of(found: DataSet, path: Path, data: Data) -> Rows:
+    """The rows of a data set's training file, without those for testing."""
+    labels = found.frame[data.target].to_numpy(dtype=object)
+    frame = found.frame[list(found.types)]
+    ids = np.array([f"base-{line}" for line in range(len(frame))], dtype=object)
+    names = [name for name, kind in found.types.items() if kind == "category"]
     # Each training needs the distinct values of these columns several times.
     frame = frame.astype(dict.fromkeys(names, "category"))
-    ids = [f"base-{line}" for line in range(len(frame))]
+    if not data.test:
+        kept = ~splits.is_test_row(frame)
+        frame, labels, ids = frame[kept].reset_index(drop=True), labels[kept], ids[kept]
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    return Rows(ids, frame, labels, evaluate.is_validation_row(ids), {}, {}, sha256)
+    validation = splits.is_validation_row(frame)
+    return Rows(ids.tolist(), frame, labels, validation, found.types, sha256)
 
 
-def fit_preprocessor(rows: Rows, settings: Settings) -> FeatureTools:
+def fit_preprocessor(rows: Rows, problem: Problem) -> FeatureTools:
     """Fit the preprocessor on the training rows."""
     frame, labels = rows.training
-    return preprocess_data.fit_features(
-        frame.assign(**{settings.data.target: labels}), settings.data
-    )
+    target = pd.Series(labels, index=frame.index, name=problem.data.target)
+    whole = pd.concat([frame, target], axis=1)
+    return preprocess_data.fit_features(whole, problem.data, rows.types, problem.classes)
 
 
 def train(
@@ -162,7 +218,8 @@ def train(
     hyper: str,
     evals: int,
     batch_ids: Sequence[str] = (),
-    first: bool = False,
+    base: Rows | None = None,
+    outcomes_from: Mapping[int, int] | None = None,
     progress: Progress | None = None,
 ) -> Result:
     """Search, fit, compare with the champion and publish.
@@ -180,15 +237,19 @@ def train(
         hyper: The optimiser's name.
         evals: Evaluations of the search.
         batch_ids: The ids of the retrain requests that this training answers.
-        first: Train without a champion: no warm start and no gate. An optimiser with a
-            memory keeps it.
+        base: The base data, to train a first model: by pipeline.toml, without a champion, so
+            without warm start and gate. An optimiser with a memory keeps it.
+        outcomes_from: With `base`: by partition of `outcomes`, the first offset of its target.
         progress: Called with (done, total, best loss) after each evaluation.
     """
     timer, store = Timer(), ModelStore(settings.models_dir)
     with timer("reading"):
-        champion = None if first else serving_bundle(store)
-        rows = gather_rows(settings, snapshot)  # 1
-        features = fit_preprocessor(rows, settings)  # 2
+        champion = None if base else serving_bundle(store)
+        problem = Problem.of(settings, champion)
+        if outcomes_from is not None:
+            problem = replace(problem, outcomes_from=outcomes_from)
+        rows = base or gather_rows(problem, snapshot)  # 1
+        features = fit_preprocessor(rows, problem)  # 2
         X, y = training_matrix(rows, features)
     spec = SearchSpec(
         X=X,
@@ -219,7 +280,7 @@ def train(
         features=features,
         hyperparameters={**best.params, "num_boost_round": best.rounds},
         seed=spec.seed,
-        training=_training_record(settings, rows, spec, hyper, best, timer),
+        training=_training_record(problem, rows, spec, hyper, best, timer),
         metrics=BothMetrics(verdict.challenger, verdict.champion),
         gate=verdict.comparison,
         batch_ids=list(batch_ids),
@@ -237,18 +298,22 @@ def train(
         verdict.comparison,
         {name: round(value, 3) for name, value in timer.seconds.items()},
         best.learnt_from,
+        profile.majority(y, features.encode_target(rows.held_out[1]), len(features.classes)),
     )
 
 
 def _training_record(
-    settings: Settings, rows: Rows, spec: SearchSpec, hyper: str, best: Best, timer: Timer
+    problem: Problem, rows: Rows, spec: SearchSpec, hyper: str, best: Best, timer: Timer
 ) -> TrainingRecord:
     return TrainingRecord(
         rows=len(spec.y),
-        base_data=settings.data.train,
+        classes=spec.features.classes,
+        base_data=problem.data.train,
+        data=problem.data.model_dump(mode="json", exclude={"files"}),
         base_data_sha256=rows.base_sha256,
         offsets=offsets_by_topic(rows.offsets),
         topic_ids=rows.topic_ids,
+        outcomes_from=problem.outcomes_from,
         hyper=hyper,
         evaluations=best.evaluations,
         learnt_from=best.learnt_from,
@@ -284,9 +349,9 @@ def training_matrix(rows: Rows, features: FeatureTools) -> tuple[np.ndarray, np.
 
 
 def _golden_rows(rows: Rows, features: FeatureTools) -> list[dict[str, Label | None]]:
-    frame, _ = rows.held_out
+    frame = rows.held_out[0] if rows.validation.any() else rows.frame
     return list(
-        preprocess_data.records(frame[list(features.columns)].head(GOLDEN_ROWS), features.numerical)
+        preprocess_data.records(frame[list(features.columns)].head(GOLDEN_ROWS), rows.types)
     )
 
 
@@ -352,32 +417,37 @@ def training_offsets(training: TrainingRecord, now: Mapping[str, str] | None = N
     }
 
 
-def retrain_from_manifest(settings: Settings, manifest: Manifest, snapshot: Snapshot | None) -> str:
-    """Train a model again from its manifest; returns the text of model.txt.
+def retrain_from_manifest(
+    settings: Settings, bundle: Bundle, snapshot: Snapshot | None
+) -> tuple[FeatureTools, str]:
+    """Train a model again from its manifest.
 
     Args:
         settings: The pipeline's settings.
-        manifest: The manifest of the model.
+        bundle: The model.
         snapshot: The messages up to the manifest's offsets.
+
+    Returns:
+        The preprocessor, and the text of model.txt.
 
     Raises:
         ValueError: The base data are not those that the model was trained on.
     """
-    rows = gather_rows(settings, snapshot)
+    manifest, problem = bundle.manifest, Problem.of(settings, bundle)
+    rows = gather_rows(problem, snapshot)
     if rows.base_sha256 != manifest.training.base_data_sha256:
-        raise ValueError(f"{settings.data.train} is not the file the model was trained on")
-    features = fit_preprocessor(rows, settings)
+        raise ValueError(f"{problem.data.train} is not the file the model was trained on")
+    features = fit_preprocessor(rows, problem)
     matrix, codes = training_matrix(rows, features)
     parameters = dict(manifest.hyperparameters)
     rounds = int(parameters.pop("num_boost_round"))
-    return fit.model_text(
-        fit.fit(
-            matrix,
-            codes,
-            features,
-            parameters,
-            rounds,
-            threads=os.cpu_count() or 1,
-            seed=manifest.seed,
-        )
+    booster = fit.fit(
+        matrix,
+        codes,
+        features,
+        parameters,
+        rounds,
+        threads=os.cpu_count() or 1,
+        seed=manifest.seed,
     )
+    return features, fit.model_text(booster)

@@ -102,11 +102,13 @@ def _die_with_parent() -> None:
 def _warm_up(settings: Settings, hyper: str) -> None:
     gc.disable()  # collecting garbage during the imports takes half as long as they do
     from train import optimisers, retrain
-    from utils.preprocess_data import DataError
+    from utils.data_set import DataError
+    from utils.model_store import ModelStore
 
     optimisers.get(hyper)
     with suppress(DataError):  # reported by the first training
-        retrain.base_rows(settings)
+        champion = retrain.serving_bundle(ModelStore(settings.models_dir))
+        retrain.base_rows(retrain.Problem.of(settings, champion))
     gc.freeze()
     gc.enable()
 
