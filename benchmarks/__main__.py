@@ -17,7 +17,18 @@ from types import ModuleType
 import sklearn  # noqa: F401 - before LightGBM, or it lacks the estimators of rivals.original
 from rich.console import Console
 
-from benchmarks import freshness, growth, latency, quality, report, start, store, throughput
+from benchmarks import (
+    freshness,
+    growth,
+    latency,
+    missing,
+    quality,
+    report,
+    start,
+    store,
+    tables,
+    throughput,
+)
 from benchmarks.common import Workshop
 
 BENCHES: dict[str, ModuleType] = {
@@ -25,6 +36,8 @@ BENCHES: dict[str, ModuleType] = {
     "latency": latency,
     "freshness": freshness,
     "quality": quality,
+    "missing": missing,
+    "tables": tables,
     "growth": growth,
     "store": store,
     "start": start,

@@ -32,7 +32,7 @@ from benchmarks.common import (
 )
 from benchmarks.throughput import booster_alone
 from train import fit
-from train.retrain import gather_rows, training_matrix
+from train.retrain import Problem, gather_rows, training_matrix
 from utils import messages, process
 from utils.message_store import MessageStore
 from utils.model_store import ModelStore
@@ -153,7 +153,7 @@ def _trees(options: argparse.Namespace, workshop: Workshop, section: Section) ->
 
 def _fit(config: Settings, trees: int) -> lgb.Booster:
     bundle = ModelStore(config.models_dir).load_current()
-    matrix, codes = training_matrix(gather_rows(config, None), bundle.features)
+    matrix, codes = training_matrix(gather_rows(Problem.of(config, None), None), bundle.features)
     params = dict(bundle.manifest.hyperparameters)
     params.pop("num_boost_round")
     return fit.fit(matrix, codes, bundle.features, params, trees, threads=1)

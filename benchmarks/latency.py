@@ -32,7 +32,7 @@ from benchmarks.common import (
     running,
 )
 from tests.harness import Script
-from train.retrain import train
+from train.retrain import Problem, base_rows, train
 from utils import kafka_io, messages, process
 from utils.kafka_io import LogReader, Outgoing, Sender
 from utils.messages import RetrainRequest
@@ -122,7 +122,9 @@ class Latency:
     def measure_beside(self, options: argparse.Namespace) -> dict[tuple[str, str], list[float]]:
         """Measure alone and during other work; returns latencies (ms) by name and work."""
         found: dict[tuple[str, str], list[float]] = defaultdict(list)
-        train(self.pipeline.settings, snapshot=None, hyper="hyperopt", evals=1, first=True)
+        config = self.pipeline.settings
+        base = base_rows(Problem.of(config, None))
+        train(config, snapshot=None, hyper="hyperopt", evals=1, base=base)
         models = ModelStore(self.pipeline.settings.models_dir).on_disk()[-2:]
         hop = ("-m", "benchmarks.rivals.bare_hop", *TOPICS["bare hop"])
         with (

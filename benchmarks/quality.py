@@ -12,9 +12,9 @@ import lightgbm as lgb
 from benchmarks.common import Plot, Section, Table, Workshop, at_most
 from benchmarks.rivals import original
 from train import evaluate, fit, train_hyperopt
-from train.retrain import fit_preprocessor, gather_rows, training_matrix
+from train.retrain import Problem, fit_preprocessor, gather_rows, training_matrix
 from train.search import SearchSpec, search
-from utils import preprocess_data, process
+from utils import data_set, process
 from utils.feature_tools import FeatureTools
 from utils.settings import Settings
 
@@ -85,7 +85,8 @@ def our_loss(
     config: Settings, features: FeatureTools, booster: lgb.Booster, skip: int = 0
 ) -> float:
     """Mean log loss of a model on adult.test without its first `skip` rows."""
-    frame = preprocess_data.read_frame(config.data_dir / config.data.test, config.data)[skip:]
+    path = config.data_dir / config.data.test
+    frame = data_set.read_data(path, config.data, features.types).frame[skip:]
     codes = features.encode_target(frame[config.data.target])
     probabilities = booster.predict(features.transform(frame))
     return float(evaluate.row_losses(probabilities, codes).mean())
@@ -99,8 +100,9 @@ def original_loss(config: Settings, trained: original.Trained, skip: int = 0) ->
 
 
 def _ours(config: Settings, evaluations: list[int]) -> list[Point]:
-    rows = gather_rows(config, None)
-    features = fit_preprocessor(rows, config)
+    problem = Problem.of(config, None)
+    rows = gather_rows(problem, None)
+    features = fit_preprocessor(rows, problem)
     matrix, codes = training_matrix(rows, features)
     threads, seed = os.cpu_count() or 1, config.training.seed
     points = []

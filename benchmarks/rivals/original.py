@@ -16,7 +16,7 @@ import pandas as pd
 from hyperopt import Trials, fmin, hp, tpe
 from sklearn.preprocessing import MinMaxScaler
 
-from utils import preprocess_data
+from utils import data_set
 from utils.settings import Settings
 
 UNSEEN = -1
@@ -57,9 +57,9 @@ class Preprocessor:
 
 def read(config: Settings, name: str) -> tuple[pd.DataFrame, np.ndarray]:
     """Read a file's raw columns, with "?" as a normal category, and its labels as 0 and 1."""
-    frame = preprocess_data.read_frame(
+    frame = data_set.read_data(
         config.data_dir / name, config.data.model_copy(update={"missing": ()})
-    )
+    ).frame
     labels = frame.pop(config.data.target)
     return frame, (labels == config.data.positive).to_numpy(dtype=int)
 
