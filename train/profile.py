@@ -22,8 +22,9 @@ from utils.values import DAY, date_text, shown
 LEAK = 0.99
 #: Rows that the AUC of a column is measured on, at most.
 LEAK_ROWS = 20_000
-#: Bins of a column of numbers for that.
+#: Bins of a column of numbers for that, at most, and the fewest rows of one.
 LEAK_BINS = 64
+ROWS_PER_BIN = 20
 #: A column with a larger share of different values is an id or free text.
 MOSTLY_DIFFERENT = 0.9
 #: Fewer rows say nothing about that.
@@ -268,8 +269,9 @@ def _area_alone(column: "pd.Series", codes: IntegerCodes) -> float:
 
 
 def _binned(column: "pd.Series") -> IntegerCodes:
-    if pd.api.types.is_numeric_dtype(column.dtype) and column.nunique() > LEAK_BINS:
-        found = pd.qcut(column, LEAK_BINS, labels=False, duplicates="drop")
+    bins = max(2, min(LEAK_BINS, len(column) // ROWS_PER_BIN))
+    if pd.api.types.is_numeric_dtype(column.dtype) and column.nunique() > bins:
+        found = pd.qcut(column, bins, labels=False, duplicates="drop")
         return np.asarray(found.fillna(-1).to_numpy(), dtype=np.int64) + 1
     return np.asarray(pd.factorize(column)[0], dtype=np.int64) + 1
 

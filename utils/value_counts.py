@@ -12,7 +12,7 @@ from utils.metrics import ValueShares
 #: The kinds of values that are counted, in the order of a tally's rows.
 KINDS = ("missing", "unknown", "lenient")
 #: What a line for the user calls them.
-SHOWN = {"missing": "missing", "unknown": "unknown categories", "lenient": "leniently read"}
+SHOWN = {"missing": "missing", "unknown": "unknown", "lenient": "leniently read"}
 #: How many messages "the last" are.
 WINDOW = 1_000
 #: A share is compared after this many further messages.
