@@ -153,6 +153,7 @@ class Explanation(msgspec.Struct, kw_only=True):
         predictions: The predictions for them, oldest first.
         answer: The one of them that belongs to `message`; None if there is none.
         outcome: The outcome; None while it is not known.
+        rejected_outcome: The outcome inside the message, if it is none of the classes.
         model: The answer's model; None without an answer.
         contributions: None without an answer, its bundle or a valid message.
         recomputed: None in the same cases.
@@ -163,6 +164,7 @@ class Explanation(msgspec.Struct, kw_only=True):
     sent: int | None = None
     message: Message | None = None
     outcome: KnownOutcome | None = None
+    rejected_outcome: str | None = None
     predictions: list[MadePrediction] = []
     answer: MadePrediction | None = None
     model: Model | None = None
@@ -243,8 +245,11 @@ def _read_message(found: Explanation, sent: bytes | None, bundle: Bundle) -> Row
         )
     ]
     found.message.values = {value.column: value.read for value in found.message.details}
-    if found.outcome is None and (name := class_name(row.outcome, features)) in features.classes:
-        found.outcome = KnownOutcome(str(name))
+    name = class_name(row.outcome, features)
+    if name is not None and name not in features.classes:
+        found.rejected_outcome = name
+    elif name is not None and found.outcome is None:
+        found.outcome = KnownOutcome(name)
     return row
 
 

@@ -35,6 +35,8 @@ def show(found: Explanation, console: Console) -> None:
     _show_message(say, console, found.message)
     _show_predictions(say, found)
     _show_outcome(say, found.outcome)
+    if found.rejected_outcome is not None:
+        say("rejected", f"the outcome inside the message, {found.rejected_outcome!r}, is no class")
     if found.model is not None:
         _show_model(say, found.model)
     if found.contributions is not None and found.recomputed is not None:

@@ -175,6 +175,8 @@ def test_message_with_an_outcome_of_no_class_is_scored_and_the_outcome_rejected(
     assert pipeline.run("-m", "ops", "dead-letters", "resend", "0").stdout == "sent 1 again\n"
     (again,) = pipeline.wait_for(OUTCOMES, 1)
     assert again == {"request_id": "r-0", "outcome": "rich"}
+    explained = pipeline.run("-m", "ops", "why", "r-0", "--log")
+    assert "'rich', is no class" in explained.stdout, explained.stderr
     replayed = pipeline.run("-m", "ops", "replay")
     assert "5 predictions reproduced bit for bit" in replayed.stdout, replayed.stderr
 
