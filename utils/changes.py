@@ -21,6 +21,12 @@ def since_training(settings: Settings, bundle: Bundle, *, content: bool = False)
     Returns:
         The line, or None if nothing has changed, or it is not known.
     """
+    if not bundle.manifest.training.data:
+        return (
+            f"model {bundle.model_id} is of an earlier version, which chose other rows for "
+            "validation: retrainings compare with it unfairly; `python initialize.py --force` "
+            "trains one that does not"
+        )
     found = [*_changed_settings(settings.data, bundle), *_changed_columns(settings, bundle)]
     if content and not found:
         found = _changed_content(settings, bundle)
