@@ -22,14 +22,13 @@ from utils import changes, kafka_io, messages, process, scoring
 from utils.errors import one_line
 from utils.feature_tools import Row, ValueTally
 from utils.kafka_io import Content, ExactlyOnce, Polled, Position, TopicPartition
-from utils.message_decoder import new_tally
 from utils.messages import ModelLoaded, RetrainRequest
 from utils.model_store import Bundle, ModelStore
 from utils.model_store.watcher import BundleWatcher
 from utils.outcome_count import OutcomeCount
 from utils.scoring import DecodedRecords
 from utils.settings import Settings
-from utils.value_counts import ValueCounts, describe
+from utils.value_counts import ValueCounts, describe, new_tally
 
 #: Batches at least this large are pipelined on worker threads.
 PIPELINE_MIN_RECORDS = 256

@@ -27,6 +27,7 @@ from utils.kafka_io import ExactlyOnce, Polled, Position, TopicPartition
 from utils.message_store import MessageStore, StoreError
 from utils.message_store.ingest import Ingest
 from utils.messages import RetrainRequest, Rollback, TrainingCompleted
+from utils.metrics import ValueShares
 from utils.model_store import ModelStore, ModelStoreError
 from utils.model_store.manifest import PublishedModel, RolledBack
 from utils.settings import Settings
@@ -202,8 +203,10 @@ class Trainer:
             answers = self._answers()
             # A failed commit restores the position, and then the answers are read again.
             self._answers_may_be_new = False
+        # One query, however many requests are answered.
+        values = self.ingest.all_values() if answers else ValueShares()
         records = self._announcements + [
-            self._completed(answers[request.batch_id], request)
+            self._completed(answers[request.batch_id], request, values)
             for _, request in self._waiting
             if request.batch_id in answers
         ]
@@ -233,7 +236,9 @@ class Trainer:
             if self.ingest.is_same_log(topics[batch_id], entry.topic_ids or {})
         }
 
-    def _completed(self, model: PublishedModel, request: RetrainRequest) -> TrainingCompleted:
+    def _completed(
+        self, model: PublishedModel, request: RetrainRequest, values: ValueShares
+    ) -> TrainingCompleted:
         """The announcement that answers one request."""
         return TrainingCompleted(
             model_id=model.model_id,
@@ -245,7 +250,7 @@ class Trainer:
             challenger=model.metrics.challenger,
             champion=model.metrics.champion,
             gate=model.gate,
-            values=self.ingest.all_values(),
+            values=values,
             recent_values=self.ingest.values.of_the_last(),
         )
 

@@ -10,14 +10,14 @@ from utils import messages, splits
 from utils.errors import UserError
 from utils.feature_tools import FeatureTools, Row
 from utils.kafka_io import KafkaUnavailable, Record, TopicPartition, log_scan
-from utils.message_decoder import class_name, load_json, new_tally, request_id_of
+from utils.message_decoder import class_name, load_json, request_id_of
 from utils.message_store import MessageStore, RawLog, StoreError
 from utils.message_store.ingest import TOPICS, RecordDecoder
 from utils.metrics import BothMetrics, Comparison
 from utils.model_store import Bundle, ModelStore, predicted_codes
 from utils.model_store.manifest import PublishedModel, TopicOffsets
 from utils.settings import Settings
-from utils.value_counts import KINDS
+from utils.value_counts import KINDS, new_tally
 from utils.values import Label, date_text
 
 #: Rounding tolerance for the probability that follows from the sum of the contributions.

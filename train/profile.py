@@ -12,7 +12,7 @@ from rich.table import Table
 
 from train import evaluate
 from utils.data_set import DataSet
-from utils.feature_tools import EXTREME, IntegerCodes, Matrix
+from utils.feature_tools import IntegerCodes, Matrix, usual_range
 from utils.metrics import Metrics
 from utils.preprocess_data import classes_of
 from utils.settings import Data
@@ -169,7 +169,7 @@ def _shape_warnings(
         return [f"{name} is empty: {drop}"]
     if different == 1:
         return [f"{name} always has the same value, {shown(known.tolist()[0])}: {drop}"]
-    if kind == "number" and _has_extremes(known):
+    if kind == "number" and usual_range(known.to_numpy(np.float64)) != (known.min(), known.max()):
         return [f"{name} goes from {known.min():g} to {known.max():g}: are the extremes real?"]
     if kind == "category":
         texts = known.head(1_000).tolist()
@@ -189,12 +189,6 @@ def _shape_warnings(
             f"{name} has {different:,} different values in {len(known):,} rows, like {what}: {drop}"
         ]
     return []
-
-
-def _has_extremes(known: "pd.Series") -> bool:
-    """Whether all values span far more than 98 % of them do."""
-    low, high = known.quantile(0.01), known.quantile(0.99)
-    return bool(high > low and known.max() - known.min() > EXTREME * (high - low))
 
 
 def _values_text(known: "pd.Series", kind: str) -> str:

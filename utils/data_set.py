@@ -145,45 +145,30 @@ class _Reader:
 
     def _infer(self, values: list[str]) -> tuple[ColumnType, str]:
         """The type of a column from its different values, and why."""
-        number = self._first_other(values, read_number)
-        if number is None:
+        numbers = [self._read(value, read_number) for value in values]
+        if None not in numbers:
             codes = [v.strip() for v in values if _LEADING_ZERO.fullmatch(v.strip())]
             if codes:
                 return "category", f"{codes[0]!r} has a leading zero: a code, not a number"
-            if any(self._is_known(value, read_number) for value in values):
+            if not np.isnan(np.array(numbers, dtype=np.float64)).all():
                 return "number", "numbers"
             return "category", "no values"
         if all(map(self._is_missing_or_iso, values)):
             return "date", "ISO dates"
-        return "category", self._why_text(values, number)
+        return "category", self._why_text(values, values[numbers.index(None)])
+
+    def _read(self, value: str, read: Callable[[object, Rules], float]) -> float | None:
+        """What a value means as a number or date; None if it is neither that nor missing."""
+        try:
+            return read(value, self._rules)
+        except BadValue:
+            return None
 
     def _is_missing_or_iso(self, value: str) -> bool:
-        return ("-" in value[1:] and self._is_date(value)) or self._is_missing(value)
-
-    def _is_missing(self, value: str) -> bool:
-        try:
-            return bool(np.isnan(read_number(value, self._rules)))
-        except BadValue:
-            return False
-
-    def _is_date(self, value: str) -> bool:
-        try:
-            read_date(value, self._rules)
-        except BadValue:
-            return False
-        return True
-
-    def _first_other(self, values: list[str], read: Callable[[object, Rules], float]) -> str | None:
-        """The first value that `read` refuses."""
-        for value in values:
-            try:
-                read(value, self._rules)
-            except BadValue:
-                return value
-        return None
-
-    def _is_known(self, value: str, read: Callable[[object, Rules], float]) -> bool:
-        return not np.isnan(read(value, self._rules))
+        if "-" in value[1:] and self._read(value, read_date) is not None:
+            return True
+        number = self._read(value, read_number)
+        return number is not None and bool(np.isnan(number))
 
     def _why_text(self, values: list[str], example: str) -> str:
         if all(_DECIMAL_COMMA.fullmatch(v.strip()) for v in values if v.strip()):
@@ -196,20 +181,13 @@ class _Reader:
                 f"{len(not_dates)} of {len(values)} different values are no ISO dates, such as "
                 f"{shown(not_dates[0])}"
             )
-        others = sum(not self._is_number(value) for value in values)
+        others = sum(self._read(value, read_number) is None for value in values)
         if others <= len(values) / 10:
             return (
                 f"{others} of {len(values)} different values are no numbers, such as "
                 f"{shown(example)}"
             )
         return "text"
-
-    def _is_number(self, value: str) -> bool:
-        try:
-            read_number(value, self._rules)
-        except BadValue:
-            return False
-        return True
 
 
 def _taken(names: list[str | None], places: np.ndarray, name: str) -> "pd.Series":

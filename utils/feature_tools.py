@@ -572,14 +572,14 @@ def _numbers(frame: "pd.DataFrame", name: str) -> Matrix:
 
 def _number_column(name: str, values: Matrix) -> NumberColumn:
     known = values[np.isfinite(values)]
-    low, high = _range(known)
+    low, high = usual_range(known)
     truth = bool(len(known)) and bool(((known == 0) | (known == 1)).all())
     return NumberColumn(
         name=name, low=low, high=high, truth=truth, missing_share=_missing_share(len(known), values)
     )
 
 
-def _range(known: Matrix) -> tuple[float, float]:
+def usual_range(known: Matrix) -> tuple[float, float]:
     """The lowest and the highest value; without extremes that would leave nothing of the others.
 
     Among numbers of usual size a single 1e300 would scale all others to the same number.

@@ -14,10 +14,9 @@ from operator import attrgetter
 from typing import Any, NamedTuple
 
 import msgspec
-import numpy as np
 from msgspec import UNSET
 
-from utils.feature_tools import ABSENT, FeatureTools, Row, ValueTally
+from utils.feature_tools import ABSENT, FeatureTools, Row
 from utils.messages import (
     DECODE_ERRORS,
     MAX_REQUEST_ID,
@@ -37,6 +36,7 @@ from utils.values import (
     python_number,
     read_request_id,
     shown,
+    valid_text,
 )
 
 #: The most characters of a reason; a record may have thousands of columns at fault.
@@ -262,11 +262,6 @@ def _any_type(features: FeatureTools) -> type[msgspec.Struct]:
     return msgspec.defstruct("AnyMessage", [("data", row), ("request_id", object, None)])
 
 
-def new_tally(features: FeatureTools) -> ValueTally:
-    """Zeros, (3, columns)."""
-    return np.zeros((3, len(features.columns)), dtype=np.int64)
-
-
 def load_json(value: bytes, error: Exception) -> dict[str, object]:
     """Parse a JSON object as Python's json does, which also takes NaN and Infinity.
 
@@ -321,17 +316,10 @@ def _label(outcome: object) -> Label | None:
         return None
     if isinstance(outcome, int | float):
         return outcome
-    if isinstance(outcome, str) and outcome.isascii():
-        return outcome
-    return outcome if isinstance(outcome, str) and _is_valid(outcome) else shown(outcome)
-
-
-def _is_valid(text: str) -> bool:
     try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+        return valid_text(outcome) if isinstance(outcome, str) else shown(outcome)
+    except BadValue:
+        return shown(outcome)
 
 
 def _keys_of(value: bytes) -> str:

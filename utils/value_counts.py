@@ -4,7 +4,6 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from utils.feature_tools import FeatureTools, ValueTally
 from utils.metrics import ValueShares
@@ -35,11 +34,11 @@ class ValueCounts:
     def __init__(self, features: FeatureTools, window: int = WINDOW) -> None:
         self.columns = features.columns
         self.rows = 0
-        self.total = _zeros(features)
+        self.total = new_tally(features)
         self._window = window
         self._batches: deque[tuple[int, ValueTally]] = deque()
         self._last_rows = 0
-        self._last = _zeros(features)
+        self._last = new_tally(features)
         self._unchecked = 0
         self._reference = np.zeros(self.total.shape)
         self._reference[0] = [features.column(name).missing_share for name in self.columns]
@@ -133,5 +132,6 @@ def _percent(share: float) -> str:
     return f"{share * 100:.3g} %"
 
 
-def _zeros(features: FeatureTools) -> npt.NDArray[np.int64]:
+def new_tally(features: FeatureTools) -> ValueTally:
+    """Zeros, (kinds, columns)."""
     return np.zeros((len(KINDS), len(features.columns)), dtype=np.int64)

@@ -271,7 +271,7 @@ def read_request_id(value: object, longest: int) -> str:
             raise BadValue("request_id is empty")
         if len(value) > longest:
             raise BadValue(f"request_id has more than {longest:,} characters")
-        return _valid(value)
+        return valid_text(value)
     if value is None:
         raise BadValue("request_id is missing")
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -287,7 +287,9 @@ def clean_text(text: str) -> str:
     Raises:
         BadValue: It is not valid Unicode.
     """
-    return text.strip() if text.isascii() else unicodedata.normalize("NFC", _valid(text).strip())
+    return (
+        text.strip() if text.isascii() else unicodedata.normalize("NFC", valid_text(text).strip())
+    )
 
 
 def canonical_text(text: str) -> str:
@@ -435,7 +437,12 @@ def _finite(number: float) -> float:
     return number if math.isfinite(number) else math.nan
 
 
-def _valid(text: str) -> str:
+def valid_text(text: str) -> str:
+    """The text itself.
+
+    Raises:
+        BadValue: It is not valid Unicode.
+    """
     try:
         text.encode()
     except UnicodeEncodeError:  # half of a surrogate pair, as "\ud800" in JSON

@@ -6,12 +6,12 @@ from contextlib import suppress
 from utils import messages
 from utils.feature_tools import FeatureTools
 from utils.kafka_io import LogReader, Record, TopicPartition
-from utils.message_decoder import MessageDecoder, OutcomeDecoder, class_name, new_tally
+from utils.message_decoder import MessageDecoder, OutcomeDecoder, class_name
 from utils.message_store.records import Batch, Offsets, RawChunk, StoredMessage
 from utils.message_store.store import MessageStore
 from utils.metrics import ValueShares
 from utils.settings import Kafka
-from utils.value_counts import ValueCounts
+from utils.value_counts import ValueCounts, new_tally
 
 TOPICS = (messages.APP_MESSAGES, messages.PREDICTIONS, messages.OUTCOMES)
 

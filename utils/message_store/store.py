@@ -62,7 +62,7 @@ from utils.message_store.tables import (
 )
 from utils.messages import APP_MESSAGES, OUTCOMES, PREDICTIONS
 from utils.metrics import ValueShares
-from utils.value_counts import KINDS, shares
+from utils.value_counts import KINDS, new_tally, shares
 
 R = TypeVar("R", bound=tuple)
 
@@ -278,7 +278,7 @@ class MessageStore:
         Raises:
             StoreError: The store cannot be read.
         """
-        tally, rows = np.zeros((len(KINDS), len(self._features.columns)), np.int64), 0
+        tally, rows = new_tally(self._features), 0
         place = {name: n for n, name in enumerate(self._features.columns)}
         with self._reading_rows() as connection:
             for name, kind, count in connection.execute(sa.select(self._tables.values)):

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from utils.feature_tools import FeatureTools
-from utils.message_decoder import MessageDecoder, OutcomeDecoder, new_tally, request_id_of
+from utils.message_decoder import MessageDecoder, OutcomeDecoder, request_id_of
 from utils.messages import BadRecord
-from utils.value_counts import shares
+from utils.value_counts import new_tally, shares
 from utils.values import Rules
 
 DAY = 86_400.0

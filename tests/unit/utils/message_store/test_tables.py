@@ -13,13 +13,13 @@ from tests.unit.utils.message_store.samples import (
     make_features,
     message,
 )
-from utils.message_decoder import new_tally
 from utils.message_store import (
     Batch,
     MessageStore,
     StoreError,
 )
 from utils.messages import APP_MESSAGES
+from utils.value_counts import new_tally
 
 
 def test_column_names_may_be_any_text(url: str) -> None:
