@@ -113,12 +113,18 @@ class Batch:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All messages with a known outcome at one moment, in the order of (partition, offset).
+    """All messages with a known outcome at one moment, in the order the outcomes became known.
+
+    A record makes the outcome known: the valid one on `outcomes`, or the message that has the
+    outcome inside. The order is that of these records' timestamps; at the same time, messages
+    come before records on `outcomes`, and each topic is in the order of (partition, offset).
 
     Attributes:
         request_ids: (rows,), str.
         frame: The raw feature columns: float64, or categories of str; NaN where missing.
         outcomes: (rows,), str: the classes by name.
+        known_at: (rows,), int64: when the outcome became known, in milliseconds since 1970.
+        sent_at: (rows,), int64: the message's timestamp.
         offsets: The offsets up to which the log had been read.
         topic_ids: Kafka's ids of those topics.
     """
@@ -126,6 +132,8 @@ class Snapshot:
     request_ids: npt.NDArray[np.object_]
     frame: "pd.DataFrame"
     outcomes: npt.NDArray[np.object_]
+    known_at: npt.NDArray[np.int64]
+    sent_at: npt.NDArray[np.int64]
     offsets: Offsets
     topic_ids: dict[str, str]
 

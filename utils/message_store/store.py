@@ -363,18 +363,16 @@ class MessageStore:
             StoreError: The store cannot be read.
         """
         c = self._tables.messages.c
-        old = sa.and_(
-            _before(offsets, APP_MESSAGES, c.partition, c.offset),
-            sa.or_(
-                c.outcome_offset.is_(None),
-                _before(offsets, OUTCOMES, c.outcome_partition, c.outcome_offset),
-            ),
+        last_first = (
+            self._tables.known_at,
+            c.outcome_offset.is_not(None),
+            sa.func.coalesce(c.outcome_partition, c.partition),
+            sa.func.coalesce(c.outcome_offset, c.offset),
         )
-        known_since = sa.func.coalesce(c.outcome_timestamp, c.timestamp)
         query = (
             self._tables.known_rows()
-            .where(sa.not_(old))
-            .order_by(known_since.desc(), c.partition.desc(), c.offset.desc())
+            .where(self._is_newer(offsets))
+            .order_by(*map(sa.desc, last_first))
             .limit(limit)
         )
         with self._reading_rows() as connection:
@@ -382,15 +380,54 @@ class MessageStore:
             parts = [rows_of(connection.execute(query).all(), row_decoder)]
             return self._assemble(parts, row_decoder, connection)
 
+    def predictions_since(self, offsets: Offsets) -> dict[str, tuple[int, float | list[float]]]:
+        """The predictions of the rows of `newer_than`, as they were made at the time.
+
+        Args:
+            offsets: As for `newer_than`.
+
+        Returns:
+            By request_id: the model_id, and the probability or the list of them. A row without
+            a prediction is left out.
+
+        Raises:
+            StoreError: The store cannot be read.
+        """
+        c = self._tables.messages.c
+        query = sa.select(c.request_id, c.model_id, c.probability, c.probabilities).where(
+            self._tables.is_known, c.model_id.is_not(None), self._is_newer(offsets)
+        )
+        with self._reading_rows() as connection:
+            request_id = RowDecoder(connection, self._tables).request_id
+            return {
+                str(request_id(key)): (model_id, _probability(single, several))
+                for key, model_id, single, several in connection.execute(query)
+            }
+
+    def _is_newer(self, offsets: Offsets) -> sa.ColumnElement[bool]:
+        """Whether a row's message or its record on `outcomes` is at or after the offsets."""
+        c = self._tables.messages.c
+        old = sa.and_(
+            _before(offsets, APP_MESSAGES, c.partition, c.offset),
+            sa.or_(
+                c.outcome_offset.is_(None),
+                _before(offsets, OUTCOMES, c.outcome_partition, c.outcome_offset),
+            ),
+        )
+        return sa.not_(old)
+
     def _assemble(
         self, parts: Sequence["Part"], row_decoder: "RowDecoder", connection: Connection
     ) -> Snapshot:
         """Build a snapshot from its parts, in order."""
         import pandas as pd  # takes 0.25 s, which the trainer's loop can save
 
-        parts = [row_decoder.part([], b"", ""), *parts]
+        parts = [row_decoder.part([], b"", "", [np.array([], np.int64)] * 3), *parts]
         words = np.concatenate([part.words for part in parts], axis=1)
-        order: Any = np.argsort(words[0])  # NumPy takes an array or a slice
+        known_at, late, sent_at = np.concatenate([part.order for part in parts], axis=1)
+        is_late = late >= 0
+        # NumPy takes an array or a slice.
+        order: Any = np.lexsort((np.where(is_late, late, words[0]), is_late, known_at))
         if bool((order[1:] > order[:-1]).all()):
             order = slice(None)  # already in order; a slice avoids a copy
         columns: dict[str, object] = {}
@@ -403,6 +440,8 @@ class MessageStore:
             np.concatenate([part.request_ids for part in parts])[order],
             pd.DataFrame(columns, copy=False),
             np.concatenate([part.outcomes for part in parts])[order],
+            known_at[order],
+            sent_at[order],
             self._read_offsets(connection),
             self._read_topic_ids(connection),
         )
@@ -421,7 +460,6 @@ class MessageStore:
             stored = (row[column.name] for column in self._tables.columns)
             texts = (unescape_text(v) if isinstance(v, str) else v for v in stored)
             values = dict(zip(self._features.columns, texts, strict=True))
-        several = row["probabilities"]
         return StoredRequest(
             request_id,
             values,
@@ -429,7 +467,7 @@ class MessageStore:
             row["outcome"] if row["outcome"] is not None else row["inline_outcome"],
             _place(row, "outcome_"),
             row["model_id"],
-            row["probability"] if several is None else msgspec.json.decode(several),
+            _probability(row["probability"], row["probabilities"]),
             _place(row, "prediction_"),
         )
 
@@ -491,6 +529,11 @@ def _prediction_row(record: TableRow) -> TableRow:
     if isinstance(probability, list):
         return request_id, model_id, None, msgspec.json.encode(probability).decode(), *place
     return request_id, model_id, probability, None, *place
+
+
+def _probability(single: float, several: str | None) -> Any:
+    """The probability or the list of them, as `_prediction_row` stored it."""
+    return single if several is None else msgspec.json.decode(several)
 
 
 def _place(row: sa.RowMapping, prefix: str) -> LogPlace | None:

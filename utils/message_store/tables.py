@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
@@ -43,9 +43,12 @@ ESCAPE = "\x1a"  # replaces a character or text that a database cannot store
 #: One row: the layout that the tables of rows were created with.
 LAYOUTS = sa.Table("messages_layout", sa.MetaData(), sa.Column("layout", sa.Text))
 
-#: A row's request_id, `packed` and `Tables.code`, or those of many rows concatenated.
-KnownRow = sa.Row[str, bytes, str]
+#: A row's request_id, `packed`, `Tables.code` and `Tables.order`.
+KnownRow = sa.Row[str, bytes, str, int, int, int]
+#: Those of many rows concatenated.
+ManyRows = sa.Row[str, bytes, str, str, str, str]
 TableRow = tuple[object, ...]
+L = TypeVar("L", str, int)
 
 
 class Damaged(Exception):
@@ -78,6 +81,9 @@ class Tables:
         classes: The classes of outcomes.
         code: The index of the valid outcome in `classes`, as four hexadecimal digits.
         is_known: Whether a row has a message and an outcome.
+        known_at: The timestamp of the record that made the outcome known.
+        order: `known_at`, the place of the valid record on `outcomes` as one number (-1 without
+            one), and the message's timestamp.
     """
 
     def __init__(self, features: FeatureTools) -> None:
@@ -149,11 +155,14 @@ class Tables:
             value=self.known_outcome,
         )
         self.is_known = sa.and_(c.offset.is_not(None), self.known_outcome.is_not(None))
+        self.known_at = sa.func.coalesce(c.outcome_timestamp, c.timestamp)
+        place = c.outcome_partition * _literal(PARTITION) + c.outcome_offset
+        self.order = (self.known_at, sa.func.coalesce(place, _literal(-1)), c.timestamp)
 
-    def known_rows(self) -> sa.Select[str, bytes, str]:
+    def known_rows(self) -> sa.Select[str, bytes, str, int, int, int]:
         """The query for the rows of a snapshot."""
         c = self.messages.c
-        return sa.select(c.request_id, c.packed, self.code).where(self.is_known)
+        return sa.select(c.request_id, c.packed, self.code, *self.order).where(self.is_known)
 
     def create(self, connection: Connection) -> None:
         """Create the tables."""
@@ -165,8 +174,8 @@ class Tables:
         self._metadata.drop_all(connection)
 
 
-def _literal(text: str) -> sa.BindParameter[str]:
-    return sa.literal(text, literal_execute=True)
+def _literal(value: L) -> sa.BindParameter[L]:
+    return sa.literal(value, literal_execute=True)
 
 
 def _place(prefix: str) -> list[sa.Column[int]]:
@@ -282,11 +291,12 @@ class TextIds(dict[str | None, int]):
 
 
 class Part(NamedTuple):
-    """Some rows of a snapshot: (rows,), (words of `packed`, rows) and (rows,)."""
+    """Some rows of a snapshot: (rows,), (words of `packed`, rows), (rows,) and (3, rows)."""
 
     request_ids: npt.NDArray[np.object_]
     words: npt.NDArray[np.int64]
     outcomes: npt.NDArray[np.object_]
+    order: npt.NDArray[np.int64]
 
 
 class RowDecoder:
@@ -299,21 +309,30 @@ class RowDecoder:
         self._classes = np.array(tables.classes, dtype=object)
         self._width = 1 + len(tables.columns)
 
-    def part(self, keys: Sequence[str], packed: bytes, codes: str, plain: bool = False) -> Part:
+    def part(
+        self,
+        keys: Sequence[str],
+        packed: bytes,
+        codes: str,
+        order: Sequence[npt.NDArray[np.int64]],
+        plain: bool = False,
+    ) -> Part:
         """Decode some rows.
 
         Args:
             keys: (rows,), the request_ids as stored.
             packed: The blobs of the rows one after the other.
             codes: Their `Tables.code` one after the other.
+            order: Their `Tables.order`, each (rows,).
             plain: Whether all keys are known to be the request_ids themselves.
         """
-        if not len(keys) == len(codes) / 4 == len(packed) / 8 / self._width:
+        lengths = {len(codes) / 4, len(packed) / 8 / self._width, *map(len, order)}
+        if lengths != {len(keys)}:
             raise Damaged
-        ids = keys if plain else [self._request_id(key) for key in keys]
+        ids = keys if plain else [self.request_id(key) for key in keys]
         words = np.frombuffer(packed, "<i8").reshape(-1, self._width).T.copy()
         places = np.frombuffer(bytes.fromhex(codes), ">u2")
-        return Part(np.array(ids, dtype=object), words, self._classes[places])
+        return Part(np.array(ids, dtype=object), words, self._classes[places], np.stack(order))
 
     def texts(self, names: npt.NDArray[np.int64]) -> "pd.Categorical":
         """Convert ids to texts, (rows,)."""
@@ -328,7 +347,8 @@ class RowDecoder:
         codes = table.astype(np.min_scalar_type(-1 - len(known)))[places]
         return pd.Categorical.from_codes(codes, categories=pd.Index(known, dtype=object))
 
-    def _request_id(self, key: str) -> str | None:
+    def request_id(self, key: str) -> str | None:
+        """Convert a request_id as stored to the one that was sent."""
         return self._texts[int(key[2:])] if key.startswith(ESCAPE + "#") else unescape_text(key)
 
 
@@ -342,16 +362,20 @@ def chunks(connection: Connection, tables: Tables, row_decoder: RowDecoder) -> I
         yield rows_of(connection.execute(tables.known_rows()).all(), row_decoder)
         return
     decode = msgspec.json.Decoder(list[str]).decode
-    for keys, packed, codes in _concatenated_rows(connection, tables):
+    for keys, packed, codes, *order in _concatenated_rows(connection, tables):
         if packed:
             plain = r"\u001a" not in keys  # as JSON writes ESCAPE
-            yield row_decoder.part(decode(keys), packed, codes, plain)
+            # Parses three times as fast as a list of int, which then has to be copied.
+            numbers = [np.fromstring(text, np.int64, sep=",") for text in order]
+            yield row_decoder.part(decode(keys), packed, codes, numbers, plain)
 
 
 def rows_of(rows: Sequence[KnownRow], row_decoder: RowDecoder) -> Part:
     """Decode rows of `Tables.known_rows` as one part."""
     keys = [row[0] for row in rows]
-    return row_decoder.part(keys, b"".join(row[1] for row in rows), "".join(row[2] for row in rows))
+    packed, codes = b"".join(row[1] for row in rows), "".join(row[2] for row in rows)
+    order = [np.array([row[place] for row in rows], np.int64) for place in (3, 4, 5)]
+    return row_decoder.part(keys, packed, codes, order)
 
 
 def _concatenates_blobs(connection: Connection) -> bool:
@@ -362,13 +386,14 @@ def _concatenates_blobs(connection: Connection) -> bool:
     return bool(joined.scalar() == b"A\0\xff")
 
 
-def _concatenated_rows(connection: Connection, tables: Tables) -> Iterator[KnownRow]:
+def _concatenated_rows(connection: Connection, tables: Tables) -> Iterator[ManyRows]:
     c, f = tables.messages.c, sa.func
     if connection.dialect.name == "postgresql":
         query = sa.select(
             sa.cast(f.json_agg(c.request_id), sa.Text),
             f.string_agg(c.packed, sa.text("''::bytea")),
             f.string_agg(tables.code, sa.text("''")),
+            *(f.string_agg(sa.cast(number, sa.Text), sa.text("','")) for number in tables.order),
         ).where(tables.is_known)
         yield from connection.execute(query.group_by(c.partition, c.offset.op("/")(_CHUNK)))
         return
@@ -378,6 +403,7 @@ def _concatenated_rows(connection: Connection, tables: Tables) -> Iterator[Known
         f.json_group_array(c.request_id),
         sa.cast(f.group_concat(c.packed, sa.text("''")), sa.LargeBinary),
         f.group_concat(tables.code, sa.text("''")),
+        *map(f.group_concat, tables.order),  # with commas
     ).where(tables.is_known, rowid.between(first, last))
     rows = connection.execute(sa.select(f.max(rowid)).select_from(tables.messages)).scalar() or 0
     for begin in range(1, rows + 1, _CHUNK):

@@ -52,4 +52,5 @@ def judged_batch(rows: int) -> Batch:
 def contents(snapshot: Snapshot) -> dict[str, Any]:
     columns = [[None if pd.isna(v) else v for v in snapshot.frame[name]] for name in snapshot.frame]
     rows = zip(snapshot.request_ids, *columns, snapshot.outcomes, strict=True)
-    return {"rows": list(rows), "offsets": snapshot.offsets}
+    times = zip(snapshot.known_at.tolist(), snapshot.sent_at.tolist(), strict=True)
+    return {"rows": list(rows), "times": list(times), "offsets": snapshot.offsets}

@@ -42,7 +42,10 @@ from utils.values import Rules
 
 @dataclass(frozen=True)
 class Log:
-    """Records by topic and partition; a record's offset is its index."""
+    """Records by topic and partition; a record's offset is its index.
+
+    Timestamps of outcomes fall, and some are equal to others and to those of messages.
+    """
 
     records: dict[tuple[str, int], list[Any]]
 
@@ -56,10 +59,13 @@ class Log:
                 name, age, job, outcome = record
                 batch.messages.append(message(name, partition, offset, outcome, age, job))
             elif topic == OUTCOMES:
-                batch.outcomes.append((*record, partition, offset, 2000 + offset))
+                batch.outcomes.append((*record, partition, offset, self.outcome_time(offset)))
             else:
                 batch.predictions.append((*record, partition, offset, 3000 + offset))
         return batch
+
+    def outcome_time(self, offset: int) -> int:
+        return 1002 - offset // 2
 
     def expected(self) -> dict[str, Any]:
         """The contents of a store that has read the whole log."""
@@ -71,12 +77,21 @@ class Log:
                 ):
                     continue
                 newest[topic][record[0]] = ((partition, offset), record)
-        rows = []
+        rows = {}
         for place, (name, age, job, inside) in newest[APP_MESSAGES].values():
-            outcome = newest[OUTCOMES].get(name, (None, (None, inside)))[1][1]
+            sent_at = 1000 + place[1]
+            known = (sent_at, APP_MESSAGES, place)
+            late, (_, outcome) = newest[OUTCOMES].get(name, (None, (name, inside)))
+            if late is not None:
+                known = (self.outcome_time(late[1]), OUTCOMES, late)
             if outcome in FEATURES.classes:
-                rows.append((place, name, age, job, outcome))
-        return {"rows": [row[1:] for row in sorted(rows)], "offsets": self.ends()}
+                rows[known] = (name, age, job, outcome), (known[0], sent_at)
+        in_order = [rows[known] for known in sorted(rows)]
+        return {
+            "rows": [row for row, _ in in_order],
+            "times": [times for _, times in in_order],
+            "offsets": self.ends(),
+        }
 
     def ends(self) -> Offsets:
         return {place: len(records) for place, records in self.records.items()}
@@ -180,8 +195,22 @@ def check_any_interleaving(url: str, log: Log, data: st.DataObject) -> None:
         assert contents(store.snapshot()) == log.expected()
         assert contents(store.newer_than({})) == log.expected()  # reads row by row
         assert store.offsets() == log.ends()
+        check_newer(store, data.draw(st.fixed_dictionaries(dict.fromkeys(read, st.integers(0, 6)))))
         for name in {record[0] for records in log.records.values() for record in records}:
             check_request(store, log, name)
+
+
+def check_newer(store: MessageStore, offsets: Offsets) -> None:
+    """The newer rows are in the order of all, and their predictions are those of `request`."""
+    newer = store.newer_than(offsets).request_ids.tolist()
+    assert newer == [name for name in store.snapshot().request_ids if name in newer]
+    assert store.newer_than(offsets, 2).request_ids.tolist() == newer[-2:]
+    requests = [known for name in newer if (known := store.request(name)) is not None]
+    assert store.predictions_since(offsets) == {
+        known.request_id: (known.model_id, known.probability)
+        for known in requests
+        if known.prediction is not None
+    }
 
 
 def check_request(store: MessageStore, log: Log, name: str) -> None:
@@ -313,7 +342,9 @@ def test_empty_store_gives_empty_results(url: str) -> None:
     with MessageStore(url, FEATURES) as store:
         store.ingest(Batch())
         snapshot = store.snapshot()
-        assert contents(snapshot) == {"rows": [], "offsets": {}}
+        assert contents(snapshot) == {"rows": [], "times": [], "offsets": {}}
+        assert snapshot.known_at.dtype == snapshot.sent_at.dtype == np.int64
+        assert store.predictions_since({}) == {}
         assert list(snapshot.frame.columns) == ["age", "job"]
         assert store.predictions_by_model() == [] and store.request("a") is None
         assert len(store.predictions_of(1).outcomes) == 0
@@ -334,13 +365,70 @@ def test_newer_than_considers_messages_and_outcomes(url: str) -> None:
         def newer(offsets: Offsets, limit: int | None = None) -> list[str]:
             return list(store.newer_than(offsets, limit).request_ids)
 
-        assert newer({}) == ["a", "b", "c", "d"]
+        assert newer({}) == ["a", "d", "b", "c"]
         assert newer(log.ends()) == []
         # Trained when c's outcome was not known and partition 1 did not exist.
         trained = {(APP_MESSAGES, 0): 3, (OUTCOMES, 0): 1}
-        assert newer(trained) == ["c", "d"]
+        assert newer(trained) == ["d", "c"]
         assert newer({**trained, (APP_MESSAGES, 1): 1}) == ["c"]
         assert newer({}, 2) == ["b", "c"]  # whose outcomes came last
+
+
+ORDER = {  # (message's timestamp, inline outcome, outcomes as (partition, offset, timestamp))
+    "no timestamp": (-1, "yes", []),
+    "inline": (1_700_000_000_000, "no", []),
+    "inline, replaced": (5, "no", [(0, 5, 1_700_000_000_000)]),
+    "late, same time": (1_700_000_000_000, None, [(0, 2**40, 1_700_000_000_000)]),
+    "late, higher partition": (6, None, [(1, 3, 1_700_000_000_000)]),
+    "corrected": (7, None, [(1, 2, 9), (1, 4, 1_700_000_000_000)]),
+    "late, other time": (8, None, [(0, 1, 1_700_000_000_001)]),
+    "far future": (9, None, [(0, 0, 2**62)]),
+}
+
+
+def test_rows_are_in_the_order_in_which_outcomes_became_known(database: Database) -> None:
+    messages = [
+        message(name, 1, 9 - place, inside, 1.0, "a")._replace(timestamp=sent_at)
+        for place, (name, (sent_at, inside, _)) in enumerate(ORDER.items())
+    ]
+    late = [(name, "no", *where) for name, (*_, places) in ORDER.items() for where in places]
+    shuffle = random.Random(1).shuffle
+    for _ in range(5):
+        shuffle(messages)
+        shuffle(late)
+        with MessageStore(database.new_url(), FEATURES) as store:
+            for row in messages[:4]:
+                store.ingest(Batch([row]))
+            for outcome in late:
+                store.ingest(Batch(outcomes=[outcome]))
+            store.ingest(Batch(messages[4:]))
+            for snapshot in (store.snapshot(), store.newer_than({})):
+                assert snapshot.request_ids.tolist() == list(ORDER)
+                assert snapshot.sent_at.tolist() == [sent_at for sent_at, *_ in ORDER.values()]
+                assert snapshot.known_at.tolist() == [
+                    places[-1][2] if places else sent_at for sent_at, _, places in ORDER.values()
+                ]
+            assert store.newer_than({}, 3).request_ids.tolist() == list(ORDER)[-3:]
+
+
+def test_predictions_since_are_those_of_newer_rows(url: str) -> None:
+    features = make_features(classes=["a", "b", "c"])
+    rows = [message(name, 0, place, inside) for place, (name, inside) in enumerate(
+        [("old", "a"), ("late", None), ("unknown", None), ("new", "b"), ("l" * 3000, "c"),
+         ("silent", "c")]
+    )]  # fmt: skip
+    made: list[Any] = [("old", 1, 0.5), ("late", 1, [0.1, 0.2, 0.7]), ("unknown", 1, 0.5)]
+    made += [("new", 1, 0.25), ("new", 2, 0.75), ("l" * 3000, 2, [1.0, 0.0, 0.0])]
+    predictions = [(*record, 0, offset, 1) for offset, record in enumerate(made)]
+    with MessageStore(url, features) as store:
+        store.ingest(Batch(rows, [("late", "b", 0, 7, 1)], predictions))
+        offsets = {(APP_MESSAGES, 0): 3, (OUTCOMES, 0): 7}
+        assert store.predictions_since(offsets) == {
+            "late": (1, [0.1, 0.2, 0.7]),
+            "new": (2, 0.75),
+            "l" * 3000: (2, [1.0, 0.0, 0.0]),
+        }
+        assert store.predictions_since({(APP_MESSAGES, 0): 9, (OUTCOMES, 0): 9}) == {}
 
 
 def test_probabilities_of_several_classes_are_kept(url: str) -> None:
