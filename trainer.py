@@ -123,6 +123,7 @@ class Trainer:
             elif (rollback := self._rollback()) is not None:
                 # The trainer that rolled back may have been killed before it announced that.
                 self._announcements.append(rollback)
+        requested = False
         for record in polled.records.get(self._partition, ()):
             self._position = Position(record.offset + 1)
             try:
@@ -133,9 +134,13 @@ class Trainer:
                 self._waiting.append((record.offset, event))
                 self._answers_may_be_new = True
                 self._schedule.request_arrived()
+                requested = True
             elif isinstance(event, Rollback | TrainingCompleted):
                 # By hand or by initialize.py --force: the model may have other columns.
                 self._model_may_be_other = True
+        if requested:
+            # The training sees everything that was committed before its request.
+            self.ingest.mark_end()
 
     def _follow_model(self) -> None:
         """Read messages and outcomes by the rules of the model that serves now.
@@ -257,7 +262,7 @@ class Trainer:
     def _start_work(self) -> None:
         if self._waiting:
             requests = [request for _, request in self._waiting]
-            # The store may not have read the requested offsets yet.
+            # The store may not have read what was committed before the requests yet.
             if self._schedule.may_train() and self.ingest.has_read(requests):
                 self._train([request.batch_id for request in requests])
         elif (

@@ -5,10 +5,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from kafka import KafkaConsumer, TopicPartition
+from kafka.admin import OffsetSpec
+from kafka.errors import KafkaTimeoutError
 
 from utils.kafka_io.clients import (
     METADATA_MAX_AGE_MS,
     REQUEST_TIMEOUT_MS,
+    open_admin,
     open_consumer,
     partitions_of,
     positions_of,
@@ -83,7 +86,10 @@ class LogReader:
 
     def position(self, tp: TopicPartition) -> int:
         """The next offset to read; it also moves past records that were deleted."""
-        return int(self._consumer.position(tp, timeout_ms=REQUEST_TIMEOUT_MS))
+        position: int | None = self._consumer.position(tp, timeout_ms=REQUEST_TIMEOUT_MS)
+        if position is None:
+            raise KafkaTimeoutError(f"no broker answers where {tp.topic}-{tp.partition} begins")
+        return position
 
     def ends(self) -> dict[TopicPartition, int]:
         """The offset after the last committed record, by partition."""
@@ -91,6 +97,20 @@ class LogReader:
             sorted(self._assigned), timeout_ms=REQUEST_TIMEOUT_MS
         )
         return ends
+
+    def written_ends(self, topic: str) -> dict[TopicPartition, int]:
+        """The offset after the last record, committed or not, by partition of a topic.
+
+        A transaction ends on one partition after the other: a consumer that has read one of its
+        records may find the others still uncommitted, and `ends` before them.
+        """
+        wanted = {tp: OffsetSpec.LATEST for tp in self._assigned if tp.topic == topic}
+        admin = open_admin(self.kafka)  # the consumer can ask only for committed ends
+        try:
+            found = admin.list_partition_offsets(wanted) if wanted else {}
+            return {tp: end.offset for tp, end in found.items()}
+        finally:
+            admin.close()
 
     def close(self) -> None:
         """Release the connection."""

@@ -7,6 +7,7 @@ from utils import messages
 from utils.feature_tools import FeatureTools
 from utils.kafka_io import LogReader, Record, TopicPartition
 from utils.message_decoder import MessageDecoder, OutcomeDecoder, class_name
+from utils.message_store.lifecycle import StoreReplaced
 from utils.message_store.records import Batch, Offsets, RawChunk, StoredMessage
 from utils.message_store.store import MessageStore
 from utils.metrics import ValueShares
@@ -48,6 +49,7 @@ class Ingest:
         self._kept: Offsets = {}  # the end of the copy, where it is ahead of the offsets
         self._reread: int | None = None  # records read from the copy; None if it is not ahead
         self._reader: LogReader | None = None
+        self._ends: dict[TopicPartition, int] | None = {}  # None if they are to be asked for
         self._open_reader()
 
     def _set_features(
@@ -134,24 +136,59 @@ class Ingest:
     def _ingest(self, batch: Batch) -> None:
         try:
             self._store.ingest(batch)
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, StoreReplaced):
+                self._ends = None  # the offsets of a recreated topic begin at 0 again
             self.close()
             raise
         self._offsets.update(batch.offsets)
 
+    def mark_end(self) -> None:
+        """Ask for the ends of the log; `has_read` is false until the store has read up to them.
+
+        The predictions of a batch commit in the transaction of its retrain request, perhaps a
+        moment later. So uncommitted predictions count too: they commit, or abort soon.
+
+        Raises:
+            KafkaError, KafkaUnavailable, StoreError: The next `has_read` asks again.
+        """
+        self._ends = None
+        reader = self._open_reader()
+        self._ends = {**reader.ends(), **reader.written_ends(messages.PREDICTIONS)}
+
     def has_read(self, requests: Iterable[messages.RetrainRequest]) -> bool:
-        """Whether the store holds all records that the requests cover."""
-        return all(
-            self._offsets.get((request.topic, request.partition), 0) > request.last_offset
-            for request in requests
-        )
+        """Whether the store holds all records that the requests cover, and those up to the mark.
+
+        Records that came after `mark_end` are not waited for.
+
+        Raises:
+            KafkaError, KafkaUnavailable, StoreError: As for `mark_end`.
+        """
+        if self._ends is None:
+            self.mark_end()
+        return self._has_read_to_mark() and all(map(self._has_read_range, requests))
+
+    def _has_read_to_mark(self) -> bool:
+        if self.is_rereading:
+            return False
+        # By position, not by the store's offsets: the last records may be transaction markers.
+        position = self._open_reader().position
+        return all(position(tp) >= end for tp, end in (self._ends or {}).items())
+
+    def _has_read_range(self, request: messages.RetrainRequest) -> bool:
+        topic, partition, last = request.topic, request.partition, request.last_offset
+        if topic is None or partition is None or last is None:
+            return True
+        return self._offsets.get((topic, partition), 0) > last
 
     def all_values(self) -> ValueShares:
         """The shares of values that are missing, unknown or leniently read, of all messages."""
         return self._store.value_shares()
 
-    def is_same_log(self, topic: str, topic_ids: Mapping[str, str]) -> bool:
+    def is_same_log(self, topic: str | None, topic_ids: Mapping[str, str]) -> bool:
         """Whether a topic still has the same id, and so was not deleted and recreated."""
+        if topic is None:  # the request covers no range of a topic
+            return True
         now = self._open_reader().topic_ids().get(topic)
         return now is None or topic_ids.get(topic, now) == now
 

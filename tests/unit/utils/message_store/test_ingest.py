@@ -1,5 +1,6 @@
 """Filling the store from a real Kafka and from its own copy, on SQLite and on PostgreSQL."""
 
+import json
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -14,8 +15,9 @@ from tests.unit.utils.message_store.samples import FEATURES, contents, make_feat
 from utils import kafka_io
 from utils.broker import Broker
 from utils.feature_tools import FeatureTools
-from utils.kafka_io import LogReader, TopicPartition
+from utils.kafka_io import LogReader, Outgoing, TopicPartition, TransactionalSender
 from utils.kafka_io.clients import open_admin
+from utils.kafka_io.transactions import open_transactional_producer
 from utils.message_store import MessageStore, Offsets, StoreError, StoreReplaced, ingest, log_table
 from utils.message_store.ingest import Ingest
 from utils.messages import APP_MESSAGES, OUTCOMES, PREDICTIONS, RetrainRequest
@@ -201,6 +203,32 @@ def test_another_preprocessor_is_taken_without_a_restart(
         assert ingesting.outcomes == outcomes + 1
         assert ("r0", 0.0, 0.0, "a", "maybe") in after["rows"]
     assert read_all(url, WIDER, log) == after
+
+
+def test_everything_before_the_mark_is_read(log: Log, tmp_path: Path) -> None:
+    """Also what a transaction has written and not committed yet, but nothing later."""
+    kafka, url = log.pipeline.settings.kafka, f"sqlite:///{tmp_path}/messages.db"
+    made = json.dumps(list(records_of(1))[1][2]).encode()
+    with opened(url, FEATURES, log) as (store, ingesting):
+        read_on(store, ingesting, log)
+        assert ingesting.has_read([])
+        with TransactionalSender(kafka, "sender") as sender:
+            sender.send([Outgoing(PREDICTIONS, 0, b"1", made)])
+        ingesting.mark_end()
+        assert not ingesting.has_read([]) and not ingesting.has_read([request(59)])
+        log.send(OUTCOMES, {"request_id": "r0", "outcome": "no"}, partition=1)
+        ingesting.close()  # as after an error
+        until(lambda: ingesting.step() >= 0 and ingesting.has_read([]), 10)  # past its marker
+        assert ingesting.has_read([request(59)]) and not ingesting.has_read([request(60)])
+        producer = open_transactional_producer(kafka, "open")
+        producer.begin_transaction()
+        producer.send(PREDICTIONS, value=made, partition=1).get(10)
+        ingesting.mark_end()
+        assert [ingesting.has_read([]) for _ in range(5) if ingesting.step() >= 0] == [False] * 5
+        producer.commit_transaction()
+        producer.close()
+        until(lambda: ingesting.step() >= 0 and ingesting.has_read([]), 10)
+        assert store.offsets()[PREDICTIONS, 1] == 61
 
 
 def failed_change_changes_nothing(
