@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from functools import partial
 
 import msgspec
+from msgspec import UNSET
 
 from train import optimisers, tracking
 from train.results import Judgement, Result
@@ -226,14 +227,15 @@ class Trainer:
     def _answers(self) -> dict[str, PublishedModel]:
         """The model that answers each request: its line of the history, by batch id.
 
-        A topic that was deleted and recreated repeats its offsets, and so its batch ids. A
-        model that was trained on the old topic does not answer a new request.
+        A topic that was deleted and recreated repeats its offsets, and so the batch ids of
+        ranges. A model that was trained on the old topic does not answer a new request.
         """
         topics = {request.batch_id: request.topic for _, request in self._waiting}
         return {
             batch_id: entry
             for batch_id, entry in self.store.trainings_for(topics).items()
-            if self.ingest.is_same_log(topics[batch_id], entry.topic_ids or {})
+            if (topic := topics[batch_id]) is UNSET
+            or self.ingest.is_same_log(topic, entry.topic_ids or {})
         }
 
     def _completed(

@@ -140,10 +140,10 @@ class Ingest:
         self._offsets.update(batch.offsets)
 
     def has_read(self, requests: Iterable[messages.RetrainRequest]) -> bool:
-        """Whether the store holds all records that the requests cover."""
-        return all(
-            self._offsets.get((request.topic, request.partition), 0) > request.last_offset
-            for request in requests
+        """Whether the store holds all records that the requests cover, if they cover any."""
+        ends = [request.end for request in requests if request.end is not None]
+        return not self.is_rereading and all(
+            self._offsets.get(place, 0) >= end for place, end in ends
         )
 
     def all_values(self) -> ValueShares:
