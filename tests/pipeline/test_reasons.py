@@ -32,6 +32,9 @@ def test_every_reason_leads_to_a_training(make_pipeline: MakePipeline, adult: li
     drift = pipeline.wait_for_events("retrain", 6)[-1]
     assert drift["reason"] == "drift"
     assert trainer.end() == 0
+    report = pipeline.run("-m", "ops", "report", "--last", "100")
+    assert "drift of the last 100 messages" in report.stdout and "PSI" in report.stdout
+    assert "prediction: >50K" in report.stdout
     request_by_age_across_a_kill(pipeline)
     requests, completed = pipeline.events("retrain"), pipeline.events("training_completed")
     names = [request["batch_id"] for request in requests]
