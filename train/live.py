@@ -98,7 +98,12 @@ def look(
     found = messages.known_since(watch.offsets(), LATEST)
     losses = losses_of(found, features)
     watch.target, watch.topic_ids = target, found.topic_ids
-    watch.places = [Place(*place, offset) for place, offset in sorted(found.offsets.items())]
+    # Never back: a store that was lost is read again from the log's start.
+    seen = watch.offsets()
+    watch.places = [
+        Place(*place, max(offset, seen.get(place, 0)))
+        for place, offset in sorted(found.offsets.items())
+    ]
     watch.see(losses, settings.training.drift_interval, model_id)
     write(path, watch)
     return watch.alarm

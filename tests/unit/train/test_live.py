@@ -99,3 +99,17 @@ def test_damaged_state_and_recreated_topics_begin_again(
             live.write(path, changed)
             live.look(settings, store, FEATURES, 2)
             assert seen(settings).outcomes == 360
+
+
+def test_lost_store_that_is_read_again_is_not_seen_again(url: str, settings: Settings) -> None:
+    batch = judged_batch(400)
+    with MessageStore(url, FEATURES) as store:
+        store.ingest(batch)
+        live.look(settings, store, FEATURES, 2)
+    with MessageStore(f"sqlite:///{settings.home}/again.db", FEATURES) as store:
+        first = Batch(batch.messages[:100], [], batch.predictions[:100])
+        store.ingest(replace(first, offsets={(APP_MESSAGES, 0): 100, (PREDICTIONS, 0): 100}))
+        live.look(settings, store, FEATURES, 2)
+        store.ingest(batch)
+        live.look(settings, store, FEATURES, 2)
+    assert seen(settings).outcomes == 360
