@@ -1,7 +1,7 @@
 """Requests a retraining by hand, and waits for what comes of it."""
 
-import secrets
 import time
+import uuid
 from collections.abc import Callable
 
 from utils import kafka_io, messages
@@ -26,8 +26,7 @@ def retrain(settings: Settings, seconds: float, report: Callable[[str], None]) -
         KafkaUnavailable: No broker answers, or it has no such topic.
     """
     _, end = log_scan.bounds(settings.kafka, messages.RETRAIN_TOPIC)[0]
-    now = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    batch_id = f"manual-{now}-{secrets.token_hex(4)}"
+    batch_id = f"manual-{uuid.uuid4()}"
     kafka_io.announce(settings, RetrainRequest(reason="manual", batch_id=batch_id))
     report(f"retraining requested: {batch_id}")
     if not seconds:
