@@ -1,9 +1,10 @@
-"""Retrains whenever a predictor requests it, and announces the new model.
+"""Retrains whenever it is requested, and announces the new model.
 
     python trainer.py [--hyper hyperopt|hyperparameterhunter|optuna] [--evals 10] [--mlflow]
 
 Reads the log into the message store, trains in a child process, compares the new model with
-the serving one and publishes it. A second trainer on the same home waits for the first to end.
+the serving one and publishes it. It requests a retraining itself when the newest one is too old or
+the live loss rises. A second trainer on the same home waits for the first to end.
 Ctrl-C finishes and announces a running training, and stops.
 """
 
@@ -11,19 +12,21 @@ import argparse
 import sys
 import time
 from concurrent.futures import Future
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 
 import msgspec
+from msgspec import UNSET
 
-from train import optimisers, tracking
-from train.results import Judgement, Result
+from train import optimisers, reasons, tracking
+from train.drift import Alarm
+from train.results import Judgement, Result, Review
 from train.schedule import JUDGE_EVERY, RETRY_SECONDS, Schedule
 from train.tracking import Tracking
 from train.worker import Job, Worker
 from utils import changes, kafka_io, messages, process
 from utils.errors import one_line
-from utils.kafka_io import ExactlyOnce, Polled, Position, TopicPartition
+from utils.kafka_io import ExactlyOnce, Polled, Position, TopicPartition, log_scan
 from utils.message_store import MessageStore, StoreError
 from utils.message_store.ingest import Ingest
 from utils.messages import RetrainRequest, Rollback, TrainingCompleted
@@ -56,6 +59,7 @@ class Trainer:
         ingest: Copies the log into the message store.
         worker: Trains in another process.
         store: The bundles.
+        settings: The pipeline's settings.
         report: Called with one line of text for the user.
     """
 
@@ -65,12 +69,14 @@ class Trainer:
         ingest: Ingest,
         worker: Worker,
         store: ModelStore,
+        settings: Settings,
         report: process.Report,
     ) -> None:
         self.client = client
         self.ingest = ingest
         self.worker = worker
         self.store = store
+        self.settings = settings
         self.report = report
         self.trainings = 0
         self._waiting: list[tuple[int, RetrainRequest]] = []
@@ -79,21 +85,22 @@ class Trainer:
         self._position: Position | None = None
         self._partition = TopicPartition(messages.RETRAIN_TOPIC, 0)
         self._job: Future[Result] | None = None
-        self._judging: Future[Judgement | None] | None = None
+        self._reviewing: Future[Review] | None = None
         self._announcements: list[messages.Event] = []
+        self._alarm: Alarm | None = None
         self._schedule = Schedule()
 
     @property
     def busy(self) -> bool:
         """Whether a training runs, or has ended and is not announced yet."""
-        return self._job is not None or self._judging is not None
+        return self._job is not None or self._reviewing is not None
 
     def step(self, timeout_ms: int = POLL_MS, *, begin: bool = True) -> None:
         """Do everything that is due, once.
 
         1. Poll requests. 2. Read the log into the message store. 3. Collect the result of a
-        finished training or judgement. 4. Announce results. 5. Start one training for all
-        waiting requests, or a judgement.
+        finished training or review. 4. Request a retraining if there is a reason. 5. Announce
+        results and requests. 6. Start one training for all waiting requests, or a review.
 
         Args:
             timeout_ms: How long to wait for requests.
@@ -109,13 +116,19 @@ class Trainer:
         if self._schedule.may_read(training=self._job is not None):
             self._schedule.log_read(self.ingest.step())  # 2
         self._collect()  # 3
-        self._announce(polled)  # 4
+        if begin and not self.busy and self._position is not None:
+            self._request_training()  # 4
+        self._announce(polled)  # 5
         if begin and self._job is None:
-            self._start_work()  # 5
+            self._start_work()  # 6
 
     def _read_requests(self, polled: Polled) -> None:
         if polled.restored is not None:
             self._waiting.clear()
+            # Whether an unfinished commit has sent them shows in the topic.
+            self._announcements = [
+                event for event in self._announcements if not isinstance(event, RetrainRequest)
+            ]
             self._answers_may_be_new = True
             self._position = polled.restored.get(self._partition)
             if self._position is None:
@@ -165,17 +178,51 @@ class Trainer:
                 )
             else:
                 self._report_training(result)
-        if self._judging is not None and self._judging.done():
-            judging, self._judging = self._judging, None
+        if self._reviewing is not None and self._reviewing.done():
+            reviewing, self._reviewing = self._reviewing, None
             try:
-                judgement = judging.result()
+                review = reviewing.result()
             except Exception as error:  # whatever it is, the serving model stays
                 self.report(
-                    "the serving model could not be judged, again after "
-                    f"{JUDGE_EVERY} more outcomes: {one_line(error)}"
+                    "the newer outcomes could not be reviewed, again after "
+                    f"{JUDGE_EVERY} more: {one_line(error)}"
                 )
             else:
-                self._announce_judgement(judgement)
+                self._alarm = review.alarm
+                self._announce_judgement(review.judgement)
+
+    def _request_training(self) -> None:
+        """Queue the request of an alarm, or of a training that is too old."""
+        if self._alarm is not None:
+            request = reasons.drift_request(self._alarm, self.store.history())
+            if request is not None and not self._is_requested(request):
+                self.report(f"DRIFT: {self._alarm}; retraining requested")
+                self._announcements.append(request)
+            self._alarm = None
+        elif (
+            self.settings.training.max_age
+            and not self._waiting
+            and self._schedule.may_look_at_age()
+        ):
+            max_age, history = self.settings.training.max_age, self.store.history()
+            request = reasons.age_request(history, max_age, time.time())
+            if request is not None and not self._is_requested(request):
+                self.report("the newest training is too old; retraining requested")
+                self._announcements.append(request)
+
+    def _is_requested(self, request: RetrainRequest) -> bool:
+        """Whether a request waits, also one that a killed trainer sent and nobody has polled."""
+        if any(waiting.batch_id == request.batch_id for _, waiting in self._waiting):
+            return True
+        assert self._position is not None
+        kafka, topic = self.settings.kafka, messages.RETRAIN_TOPIC
+        _, end = log_scan.bounds(kafka, topic)[0]
+        for record in log_scan.scan(kafka, topic, {0: (self._position.offset, end)}):
+            with suppress(messages.BadRecord):
+                event = messages.decode_event(record.value)
+                if isinstance(event, RetrainRequest) and event.batch_id == request.batch_id:
+                    return True
+        return False
 
     def _report_training(self, result: Result) -> None:
         self.trainings += 1
@@ -231,14 +278,15 @@ class Trainer:
     def _answers(self) -> dict[str, PublishedModel]:
         """The model that answers each request: its line of the history, by batch id.
 
-        A topic that was deleted and recreated repeats its offsets, and so its batch ids. A
-        model that was trained on the old topic does not answer a new request.
+        A topic that was deleted and recreated repeats its offsets, and so the batch ids of
+        ranges. A model that was trained on the old topic does not answer a new request.
         """
         topics = {request.batch_id: request.topic for _, request in self._waiting}
         return {
             batch_id: entry
             for batch_id, entry in self.store.trainings_for(topics).items()
-            if self.ingest.is_same_log(topics[batch_id], entry.topic_ids or {})
+            if (topic := topics[batch_id]) is UNSET
+            or self.ingest.is_same_log(topic, entry.topic_ids or {})
         }
 
     def _completed(
@@ -266,12 +314,12 @@ class Trainer:
             if self._schedule.may_train() and self.ingest.has_read(requests):
                 self._train([request.batch_id for request in requests])
         elif (
-            self._judging is None
+            self._reviewing is None
             and not self.ingest.is_rereading
             and self._schedule.judgement_due(self.ingest.outcomes)
         ):
             self._schedule.judgement_started(self.ingest.outcomes)
-            self._judging = self.worker.judge()
+            self._reviewing = self.worker.review()
 
     def _train(self, batch_ids: list[str]) -> None:
         combined = f", {len(batch_ids)} requests in one" if len(batch_ids) > 1 else ""
@@ -341,7 +389,7 @@ def main(arguments: argparse.Namespace, settings: Settings) -> None:
         )
         resources.callback(client.close)
         report(f"ready; {arguments.evals} evaluations with {arguments.hyper} at each request")
-        trainer = Trainer(client, ingest, worker, store, report)
+        trainer = Trainer(client, ingest, worker, store, settings, report)
         loop(trainer, stop, report)
         report(f"stopped after {trainer.trainings} trainings")
 

@@ -18,6 +18,7 @@ import sklearn  # noqa: F401 - before LightGBM, or it lacks the estimators of ri
 from rich.console import Console
 
 from benchmarks import (
+    drift,
     freshness,
     growth,
     latency,
@@ -38,6 +39,7 @@ BENCHES: dict[str, ModuleType] = {
     "quality": quality,
     "missing": missing,
     "tables": tables,
+    "drift": drift,
     "growth": growth,
     "store": store,
     "start": start,

@@ -3,6 +3,7 @@
     python -m ops list                         every model, and which one serves
     python -m ops show 2                       a model's manifest
     python -m ops rollback 1                   serve model 1 again
+    python -m ops retrain --wait 60            request a retraining, and wait for it
     python -m ops why REQUEST_ID               explain a prediction
     python -m ops replay --from 0 --to 999     score the log again and compare the bits
     python -m ops rebuild 2                    train model 2 again and compare the bytes
@@ -59,6 +60,13 @@ def _rollback(settings: Settings, arguments: Arguments) -> None:
     from ops import models
 
     print(models.rollback(settings, arguments.model_id, arguments.reason))
+
+
+def _retrain(settings: Settings, arguments: Arguments) -> int:
+    """Request a retraining; a trainer that is down answers it when it starts."""
+    from ops import retrain
+
+    return 0 if retrain.retrain(settings, arguments.wait, print) else 1
 
 
 def _why(settings: Settings, arguments: Arguments) -> None:
@@ -191,6 +199,13 @@ def _add_models(commands: "Commands") -> None:
         _add(commands, name, run).add_argument(
             "model_id", type=int, metavar="N", help="the model's number"
         )
+    _add(commands, "retrain", _retrain).add_argument(
+        "--wait",
+        type=process.seconds,
+        default=0.0,
+        metavar="SECONDS",
+        help="wait for the training and print what came of it (%(default)s)",
+    )
     commands.choices["rollback"].add_argument(
         "--reason", default="requested by hand", help="kept in the history (%(default)s)"
     )

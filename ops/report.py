@@ -3,18 +3,22 @@
 import time
 from collections.abc import Sequence
 
+import pandas as pd
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from train import retrain
+from train.input_drift import Shift, column_shift, prediction_shift
 from train.quality import Quality, measure_quality
+from utils.data_set import DataError
 from utils.feature_tools import FeatureTools
 from utils.kafka_io import TopicPartition
-from utils.message_store import Counts, MessageStore, RawLog
+from utils.message_store import Batch, Counts, MessageStore, RawLog
 from utils.message_store.ingest import RecordDecoder, kafka_records
 from utils.messages import APP_MESSAGES
 from utils.metrics import Metrics, ValueShares
-from utils.model_store import ModelStore
+from utils.model_store import Bundle, ModelStore
 from utils.model_store.manifest import published
 from utils.settings import Settings
 from utils.value_counts import KINDS, shares
@@ -35,7 +39,8 @@ def show(settings: Settings, last: int, console: Console) -> None:
         StoreError, ModelStoreError: The message store or the models cannot be read.
     """
     models = ModelStore(settings.models_dir)
-    features = models.load(models.current_id()).features
+    serving = models.load(models.current_id())
+    features = serving.features
     others = {
         line.model_id: line
         for line in published(models.history())
@@ -44,7 +49,7 @@ def show(settings: Settings, last: int, console: Console) -> None:
     }
     with MessageStore.open(settings.messages_url, features) as store:
         judged, counts = store.predictions_by_model(), store.counts()
-        values, recent = store.value_shares(), recent_values(store.raw_log, features, last)
+        values, latest = store.value_shares(), latest_messages(store.raw_log, features, last)
     now = time.time() * 1000
     figures = [
         measure_quality(one, features, last=last, now=now)
@@ -61,7 +66,9 @@ def show(settings: Settings, last: int, console: Console) -> None:
                 highlight=False,
             )
     console.print(totals(counts), highlight=False)
-    console.print(values_table(values, recent, features.columns))
+    console.print(values_table(values, value_shares(latest, features), features.columns))
+    if latest.messages:
+        show_input_drift(settings, serving, latest, console)
 
 
 def table(figures: list[Quality], last: int) -> Table:
@@ -87,8 +94,8 @@ def table(figures: list[Quality], last: int) -> Table:
     return shown
 
 
-def recent_values(copy: RawLog, features: FeatureTools, last: int) -> ValueShares:
-    """The shares of values that are missing, unknown or leniently read in the last messages."""
+def latest_messages(copy: RawLog, features: FeatureTools, last: int) -> Batch:
+    """The last messages that were scored, without those that were rejected."""
     bounds = copy.bounds(APP_MESSAGES)
     latest = {number: (max(first, end - last), end) for number, (first, end) in bounds.items()}
     records = [
@@ -96,10 +103,54 @@ def recent_values(copy: RawLog, features: FeatureTools, last: int) -> ValueShare
     ]
     records.sort(key=lambda record: record.timestamp)
     place = TopicPartition(APP_MESSAGES, 0)  # all that matters here are the values
-    found = RecordDecoder(features).batch({place: records[-last:]}) if records else None
-    if found is None or found.tally is None:
+    return RecordDecoder(features).batch({place: records[-last:]}) if records else Batch()
+
+
+def value_shares(found: Batch, features: FeatureTools) -> ValueShares:
+    """The shares of values that are missing, unknown or leniently read in messages."""
+    if found.tally is None:
         return ValueShares()
     return shares(len(found.messages), found.tally, features.columns)
+
+
+def show_input_drift(settings: Settings, serving: Bundle, latest: Batch, console: Console) -> None:
+    """Print how far the last messages are from the data set; a line of text without that."""
+    try:
+        base = retrain.base_rows(retrain.Problem.of(settings, serving))
+    except DataError as error:
+        line = f"the messages are not compared with the data set: {error}"
+        console.print(line, markup=False, highlight=False)
+        return
+    features = serving.features
+    columns = zip(*(message.values for message in latest.messages), strict=True)
+    recent = pd.DataFrame(dict(zip(features.columns, columns, strict=True)))
+    numbers = [name for name in features.columns if name not in features.categorical]
+    recent = recent.astype(dict.fromkeys(numbers, float))
+    shifts = [
+        column_shift(name, base.frame[name], recent[name], is_number=name in numbers)
+        for name in features.columns
+    ]
+    scores = [
+        serving.score(features.transform(frame[list(features.columns)]))
+        for frame in (base.held_out[0], recent)
+    ]
+    shifts += prediction_shift(scores[0], scores[1], features.classes)
+    console.print(drift_table(shifts, len(recent)))
+
+
+def drift_table(shifts: Sequence[Shift], rows: int) -> Table:
+    """A table of columns and predictions, the largest shift first."""
+    shown = Table(
+        title=f"drift of the last {rows:,} messages against the data set",
+        caption="PSI: population stability index over ten bins; some from 0.1, strong from 0.25 "
+        "on, unless so few messages differ that much by chance",
+    )
+    shown.add_column("column")
+    shown.add_column("PSI", justify="right")
+    shown.add_column("drift")
+    for shift in sorted(shifts, key=lambda shift: -shift.psi):
+        shown.add_row(escape(shift.name), f"{shift.psi:.3f}", shift.word)
+    return shown
 
 
 def values_table(values: ValueShares, recent: ValueShares, columns: Sequence[str]) -> Table:

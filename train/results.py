@@ -5,6 +5,7 @@ They are apart from `retrain`, so that the trainer's loop imports no training li
 
 from dataclasses import dataclass, field
 
+from train.drift import Alarm
 from utils.metrics import Comparison, Metrics
 
 
@@ -39,3 +40,16 @@ class Judgement:
     rows: int
     demoted: bool
     comparison: Comparison
+
+
+@dataclass(frozen=True)
+class Review:
+    """What newer outcomes say about the serving model and the predictions.
+
+    Attributes:
+        alarm: The last alarm of the live loss, also if an earlier review had it.
+        judgement: The comparison with the parent; None if there was nothing to compare.
+    """
+
+    alarm: Alarm | None
+    judgement: Judgement | None

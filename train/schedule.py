@@ -1,6 +1,7 @@
-"""Decides when the trainer reads the log, trains and judges the serving model.
+"""Decides when the trainer reads the log, trains, and reviews the newer outcomes.
 
-A judgement compares the serving model with its parent (`retrain.judge`).
+A review looks whether the live loss rises (`live.look`), and compares the serving model with
+its parent (`retrain.judge`).
 """
 
 import time
@@ -19,6 +20,8 @@ JUDGE_EVERY = 50
 #: Seconds by which a judgement is delayed. Its outcomes often complete a retrain request as
 #: well, and that training should not find the worker busy.
 JUDGE_DELAY = 0.5
+#: Seconds between two looks at the age of the newest training, which read the history.
+AGE_SECONDS = 1.0
 
 
 @dataclass
@@ -49,6 +52,7 @@ class Schedule:
     _read_from: float = 0.0
     _judged_outcomes: int = 0
     _judge_from: float | None = None
+    _age_from: float = 0.0
 
     def request_arrived(self) -> None:
         """Record a request; the waiting time counts from the oldest one."""
@@ -94,3 +98,11 @@ class Schedule:
     def judgement_started(self, outcomes: int) -> None:
         """Record that a judgement began, and the number of known outcomes."""
         self._judged_outcomes, self._judge_from = outcomes, None
+
+    def may_look_at_age(self) -> bool:
+        """Whether to look at the age of the newest training; then not again for a moment."""
+        now = self.clock()
+        if now < self._age_from:
+            return False
+        self._age_from = now + AGE_SECONDS
+        return True

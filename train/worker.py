@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
-from train.results import Judgement, Result
+from train.results import Result, Review
 from utils import process
 from utils.settings import Settings
 
@@ -37,7 +37,7 @@ class Job:
 
 
 class Worker:
-    """Runs trainings and judgements in another process, one at a time.
+    """Runs trainings and reviews in another process, one at a time.
 
     Args:
         settings: The pipeline's settings, passed to the process.
@@ -65,9 +65,9 @@ class Worker:
         """Start a training."""
         return self._submit(_train, self._settings, self._hyper, self._evals, job)
 
-    def judge(self) -> "Future[Judgement | None]":
-        """Start a judgement; its result is None if there was nothing to judge."""
-        return self._submit(_judge, self._settings)
+    def review(self) -> "Future[Review]":
+        """Start to look at newer outcomes: whether the loss rises, whether the parent is better."""
+        return self._submit(_review, self._settings)
 
     def _submit(self, function: Callable[..., T], *arguments: object) -> Future[T]:
         try:
@@ -127,12 +127,18 @@ def _train(settings: Settings, hyper: str, evals: int, job: Job) -> Result:
     return replace(result, seconds=seconds)
 
 
-def _judge(settings: Settings) -> Judgement | None:
+def _review(settings: Settings) -> Review:
+    from train import live
     from train.retrain import judge
     from utils.message_store import MessageStore
+    from utils.model_store import ModelStore
 
-    with MessageStore.open(settings.messages_url, _features(settings)) as messages:
-        return judge(settings, messages)
+    serving = ModelStore(settings.models_dir).load_current()
+    with MessageStore.open(settings.messages_url, serving.features) as messages:
+        alarm = None
+        if settings.training.on_drift:
+            alarm = live.look(settings, messages, serving.features, serving.model_id)
+        return Review(alarm, judge(settings, messages))
 
 
 def _features(settings: Settings) -> "FeatureTools":

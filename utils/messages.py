@@ -62,18 +62,37 @@ class Prediction(msgspec.Struct, frozen=True, gc=False):
 
 
 class RetrainRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A predictor's record on `retrain_topic`; both offsets are inclusive.
+    """A record on `retrain_topic`: train now.
 
-    Its `batch_id` is the request's id: topic, partition and first offset.
+    >>> RetrainRequest(reason="manual", batch_id="manual-1").end is None
+    True
+
+    Attributes:
+        reason: `count` (a predictor has counted enough outcomes), or `manual`, `age` or `drift`.
+        batch_id: The request's id; of a count, its topic, partition and first offset.
+        topic: The topic of the range that was counted; without a range, nothing of it is set.
+        partition: Its partition.
+        first_offset: Its first offset.
+        last_offset: Its last offset, inclusive.
+        count: The number of known outcomes in it.
     """
 
     retrain: bool = True
+    reason: str = "count"
     batch_id: str
-    topic: str
-    partition: int
-    first_offset: int
-    last_offset: int
-    count: int
+    topic: str | UnsetType = UNSET
+    partition: int | UnsetType = UNSET
+    first_offset: int | UnsetType = UNSET
+    last_offset: int | UnsetType = UNSET
+    count: int | UnsetType = UNSET
+
+    @property
+    def end(self) -> tuple[tuple[str, int], int] | None:
+        """The range's (topic, partition) and the offset after it; None without a range."""
+        topic, partition, last = self.topic, self.partition, self.last_offset
+        if topic is UNSET or partition is UNSET or last is UNSET:
+            return None
+        return (topic, partition), last + 1
 
 
 class TrainingCompleted(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,6 +6,7 @@ either of them, and only when `load()` is called, not at import.
 
 import codecs
 import os
+import re
 import ssl
 import tomllib
 from collections.abc import Mapping
@@ -30,6 +31,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 Count = Annotated[int, Field(ge=1)]
 ColumnType = Literal["number", "category", "date"]
+
+#: Seconds by the unit of a duration.
+UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
 class SettingsError(UserError):
@@ -103,13 +107,36 @@ class Data(_Section):
         return self
 
 
+def parse_duration(text: object) -> object:
+    """Seconds from a number with a unit; anything else is left to the type's own check.
+
+    >>> [parse_duration(text) for text in ("90", "30s", "15m", "6h", "7d", "2w", 5, "soon")]
+    [90.0, 30.0, 900.0, 21600.0, 604800.0, 1209600.0, 5, 'soon']
+    """
+    found = (
+        re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhdw]?)\s*", text) if isinstance(text, str) else None
+    )
+    return float(found[1]) * UNITS[found[2]] if found else text
+
+
 class Training(_Section):
     """How models are trained and kept ([training] in pipeline.toml)."""
 
     retrain_every: Count = 25
+    max_age: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0
+    on_drift: bool = True
+    drift_interval: Count = 500
     extra_models_to_keep: Annotated[int, Field(ge=0)] = 1
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 1
     folds: Annotated[int, Field(ge=2)] = 3
+
+    @field_validator("max_age", mode="before")
+    @classmethod
+    def _in_seconds(cls, value: object) -> object:
+        seconds = parse_duration(value)
+        if isinstance(seconds, str):
+            raise ValueError('wants seconds, or text such as "6h" or "7d"')
+        return seconds
 
 
 class Kafka(_Section):
@@ -276,6 +303,15 @@ VARIABLES = (
     Variable("PIPELINE_CONFIG", (), "another pipeline.toml"),
     Variable(
         "RETRAIN_EVERY", ("training", "retrain_every"), "known outcomes between two retrainings"
+    ),
+    Variable(
+        "MAX_AGE", ("training", "max_age"), "retrain at this age: seconds, 6h, 7d; 0 is never"
+    ),
+    Variable("ON_DRIFT", ("training", "on_drift"), "retrain when the live loss rises"),
+    Variable(
+        "DRIFT_INTERVAL",
+        ("training", "drift_interval"),
+        "the fewest outcomes from one retraining for drift to the next",
     ),
     Variable(
         "EXTRA_MODELS_TO_KEEP",

@@ -248,6 +248,7 @@ def test_changed_system_clock_delays_nothing(
 
 #: The modules that read the system clock, how often, and what for: to record or show it.
 SYSTEM_CLOCK_READS = {
+    "trainer.py": 1,  # how old the newest training is
     "train/tracking/mlflow_log.py": 1,  # a figure's timestamp
     "train/tracking/tracker.py": 1,  # how old missing outcomes are
     "utils/model_store/bundle.py": 1,  # when a bundle was made

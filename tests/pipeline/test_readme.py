@@ -70,6 +70,7 @@ STEPS = {
     "python -m ops rebuild 2": Step(),
     "python -m ops rollback 1": Step(prints="bundle 1 serves"),
     "python initialize.py --mlflow": Step("--evals 1", prints="model 1 logged"),
+    "python -m ops retrain": Step(prints="retraining requested: manual-"),
     "python -m ops report": Step(prints="35 messages, 35 of them with an outcome"),
     "python -m ops dead-letters list": Step(prints="no record was rejected"),
     "mkdir -p own/data": Step(),

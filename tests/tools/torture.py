@@ -679,7 +679,12 @@ class Log:
         return outcome
 
     def _check_requests(self) -> Iterator[str]:
-        requests = [event for event in self._events if event.get("retrain")]
+        # The trainer's own requests have no range.
+        requests = [
+            event
+            for event in self._events
+            if event.get("retrain") and event.get("reason") == "count"
+        ]
         found = Counter(
             (r["topic"], r["partition"], r["first_offset"], r["last_offset"]) for r in requests
         )

@@ -10,6 +10,7 @@ from utils.message_store.raw_log import RawLog
 from utils.message_store.records import (
     Batch,
     Counts,
+    KnownPredictions,
     ModelPredictions,
     Offsets,
     RawChunk,
@@ -22,6 +23,7 @@ from utils.message_store.store import MessageStore
 __all__ = [
     "Batch",
     "Counts",
+    "KnownPredictions",
     "ModelPredictions",
     "MessageStore",
     "Offsets",

@@ -166,7 +166,10 @@ class Ingest:
         """
         if self._ends is None:
             self.mark_end()
-        return self._has_read_to_mark() and all(map(self._has_read_range, requests))
+        ends = [request.end for request in requests if request.end is not None]
+        return self._has_read_to_mark() and all(
+            self._offsets.get(place, 0) >= end for place, end in ends
+        )
 
     def _has_read_to_mark(self) -> bool:
         if self.is_rereading:
@@ -174,12 +177,6 @@ class Ingest:
         # By position, not by the store's offsets: the last records may be transaction markers.
         position = self._open_reader().position
         return all(position(tp) >= end for tp, end in (self._ends or {}).items())
-
-    def _has_read_range(self, request: messages.RetrainRequest) -> bool:
-        topic, partition, last = request.topic, request.partition, request.last_offset
-        if topic is None or partition is None or last is None:
-            return True
-        return self._offsets.get((topic, partition), 0) > last
 
     def all_values(self) -> ValueShares:
         """The shares of values that are missing, unknown or leniently read, of all messages."""

@@ -183,6 +183,23 @@ class ModelPredictions:
 
 
 @dataclass(frozen=True)
+class KnownPredictions:
+    """Predictions of all models whose outcomes are known, in the order in which they became known.
+
+    Attributes:
+        probabilities: (rows,) or (rows, classes).
+        outcomes: (rows,), str: their outcomes.
+        offsets: The offsets up to which the log had been read.
+        topic_ids: Kafka's ids of those topics.
+    """
+
+    probabilities: npt.NDArray[np.float64]
+    outcomes: npt.NDArray[np.object_]
+    offsets: Offsets
+    topic_ids: dict[str, str]
+
+
+@dataclass(frozen=True)
 class Counts:
     """The number of messages and other rows; unmatched outcomes have no message."""
 

@@ -36,6 +36,7 @@ from utils.message_store.raw_log import RawLog
 from utils.message_store.records import (
     Batch,
     Counts,
+    KnownPredictions,
     LogPlace,
     ModelPredictions,
     Offsets,
@@ -497,6 +498,39 @@ class MessageStore:
             for row in connection.execute(query):
                 by_model.setdefault(row[0], []).append(row)
         return [_model_predictions(model, rows, self._features) for model, rows in by_model.items()]
+
+    def known_since(self, offsets: Offsets, limit: int) -> KnownPredictions:
+        """Predictions with an outcome, where one of the three records is at or after the offsets.
+
+        Args:
+            offsets: Offsets by (topic, partition); a partition without one is all new.
+            limit: The most predictions to return: those whose outcome became known last.
+
+        Raises:
+            StoreError: The store cannot be read.
+        """
+        c = self._tables.messages.c
+        old = sa.and_(
+            _before(offsets, APP_MESSAGES, c.partition, c.offset),
+            _before(offsets, PREDICTIONS, c.prediction_partition, c.prediction_offset),
+            sa.or_(
+                c.outcome_offset.is_(None),
+                _before(offsets, OUTCOMES, c.outcome_partition, c.outcome_offset),
+            ),
+        )
+        columns = c.model_id, c.timestamp, c.probability, c.probabilities
+        known_since = sa.func.coalesce(c.outcome_timestamp, c.timestamp)
+        query = (
+            sa.select(*columns, self._tables.known_outcome)
+            .where(self._tables.is_known, c.model_id.is_not(None), sa.not_(old))
+            .order_by(known_since.desc(), c.partition.desc(), c.offset.desc())
+            .limit(limit)
+        )
+        with self._database.transaction() as connection:
+            rows = connection.execute(query).all()[::-1]
+            read = self._read_offsets(connection), self._read_topic_ids(connection)
+        found = _model_predictions(0, rows, self._features)
+        return KnownPredictions(found.probabilities, found.outcomes, *read)
 
     def counts(self) -> Counts:
         """Count the rows of each kind."""

@@ -5,9 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ops import report
 from ops.__main__ import main
 from tests.unit.utils.message_store.samples import FEATURES, judged_batch
 from train import fit
+from train.input_drift import Shift
 from utils.message_store import MessageStore
 from utils.model_store import Draft, ModelStore
 from utils.model_store.manifest import TrainingRecord
@@ -50,3 +52,13 @@ def test_report_prints_live_quality(home: Path, capsys: pytest.CaptureFixture[st
 def test_report_without_a_model_is_one_line(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report"]) == 1
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_largest_drift_is_the_first_row() -> None:
+    shifts = [Shift("age", 0.01, "none"), Shift("job [x]", 0.5, "strong")]
+    table = report.drift_table(shifts, 500)
+    assert [list(column.cells) for column in table.columns] == [
+        [r"job \[x]", "age"],
+        ["0.500", "0.010"],
+        ["strong", "none"],
+    ]

@@ -1,6 +1,6 @@
 """When the trainer reads, trains and judges."""
 
-from train.schedule import JUDGE_DELAY, JUDGE_EVERY, LARGE_READ, READ_SECONDS, Schedule
+from train.schedule import AGE_SECONDS, JUDGE_DELAY, JUDGE_EVERY, LARGE_READ, READ_SECONDS, Schedule
 
 
 class Clock:
@@ -62,3 +62,10 @@ def test_judgement_is_due_a_moment_after_enough_outcomes() -> None:
     assert not schedule.judgement_due(2 * JUDGE_EVERY + 1)
     clock.now += JUDGE_DELAY
     assert schedule.judgement_due(2 * JUDGE_EVERY + 1)
+
+
+def test_age_is_looked_at_once_in_a_while() -> None:
+    clock, schedule = make_schedule()
+    assert schedule.may_look_at_age() and not schedule.may_look_at_age()
+    clock.now += AGE_SECONDS
+    assert schedule.may_look_at_age() and not schedule.may_look_at_age()

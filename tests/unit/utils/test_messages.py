@@ -24,8 +24,10 @@ REQUEST = RetrainRequest(
     last_offset=9,
     count=5,
 )
+MANUAL = RetrainRequest(reason="manual", batch_id="manual-1")
 EVENTS: list[Event] = [
     REQUEST,
+    MANUAL,
     TrainingCompleted(model_id=1, accepted=True, batch_id=None),
     TrainingCompleted(
         model_id=2,
@@ -50,14 +52,30 @@ def test_every_event_comes_back_as_its_type(event: Event) -> None:
 
 
 def test_events_have_the_documented_keys() -> None:
-    first = msgspec.to_builtins(EVENTS[1])
+    first = msgspec.to_builtins(EVENTS[2])
     assert first == {
         "training_completed": True,
         "model_id": 1,
         "accepted": True,
         "batch_id": None,
     }
-    assert msgspec.to_builtins(REQUEST)["retrain"] is True
+
+
+def test_requests_have_the_documented_bytes() -> None:
+    assert msgspec.json.encode(REQUEST) == (
+        b'{"retrain":true,"reason":"count","batch_id":"outcomes-0-3","topic":"outcomes",'
+        b'"partition":0,"first_offset":3,"last_offset":9,"count":5}'
+    )
+    assert msgspec.json.encode(MANUAL) == (
+        b'{"retrain":true,"reason":"manual","batch_id":"manual-1"}'
+    )
+    assert REQUEST.end == (("outcomes", 0), 10) and MANUAL.end is None
+
+
+def test_request_of_an_earlier_version_counts() -> None:
+    earlier = msgspec.to_builtins(REQUEST)
+    del earlier["reason"]
+    assert decode_event(msgspec.json.encode(earlier)) == REQUEST
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,133 @@
+"""Watches the loss of the real predictions, as their outcomes become known.
+
+What it knows is in `searches/drift.json`, so that a restart goes on where the last one ended.
+Without the file it begins again with the latest outcomes.
+"""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from train import evaluate
+from train.drift import Alarm, LossDrift
+from utils import durable_files
+from utils.feature_tools import FeatureTools
+from utils.message_store import KnownPredictions, MessageStore, Offsets
+from utils.settings import Settings
+
+FILE = "drift.json"
+#: The most outcomes of one look, so that its cost does not grow with the log.
+LATEST = 20_000
+
+
+class Place(msgspec.Struct, frozen=True):
+    """The next offset of a partition."""
+
+    topic: str
+    partition: int
+    offset: int
+
+
+class Watch(msgspec.Struct, kw_only=True):
+    """The state of the watch, the content of its file.
+
+    Attributes:
+        target: The target and the classes; losses of others are not comparable.
+        topic_ids: Kafka's ids of the topics; a recreated topic has another one.
+        places: Up to where the log has been looked at.
+        outcomes: The number of outcomes seen.
+        drift: The detector.
+        alarm: The last alarm that asks for a retraining.
+    """
+
+    target: tuple[str, ...] = ()
+    topic_ids: dict[str, str] = msgspec.field(default_factory=dict)
+    places: list[Place] = msgspec.field(default_factory=list)
+    outcomes: int = 0
+    drift: LossDrift = msgspec.field(default_factory=LossDrift)
+    alarm: Alarm | None = None
+
+    def offsets(self) -> Offsets:
+        """Up to where the log has been looked at, by (topic, partition)."""
+        return {(place.topic, place.partition): place.offset for place in self.places}
+
+    def fits(self, target: tuple[str, ...], topic_ids: Mapping[str, str]) -> bool:
+        """Whether it is about this target and these topics."""
+        same = all(topic_ids.get(t, then) == then for t, then in self.topic_ids.items())
+        return same and self.target == target
+
+    def see(self, losses: list[float], interval: int, model_id: int) -> None:
+        """Take losses in order; an alarm counts if the one before is `interval` outcomes ago."""
+        for loss in losses:
+            self.outcomes += 1
+            if not self.drift.update(loss):
+                continue
+            if self.alarm is None or self.outcomes - self.alarm.at >= interval:
+                self.alarm = Alarm(
+                    # The same id after a kill between this alarm and its request.
+                    batch_id=f"drift-{model_id}-{self.outcomes}",
+                    at=self.outcomes,
+                    log_loss=self.drift.recent,
+                    expected=self.drift.expected,
+                    outcomes=self.drift.outcomes,
+                )
+
+
+def look(
+    settings: Settings, messages: MessageStore, features: FeatureTools, model_id: int
+) -> Alarm | None:
+    """Take the outcomes that became known since the last look; returns the last alarm, if any.
+
+    Args:
+        settings: The pipeline's settings.
+        messages: The message store.
+        features: The serving model's preprocessor, which encodes the classes.
+        model_id: The serving model, for the alarm's id.
+
+    Raises:
+        StoreError: The message store cannot be read.
+        OSError: The state cannot be written.
+    """
+    path = settings.searches_dir / FILE
+    target = (features.target, *features.classes)
+    watch = read(path)
+    if not watch.fits(target, messages.topic_ids()):
+        watch = Watch(target=target)
+    found = messages.known_since(watch.offsets(), LATEST)
+    losses = losses_of(found, features)
+    watch.target, watch.topic_ids = target, found.topic_ids
+    # Never back: a store that was lost is read again from the log's start.
+    seen = watch.offsets()
+    watch.places = [
+        Place(*place, max(offset, seen.get(place, 0)))
+        for place, offset in sorted(found.offsets.items())
+    ]
+    watch.see(losses, settings.training.drift_interval, model_id)
+    write(path, watch)
+    return watch.alarm
+
+
+def losses_of(found: KnownPredictions, features: FeatureTools) -> list[float]:
+    """The log loss of each prediction, in nats, without outcomes of no known class."""
+    codes = features.encode_target(found.outcomes)
+    losses: list[float] = evaluate.row_losses(
+        found.probabilities[codes >= 0], codes[codes >= 0]
+    ).tolist()
+    return losses
+
+
+def read(path: Path) -> Watch:
+    """The state in a file; a new one if there is none, or it is damaged."""
+    with suppress(OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        return msgspec.json.decode(path.read_bytes(), type=Watch)
+    return Watch()
+
+
+def write(path: Path, watch: Watch) -> None:
+    """Write the state; a reader or a crash finds the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    durable_files.write_file(temporary, msgspec.json.encode(watch))
+    temporary.replace(path)
