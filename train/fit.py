@@ -49,7 +49,14 @@ def lightgbm_params(
     return {**params, **DATASET_PARAMS, **fixed}
 
 
-def dataset(X: Matrix, y: IntegerCodes, features: FeatureTools, *, threads: int) -> lgb.Dataset:
+def dataset(
+    X: Matrix,
+    y: IntegerCodes,
+    features: FeatureTools,
+    *,
+    threads: int,
+    weights: Matrix | None = None,
+) -> lgb.Dataset:
     """Create LightGBM's Dataset of encoded rows.
 
     Its columns are named f0, f1, ..., because LightGBM refuses some characters in names.
@@ -59,6 +66,7 @@ def dataset(X: Matrix, y: IntegerCodes, features: FeatureTools, *, threads: int)
         y: (rows,), the codes of the classes.
         features: The preprocessor; it knows which columns hold categories.
         threads: LightGBM's threads.
+        weights: (rows,); None to count all rows alike.
 
     Raises:
         ValueError: There are no rows, or a code belongs to no class.
@@ -70,11 +78,44 @@ def dataset(X: Matrix, y: IntegerCodes, features: FeatureTools, *, threads: int)
     return lgb.Dataset(
         X,
         label=y,
+        weight=weights,
         feature_name=[f"f{place}" for place in range(X.shape[1])],
         categorical_feature=list(range(_first_code(features), X.shape[1])),
         params={**DATASET_PARAMS, "num_threads": threads},
         free_raw_data=False,
     )
+
+
+def fit_unsettled(
+    X: Matrix,
+    y: IntegerCodes,
+    features: FeatureTools,
+    params: Params,
+    rounds: int,
+    *,
+    threads: int,
+    seed: int = 1,
+    weights: Matrix | None = None,
+) -> lgb.Booster:
+    """Fit a model; `settle` it before it is published.
+
+    Args:
+        X: (rows, features), encoded by `features`.
+        y: (rows,), the codes of the classes.
+        features: The preprocessor; it knows the categorical columns and the classes.
+        params: The parameters that the search has chosen.
+        rounds: Boosting rounds; with more than two classes, each has a tree per class.
+        threads: LightGBM's threads at most; they do not change the model.
+        seed: The seed for bagging and for the choice of features.
+        weights: (rows,); None to count all rows alike.
+
+    Raises:
+        ValueError: There are no rows, or a code belongs to no class.
+    """
+    threads = threads if len(y) >= MIN_ROWS_FOR_THREADS else 1
+    rows = dataset(X, y, features, threads=threads, weights=weights)
+    chosen = lightgbm_params(features, params, threads=threads, seed=seed)
+    return lgb.train(chosen, rows, num_boost_round=rounds)
 
 
 def fit(
@@ -86,25 +127,17 @@ def fit(
     *,
     threads: int,
     seed: int = 1,
+    weights: Matrix | None = None,
 ) -> lgb.Booster:
-    """Fit a model, and settle where values go that are missing in none of the rows.
+    """Fit a model as `fit_unsettled` does, and settle it."""
+    booster = fit_unsettled(
+        X, y, features, params, rounds, threads=threads, seed=seed, weights=weights
+    )
+    return settle(booster, X, features)
 
-    Args:
-        X: (rows, features), encoded by `features`.
-        y: (rows,), the codes of the classes.
-        features: The preprocessor; it knows the categorical columns and the classes.
-        params: The parameters that the search has chosen.
-        rounds: Boosting rounds; with more than two classes, each has a tree per class.
-        threads: LightGBM's threads at most; they do not change the model.
-        seed: The seed for bagging and for the choice of features.
 
-    Raises:
-        ValueError: There are no rows, or a code belongs to no class.
-    """
-    threads = threads if len(y) >= MIN_ROWS_FOR_THREADS else 1
-    rows = dataset(X, y, features, threads=threads)
-    chosen = lightgbm_params(features, params, threads=threads, seed=seed)
-    booster = lgb.train(chosen, rows, num_boost_round=rounds)
+def settle(booster: lgb.Booster, X: Matrix, features: FeatureTools) -> lgb.Booster:
+    """Settle where values go that are missing in none of the rows, (rows, features)."""
     return settle_missing(booster, X, _first_code(features))
 
 

@@ -51,7 +51,7 @@ def settle_missing(booster: lgb.Booster, X: Matrix, first_code: int) -> lgb.Boos
     is_missing = np.isnan(X)
     is_missing[:, first_code:] |= X[:, first_code:] == 0
     columns = np.flatnonzero(is_missing.sum(axis=0) < LEARNT_ROWS)
-    model = _Model.parse(booster.model_to_string(num_iteration=-1))
+    model = ModelText.parse(booster.model_to_string(num_iteration=-1))
     sample = _Sample.of(model, _spread(X, ROWS))
     for column in columns.tolist():
         values = X[~is_missing[:, column], column]
@@ -98,6 +98,14 @@ class Tree:
         if len(self._words):
             self._lines["cat_threshold"] = " ".join(map(str, self._words.tolist()))
         return "".join(f"{name}={values}\n" for name, values in self._lines.items())
+
+    def scale(self, factor: float) -> None:
+        """Multiply the tree's raw scores."""
+        self.leaves = self.leaves * factor
+        self._lines["leaf_value"] = " ".join(map(repr, self.leaves.tolist()))
+        if "internal_value" in self._lines:
+            inner = np.array(self._lines["internal_value"].split(), dtype=np.float64) * factor
+            self._lines["internal_value"] = " ".join(map(repr, inner.tolist()))
 
     def goes_left(self, node: int, values: Matrix) -> Flags:
         """Which values of the node's column go left, in the shape of `values`."""
@@ -156,16 +164,24 @@ class Tree:
 
 
 @dataclass
-class _Model:
-    """A model's text, split into its trees."""
+class ModelText:
+    """A model's text, split into its trees.
+
+    Attributes:
+        head: The text before the trees.
+        trees: The trees; with more than two classes, one for each class after the other.
+        tail: The text after them.
+        trees_per_round: How many trees a boosting round has.
+    """
 
     head: str
     trees: list[Tree]
     tail: str
-    trees_per_round: int  # one for each class, of two classes one
+    trees_per_round: int
 
     @classmethod
-    def parse(cls, text: str) -> "_Model":
+    def parse(cls, text: str) -> "ModelText":
+        """Split a model's text."""
         head, *trees = re.split(r"^Tree=\d+\n", text, flags=re.MULTILINE)
         trees[-1], tail = trees[-1].split("end of trees\n")
         head = re.sub(r"^tree_sizes=.*\n", "", head, flags=re.MULTILINE)  # bytes, which may change
@@ -218,7 +234,7 @@ class _Sample:
     raw: Matrix
 
     @classmethod
-    def of(cls, model: _Model, rows: Matrix) -> "_Sample":
+    def of(cls, model: ModelText, rows: Matrix) -> "_Sample":
         found = cls([], np.zeros((max(model.trees_per_round, 2), len(rows))))
         for number, tree in enumerate(model.trees):
             path = _Path.of(tree, rows)
@@ -227,7 +243,7 @@ class _Sample:
         return found
 
 
-def _settle_column(model: _Model, sample: _Sample, column: int, known: Matrix) -> None:
+def _settle_column(model: ModelText, sample: _Sample, column: int, known: Matrix) -> None:
     """Choose, for each tree that splits the column, the value that a missing one follows."""
     known = np.sort(_spread(known, SORTED_ROWS))
     values, counts = np.unique(_spread(known, VALUES), return_counts=True)
