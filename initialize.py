@@ -16,8 +16,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from train import optimisers, profile, tracking
 from train.results import Result
-from train.retrain import Rows, rows_of, serving_bundle, train
+from train.retrain import serving_bundle, train
 from train.tracking import Tracking
+from train.training_rows import Rows, rows_of
 from utils import changes, data_set, download, kafka_io, messages, preprocess_data, process
 from utils.errors import UserError
 from utils.kafka_io.log_reader import partition_bounds

@@ -226,13 +226,11 @@ class Trainer:
 
     def _report_training(self, result: Result) -> None:
         self.trainings += 1
-        loss = result.challenger.log_loss
-        against = f", champion {result.champion.log_loss:.4f}" if result.champion else ""
         verdict = "serves now" if result.accepted else "REFUSED, the champion stays"
         spent = ", ".join(f"{name} {value:.2f}" for name, value in result.seconds.items())
         self.report(
-            f"RETRAINING COMPLETED: model {result.model_id}, log loss {loss:.4f}{against}; "
-            f"{verdict} (seconds: {spent})"
+            f"RETRAINING COMPLETED: model {result.model_id} learns from "
+            f"{result.memory or 'everything'}; {_figures(result)}; {verdict} (seconds: {spent})"
         )
 
     def _announce_judgement(self, judgement: Judgement | None) -> None:
@@ -335,6 +333,18 @@ class Trainer:
         return messages.Rollback(
             model_id=last.rollback_to, from_model_id=last.from_id, reason=last.reason
         )
+
+
+def _figures(result: Result) -> str:
+    """What the gate has measured, for a reader."""
+    champion, challenger = result.champion, result.challenger
+    if champion is None or challenger.log_loss is None or champion.log_loss is None:
+        return "no outcome of a prediction is known yet"
+    words = f" ({result.comparison.in_words()})" if result.comparison else ""
+    return (
+        f"log loss {challenger.log_loss:.4f} on the last {challenger.rows} outcomes, "
+        f"champion {champion.log_loss:.4f}{words}"
+    )
 
 
 def loop(trainer: Trainer, stop: process.Stop, report: process.Report) -> None:

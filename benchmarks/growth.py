@@ -32,7 +32,7 @@ from benchmarks.common import (
 )
 from benchmarks.throughput import booster_alone
 from train import fit
-from train.retrain import Problem, gather_rows, training_matrix
+from train.training_rows import Problem, gather_rows, training_matrix
 from utils import messages, process
 from utils.message_store import MessageStore
 from utils.model_store import ModelStore

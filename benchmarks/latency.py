@@ -32,7 +32,8 @@ from benchmarks.common import (
     running,
 )
 from tests.harness import Script
-from train.retrain import Problem, base_rows, train
+from train.retrain import train
+from train.training_rows import Problem, base_rows
 from utils import kafka_io, messages, process
 from utils.kafka_io import LogReader, Outgoing, Sender
 from utils.messages import RetrainRequest

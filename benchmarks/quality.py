@@ -12,8 +12,8 @@ import lightgbm as lgb
 from benchmarks.common import Plot, Section, Table, Workshop, at_most
 from benchmarks.rivals import original
 from train import evaluate, fit, train_hyperopt
-from train.retrain import Problem, fit_preprocessor, gather_rows, training_matrix
 from train.search import SearchSpec, search
+from train.training_rows import Problem, fit_preprocessor, gather_rows, training_matrix
 from utils import data_set, process
 from utils.feature_tools import FeatureTools
 from utils.settings import Settings

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.common import Plot, Section, Table, Workshop, at_most
-from train.retrain import Problem, fit_preprocessor, gather_rows, training_matrix
+from train.training_rows import Problem, fit_preprocessor, gather_rows, training_matrix
 from utils import process
 from utils.feature_tools import FeatureTools
 from utils.message_store import Batch, MessageStore, RawRecord, Snapshot, StoredMessage

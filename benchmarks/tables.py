@@ -10,7 +10,7 @@ import time
 
 from benchmarks import datasets
 from benchmarks.common import Section, Table, Workshop
-from train import evaluate, fit, optimisers
+from train import evaluate, fit, gate, optimisers
 from train.search import SearchSpec, search
 from utils.metrics import Metrics
 
@@ -64,7 +64,8 @@ def _compare(name: str, options: argparse.Namespace) -> tuple[list[str], bool]:
     searched = fit.fit(X, y, features, best.params, best.rounds, threads=threads)
     seconds = time.perf_counter() - started
     scores = [fit.predict(booster, X_test, threads) for booster in (plain, searched)]
-    compared = evaluate.paired_comparison(*(evaluate.row_losses(p, y_test) for p in scores))
+    usual, ours = (evaluate.row_losses(p, y_test) for p in scores)
+    compared = gate.compare_losses(usual, ours, gate.REFUSE_AT)
     cells = [f"{len(y):,}", str(X.shape[1]), str(len(features.classes))]
     cells += _figures(*(evaluate.metrics(p, y_test) for p in scores))
     cells += [
@@ -72,7 +73,7 @@ def _compare(name: str, options: argparse.Namespace) -> tuple[list[str], bool]:
         f"{compared.standard_error:.4f}",
         f"{seconds:.1f}",
     ]
-    return cells, compared.worse
+    return cells, compared.mean_difference > compared.standard_error
 
 
 def _figures(before: Metrics, after: Metrics) -> list[str]:

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import msgspec
 
-from train.retrain import retrain_from_manifest, training_offsets
+from train.retrain import retrain_from_manifest
+from train.training_rows import training_offsets
 from utils import messages, scoring
 from utils.errors import UserError
 from utils.feature_tools import Row

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,10 @@ from typing import Any
 from kafka import KafkaAdminClient
 from kafka.admin import MemberToRemove
 
-from utils import kafka_io, messages, settings, splits
+from utils import kafka_io, messages, settings
 from utils.kafka_io import LogReader, Outgoing, Sender
 from utils.message_store import MessageStore, StoreError
-from utils.model_store import Bundle, ModelStore
+from utils.model_store import ModelStore
 from utils.settings import ROOT, Settings
 
 
@@ -129,10 +129,6 @@ class Pipeline:
             for name, row in records
         )
         return [name for name, _ in records]
-
-    def held_out(self, rows: Sequence[dict[str, Any]]) -> list[bool]:
-        """Which rows are for validation if they are sent."""
-        return held_out(ModelStore(self.settings.models_dir).load_current(), rows)
 
     def records(self, topic: str) -> list[Any]:
         """Read every committed record of a topic, ordered by (partition, offset)."""
@@ -278,10 +274,3 @@ def delete_topics_and_groups(bootstrap: str) -> None:
             until(lambda: not set(topics) & set(admin.list_topics()), 10)
     finally:
         admin.close()
-
-
-def held_out(bundle: Bundle, rows: Sequence[dict[str, Any]]) -> list[bool]:
-    """Which rows are for validation if they are sent to the bundle's model."""
-    sent = [json.dumps({"request_id": "a", "data": row}).encode() for row in rows]
-    frame = bundle.features.raw_frame([bundle.decoder(value).data for value in sent])
-    return [bool(each) for each in splits.is_validation_row(frame)]

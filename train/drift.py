@@ -75,6 +75,11 @@ class LossDrift(msgspec.Struct, kw_only=True):
     _cusum: float = 0.0
     _money: list[float] = msgspec.field(default_factory=lambda: [0.0] * len(BETS))
 
+    @property
+    def usual(self) -> tuple[float, int]:
+        """The mean loss since the start or the last alarm, in nats, and of how many outcomes."""
+        return self._all.total / max(self._all.count, 1), self._all.count
+
     def update(self, loss: float) -> bool:
         """Take the loss of one prediction, in nats; returns whether this raises the alarm."""
         loss = min(loss, MAX_LOSS)

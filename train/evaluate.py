@@ -1,10 +1,10 @@
-"""Metrics of predicted probabilities, and the comparison of two models on the same rows."""
+"""Metrics of predicted probabilities."""
 
 import numpy as np
 import numpy.typing as npt
 
 from utils.feature_tools import IntegerCodes, Matrix
-from utils.metrics import Comparison, Metrics
+from utils.metrics import Metrics
 from utils.model_store import predicted_codes
 
 
@@ -27,25 +27,6 @@ def row_losses(probabilities: Matrix, codes: IntegerCodes) -> Matrix:
     given = table[np.arange(len(codes)), codes]
     losses: Matrix = -np.log(np.clip(given, 1e-15, 1.0))
     return losses
-
-
-def paired_comparison(champion_losses: Matrix, challenger_losses: Matrix) -> Comparison:
-    """Compare two models on the same rows.
-
-    >>> paired_comparison(np.array([0.1, 0.2, 0.3]), np.array([0.3, 0.4, 0.6])).worse
-    True
-    >>> paired_comparison(np.array([0.1]), np.array([9.0])).worse  # one row says nothing
-    False
-
-    Args:
-        champion_losses: (rows,), as `row_losses` returns them.
-        challenger_losses: (rows,), of the same rows in the same order.
-    """
-    differences = challenger_losses - champion_losses
-    rows = len(differences)
-    mean = float(differences.mean()) if rows else 0.0
-    error = float(differences.std(ddof=1)) / rows**0.5 if rows > 1 else 0.0
-    return Comparison(mean, error, worse=rows > 1 and mean > error, rows=rows)
 
 
 def metrics(probabilities: Matrix, codes: IntegerCodes) -> Metrics:

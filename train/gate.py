@@ -1,52 +1,33 @@
-"""The gate: a new model that is worse than the serving one on the validation rows never serves.
+"""The gate: a new model serves unless there is evidence that it is worse than the serving one.
 
-The new model is the challenger, the serving one the champion.
+The new model is the challenger, the serving one the champion. They are compared on the latest
+outcomes: the champion by what was really predicted, the challenger by fits of its policy from
+before the message was sent (`train.adapt`), so neither has learnt from them. Outcomes for which
+those fits are older than the model that really predicted do not count.
+
+Error rates: a challenger that is no worse is refused with a probability of at most
+1/`REFUSE_AT`, and a champion that is no worse than its parent is rolled back, however often it
+is judged, with a probability of at most 1/`DEMOTE_AT` (`train.evidence`).
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
-import pandas as pd
 
-from train import evaluate, fit
-from utils.boosting import lgb
+from train import evaluate
+from train.adapt import Policy, Scored
+from train.evidence import e_value
 from utils.feature_tools import FeatureTools, Matrix
 from utils.metrics import Comparison, Metrics
-from utils.model_store.bundle import MODEL, Bundle, sha256
+from utils.model_store.bundle import Bundle
 
-
-class Scores:
-    """Caches one model's probabilities for the rows of the last call, by the row's bytes.
-
-    The validation rows of a training are those of the previous one and a few more, and its
-    champion is often the previous challenger. So hardly any row is scored twice.
-    """
-
-    def __init__(self) -> None:
-        self._known: dict[bytes, Matrix] = {}
-
-    def __call__(self, booster: lgb.Booster, X: Matrix, threads: int) -> Matrix:
-        """Return what `fit.predict` returns.
-
-        Args:
-            booster: The model, the same in every call.
-            X: (rows, features).
-            threads: LightGBM's threads at most.
-        """
-        keys = [row.tobytes() for row in X]
-        new = [place for place, key in enumerate(keys) if key not in self._known]
-        scored = fit.predict(booster, X[new], threads)
-        self._known.update(zip((keys[place] for place in new), scored, strict=True))
-        found = np.array([self._known[key] for key in keys])
-        found = found.reshape(len(keys), *scored.shape[1:])  # also without rows
-        self._known = dict(zip(keys, found, strict=True))
-        return found
-
-
-@lru_cache(maxsize=3)  # a champion, its challenger and the next one
-def _scores_of(model_sha256: str) -> Scores:
-    return Scores()
+#: The challenger is refused at this evidence that it is worse than what was served.
+REFUSE_AT = 20.0
+#: The serving model is rolled back at this evidence that its parent is better. Each of many
+#: models is tested, so it is higher.
+DEMOTE_AT = 1000.0
+#: The latest outcomes on which the gate compares.
+LATEST = 500
 
 
 def are_comparable(champion: Bundle | None, features: FeatureTools) -> bool:
@@ -62,8 +43,9 @@ class Verdict:
     """The gate's decision.
 
     Attributes:
-        challenger: The challenger's metrics on the validation rows.
-        champion: The champion's metrics on them; None without a comparable champion.
+        challenger: The challenger's metrics on the latest outcomes, or a first model's on the
+            validation rows.
+        champion: The metrics of what was really predicted; None without a champion.
         comparison: The comparison of both; None without a comparable champion.
         is_first: Whether there is no champion to compare with.
     """
@@ -81,40 +63,40 @@ class Verdict:
         return not self.comparison.worse
 
 
-def compare(
-    booster: lgb.Booster,
-    model_text: str,
-    features: FeatureTools,
-    champion: Bundle | None,
-    rows: tuple[pd.DataFrame, np.ndarray],
-    threads: int,
-) -> Verdict:
-    """Compare a challenger with the champion.
+def compare(scored: Scored | None, policy: Policy) -> Verdict:
+    """Compare the challenger's policy with what was really predicted.
 
     Args:
-        booster: The challenger.
-        model_text: Its text, as a bundle holds it.
-        features: Its preprocessor.
-        champion: The serving bundle; None if there is none.
-        rows: The raw columns of the validation rows, and their classes by name; rows of a
-            class that the challenger does not know are left out.
-        threads: LightGBM's threads at most.
+        scored: The latest outcomes; None if there are none.
+        policy: The challenger's.
     """
-    frame, labels = rows
-    codes = features.encode_target(labels)
-    known = codes >= 0
-    codes, frame = codes[known], frame[known]
-    scores = _scores_of(sha256(model_text.encode()))
-    challenger_scores = scores(booster, features.transform(frame), threads)
-    if champion is None or not are_comparable(champion, features):
-        return Verdict(evaluate.metrics(challenger_scores, codes), is_first=champion is None)
-    scores = _scores_of(champion.manifest.sha256[MODEL])
-    champion_scores = scores(champion.booster, champion.features.transform(frame), threads)
-    comparison = evaluate.paired_comparison(
-        evaluate.row_losses(champion_scores, codes), evaluate.row_losses(challenger_scores, codes)
-    )
+    if scored is None:
+        return Verdict(Metrics(), Metrics(), Comparison())
+    known = np.flatnonzero(~np.isnan(scored.served) & scored.is_fair)[-LATEST:]
+    champion, challenger = scored.served[known], scored.of(policy)[known]
+    codes = scored.codes[known]
     return Verdict(
-        evaluate.metrics(challenger_scores, codes),
-        evaluate.metrics(champion_scores, codes),
-        comparison,
+        evaluate.metrics(scored.probabilities[policy][known], codes),
+        evaluate.metrics(scored.probabilities["served"][known], codes),
+        compare_losses(champion, challenger, REFUSE_AT),
     )
+
+
+def compare_losses(champion: Matrix, challenger: Matrix, at: float) -> Comparison:
+    """Compare two models on the same rows.
+
+    >>> compare_losses(np.full(60, 0.1), np.full(60, 0.9), 20.0).worse
+    True
+    >>> compare_losses(np.full(2, 0.1), np.full(2, 9.0), 20.0).worse  # too few to say
+    False
+
+    Args:
+        champion: (rows,), losses in nats, in the order in which the outcomes became known.
+        challenger: (rows,), of the same rows.
+        at: The evidence at which the challenger counts as worse.
+    """
+    differences = challenger - champion
+    rows = len(differences)
+    mean = float(differences.mean()) if rows else 0.0
+    error = float(differences.std(ddof=1)) / rows**0.5 if rows > 1 else 0.0
+    return Comparison(mean, error, worse=mean > 0 and e_value(differences) >= at, rows=rows)

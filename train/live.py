@@ -75,6 +75,19 @@ class Watch(msgspec.Struct, kw_only=True):
                 )
 
 
+def in_words(settings: Settings) -> str | None:
+    """Whether the world moves, in a line; None before any outcome was seen."""
+    watch = read(settings.searches_dir / FILE)
+    if not watch.outcomes:
+        return None
+    mean, outcomes = watch.drift.usual
+    line = f"live log loss {mean:.4f} over the last {outcomes:,} outcomes: "
+    if watch.alarm is None:
+        return f"{line}no drift so far"
+    ago = watch.outcomes - watch.alarm.at
+    return f"{line}steady since a drift {ago:,} outcomes ago ({watch.alarm})"
+
+
 def look(
     settings: Settings, messages: MessageStore, features: FeatureTools, model_id: int
 ) -> Alarm | None:

@@ -13,7 +13,8 @@ from utils.metrics import Comparison, Metrics
 class Result:
     """The result of a training, which the trainer announces on `retrain_topic`.
 
-    `majority` are the metrics of predicting by the shares of the classes alone.
+    `majority` are the metrics of predicting by the shares of the classes alone, `memory` says
+    how much of the past the model learnt from.
     """
 
     model_id: int
@@ -26,6 +27,7 @@ class Result:
     seconds: dict[str, float] = field(default_factory=dict)
     learnt_from: int = 0
     majority: Metrics | None = None
+    memory: str | None = None
 
 
 @dataclass(frozen=True)

@@ -102,13 +102,16 @@ def _die_with_parent() -> None:
 def _warm_up(settings: Settings, hyper: str) -> None:
     gc.disable()  # collecting garbage during the imports takes half as long as they do
     from train import optimisers, retrain
-    from utils.data_set import DataError
-    from utils.model_store import ModelStore
+    from utils.errors import UserError
+    from utils.message_store import MessageStore, StoreError
 
     optimisers.get(hyper)
-    with suppress(DataError):  # reported by the first training
-        champion = retrain.serving_bundle(ModelStore(settings.models_dir))
-        retrain.base_rows(retrain.Problem.of(settings, champion))
+    with suppress(UserError):  # reported by the first training
+        try:
+            with MessageStore.open(settings.messages_url, _features(settings)) as messages:
+                retrain.prepare(settings, messages.snapshot())
+        except StoreError:  # not there yet: no message was ever stored
+            retrain.prepare(settings, None)
     gc.freeze()
     gc.enable()
 
@@ -120,8 +123,15 @@ def _train(settings: Settings, hyper: str, evals: int, job: Job) -> Result:
     started = time.monotonic()
     with MessageStore.open(settings.messages_url, _features(settings)) as messages:
         snapshot = messages.snapshot()
-    read = time.monotonic() - started
-    result = train(settings, snapshot=snapshot, hyper=hyper, evals=evals, batch_ids=job.batch_ids)
+        read = time.monotonic() - started
+        result = train(
+            settings,
+            snapshot=snapshot,
+            hyper=hyper,
+            evals=evals,
+            batch_ids=job.batch_ids,
+            predictions=messages.predictions_since,
+        )
     seconds = {"waiting": round(job.waited, 3), **result.seconds}
     seconds["reading"] = round(seconds["reading"] + read, 3)
     return replace(result, seconds=seconds)

@@ -30,7 +30,7 @@ class Comparison(msgspec.Struct, frozen=True):
     Attributes:
         mean_difference: The challenger's mean log loss minus the champion's, in nats.
         standard_error: The standard error of that mean; 0 with fewer than two rows.
-        worse: Whether the challenger is worse by more than one standard error.
+        worse: Whether there is evidence that the challenger is worse.
         rows: The number of rows that both have scored.
     """
 
@@ -38,6 +38,21 @@ class Comparison(msgspec.Struct, frozen=True):
     standard_error: float = 0.0
     worse: bool = False
     rows: int = 0
+
+    def in_words(self) -> str:
+        """The result for a reader; a difference within two standard errors is noise.
+
+        >>> Comparison(-0.031, 0.008, rows=500).in_words()
+        'better by 0.0310 +- 0.0080'
+        >>> Comparison(0.001, 0.008, rows=500).in_words()
+        'within noise'
+        """
+        if self.rows < 2:
+            return "not measured"
+        if abs(self.mean_difference) <= 2 * self.standard_error:
+            return "within noise"
+        side = "worse" if self.mean_difference > 0 else "better"
+        return f"{side} by {abs(self.mean_difference):.4f} +- {self.standard_error:.4f}"
 
 
 class BothMetrics(msgspec.Struct, frozen=True):

@@ -15,6 +15,13 @@ from ops import __main__ as ops_command
 from tests.harness import Pipeline, delete_topics_and_groups
 from tests.unit.utils.message_store.samples import FEATURES
 from train import evaluate, fit, retrain
+from train.training_rows import (
+    Problem,
+    fit_preprocessor,
+    gather_rows,
+    offsets_by_topic,
+    training_matrix,
+)
 from utils import kafka_io, messages, preprocess_data
 from utils.broker import Broker
 from utils.kafka_io import TopicPartition
@@ -24,7 +31,7 @@ from utils.message_store.ingest import Ingest
 from utils.metrics import BothMetrics, Comparison
 from utils.model_store import ModelStore
 from utils.model_store.bundle import Draft
-from utils.model_store.manifest import TrainingRecord
+from utils.model_store.manifest import MemoryRecord, TrainingRecord
 
 PARAMETERS = {"num_leaves": 7, "learning_rate": 0.1, "num_boost_round": 8}
 CONFIG = """
@@ -78,10 +85,10 @@ def prepare(home: Path, bootstrap: str, classes: int, **environment: str) -> Pip
 def publish(pipeline: Pipeline, snapshot: Snapshot | None, parent_id: int | None) -> int:
     """Train and publish a model with fixed parameters instead of a search."""
     settings = pipeline.settings
-    problem = retrain.Problem.of(settings, None)
-    rows = retrain.gather_rows(problem, snapshot)
-    features = retrain.fit_preprocessor(rows, problem)
-    matrix, codes = retrain.training_matrix(rows, features)
+    problem = Problem.of(settings, None)
+    rows = gather_rows(problem, snapshot)
+    features = fit_preprocessor(rows, problem)
+    matrix, codes = training_matrix(rows, features)
     parameters = dict(PARAMETERS)
     rounds = int(parameters.pop("num_boost_round"))
     booster = fit.fit(matrix, codes, features, parameters, rounds, threads=1, seed=1)
@@ -98,7 +105,8 @@ def publish(pipeline: Pipeline, snapshot: Snapshot | None, parent_id: int | None
                 rows=len(codes),
                 base_data=settings.data.train,
                 base_data_sha256=rows.base_sha256,
-                offsets=retrain.offsets_by_topic(rows.offsets),
+                offsets=offsets_by_topic(rows.offsets),
+                memory=MemoryRecord(policy="everything"),
             ),
             metrics=BothMetrics(figures, figures if parent_id else None),
             gate=Comparison(mean_difference=-0.0125, worse=False) if parent_id else None,

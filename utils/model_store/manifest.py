@@ -1,7 +1,7 @@
 """The metadata of a bundle: its manifest, and its line of the history."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -35,6 +35,62 @@ class TrialRecord(msgspec.Struct, frozen=True):
     seconds: float
 
 
+class MemberRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One of the models that were merged into one.
+
+    Attributes:
+        half_life: The age, in outcomes, at which a row counts half; None if all count alike.
+        params: LightGBM's parameters.
+        rounds: Numbers of boosting rounds, ascending.
+        weights: The weight of the model of each of these numbers of rounds.
+    """
+
+    half_life: int | None
+    params: Parameters
+    rounds: Sequence[int]
+    weights: Sequence[float]
+
+
+class StandingRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """The record of one candidate on outcomes that it had not learnt from.
+
+    Attributes:
+        name: Its memory and size.
+        rounds: Its boosting rounds.
+        log_loss: Its log loss in nats, newer outcomes counting more; None without outcomes.
+        weight: Its weight in the model.
+    """
+
+    name: str
+    rounds: int
+    log_loss: float | None
+    weight: float
+
+
+class MemoryRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """How much of the past a model learnt from, and why (`train.adapt`).
+
+    Attributes:
+        policy: "everything" or "recent".
+        members: The models that were merged; none if one model learnt from everything.
+        standings: All candidates.
+        outcomes: The number of outcomes that were known.
+        effective: The number of outcomes that count, by their weights; None for everything.
+    """
+
+    policy: Literal["everything", "recent"]
+    members: Sequence[MemberRecord] = ()
+    standings: Sequence[StandingRecord] = ()
+    outcomes: int = 0
+    effective: int | None = None
+
+    def in_words(self) -> str:
+        """What it learns from, for a reader."""
+        if self.effective is None:
+            return "everything"
+        return f"the last ~{self.effective:,} outcomes"
+
+
 class TrainingRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The data and the search of a training.
 
@@ -55,6 +111,7 @@ class TrainingRecord(msgspec.Struct, frozen=True, kw_only=True):
         cv_loss: The winner's cross-validated log loss in nats.
         trials: All validations in their order.
         seconds: The duration of each part of the training.
+        memory: How much of the past it learnt from; None for a first model.
     """
 
     rows: int | None = None
@@ -71,6 +128,7 @@ class TrainingRecord(msgspec.Struct, frozen=True, kw_only=True):
     cv_loss: float | None = None
     trials: Sequence[TrialRecord] = ()
     seconds: Mapping[str, float] = msgspec.field(default_factory=dict)
+    memory: MemoryRecord | None = None
 
     @property
     def target(self) -> str | None:
@@ -105,6 +163,7 @@ class PublishedModel(msgspec.Struct, frozen=True, kw_only=True):
     topic_ids: Mapping[str, str] | None = None
     target: str | None = None
     classes: Sequence[str] = ()
+    memory: str | None = None
 
 
 class RolledBack(msgspec.Struct, frozen=True, kw_only=True, rename={"from_id": "from"}):
@@ -176,6 +235,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
             topic_ids=self.training.topic_ids,
             target=self.training.target,
             classes=self.training.classes,
+            memory=self.training.memory.in_words() if self.training.memory else None,
         )
 
 

@@ -2,35 +2,12 @@
 
 import math
 
-import msgspec
 import numpy as np
 import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
 from train import evaluate
 from utils.metrics import Metrics
-
-
-@pytest.mark.parametrize(
-    ("champion", "challenger", "worse"),
-    [
-        ([], [], False),
-        ([0.1], [5.0], False),
-        ([0.3, 0.4, 0.5], [0.3, 0.4, 0.5], False),
-        ([0.3, 0.4, 0.5], [0.4, 0.5, 0.6], True),
-        ([0.4, 0.5, 0.6], [0.3, 0.4, 0.5], False),
-        ([0.0, 1.0, 0.0, 1.0], [1.0, 0.0, 1.0, 0.1], False),  # a little worse, by chance
-        ([0.1, 0.1], [0.2, 0.1], False),  # by just one standard error
-    ],
-)
-def test_paired_comparison_finds_worse_challengers(
-    champion: list[float], challenger: list[float], worse: bool
-) -> None:
-    found = evaluate.paired_comparison(np.array(champion), np.array(challenger))
-    assert found.worse is worse
-    assert found.rows == len(champion)
-    assert msgspec.to_builtins(found)["worse"] is worse
-    assert math.isfinite(found.standard_error)
 
 
 def test_metrics_agree_with_scikit_learn() -> None:

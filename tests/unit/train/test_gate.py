@@ -1,94 +1,95 @@
-"""The gate scores each row once, with the same results as the model."""
+"""The gate's error rates, by simulation; and what it decides."""
 
-from types import SimpleNamespace
-from typing import Any
+from collections.abc import Iterator
 
-import lightgbm as lgb
 import numpy as np
-import pandas as pd
 import pytest
 
-from train import fit, gate
-from train.gate import Scores
-from utils.feature_tools import FeatureTools
-from utils.message_decoder import MessageDecoder, OutcomeDecoder
-from utils.model_store.bundle import MODEL, Bundle, sha256
+from train import gate
+from train.adapt import CHANGE_AT, Scored
+from train.evidence import EDetector, e_value
+
+Losses = np.ndarray
 
 
-class CountingModel:
-    """Wraps a model and counts the rows that it scores."""
-
-    def __init__(self, booster: lgb.Booster) -> None:
-        self.booster = booster
-        self.rows = 0
-
-    @property
-    def text(self) -> str:
-        return fit.model_text(self.booster)
-
-    def predict(self, X: np.ndarray, **more: Any) -> Any:
-        self.rows += len(X)
-        return self.booster.predict(X, **more)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.booster, name)
-
-
-@pytest.mark.parametrize("classes", [2, 3])
-def test_scores_computes_each_row_once_with_exact_results(classes: int) -> None:
-    rng = np.random.default_rng(5)
-    X = rng.random((400, 4))
-    X[rng.random(X.shape) < 0.1] = np.nan
-    codes = rng.integers(0, classes, len(X))
-    several = {"objective": "multiclass", "num_class": classes}
-    params = several if classes > 2 else {"objective": "binary"}
-    booster = lgb.train({**params, "verbosity": -1}, lgb.Dataset(X, label=codes), 20)
-    model, scores = CountingModel(booster), Scores()
-
-    def count_scored(places: np.ndarray) -> int:
-        before = model.rows
-        found = scores(model, X[places], 2)  # type: ignore[arg-type]
-        assert (found == fit.predict(booster, X[places], 1)).all()
-        return model.rows - before
-
-    assert count_scored(np.arange(0)) == 0
-    assert count_scored(np.arange(300)) == 300
-    assert count_scored(np.arange(300)) == 0
-    more = rng.permutation(310)  # new rows anywhere among the old ones
-    assert count_scored(more) == 10
-    assert count_scored(np.repeat(more[:50], 2)) == 0
-    assert count_scored(np.arange(310)) == 260, "only the rows of the last call are cached"
-
-
-def test_champion_scores_only_the_rows_added_since_it_was_challenger() -> None:
-    rng = np.random.default_rng(6)
-    frame = pd.DataFrame(rng.random((500, 3)), columns=list("abc"))
-    labels = np.where(frame["a"] + rng.random(500) > 1, "yes", "no").astype(object)
-    features = FeatureTools().fit(
-        frame, target="t", numerical=list("abc"), categorical=[], crosses=[], classes=["no", "yes"]
+def scored(served: Losses, everything: Losses, recent: Losses) -> Scored:
+    """Outcomes with the given losses; the probabilities are those of class 1."""
+    return Scored(
+        everything,
+        recent,
+        served,
+        {
+            "served": np.exp(-served),
+            "everything": np.exp(-everything),
+            "recent": np.exp(-recent),
+        },
+        np.ones(len(served), dtype=np.int64),
+        np.ones(len(served), dtype=bool),
     )
-    champion, rows = None, 300
-    for rounds in (3, 4, 5, 6):
-        params = {"objective": "binary", "verbosity": -1}
-        data = lgb.Dataset(features.transform(frame), label=labels == "yes")
-        challenger = CountingModel(lgb.train(params, data, rounds))
-        held_out = (frame[:rows], labels[:rows])
-        before = 0 if champion is None else champion.rows
-        bundle = None if champion is None else bundle_of(champion, features)
-        booster: Any = challenger
-        verdict = gate.compare(booster, challenger.text, features, bundle, held_out, 1)
-        found, ours, theirs = verdict.comparison, verdict.challenger, verdict.champion
-        assert challenger.rows == rows == ours.rows
-        if champion is not None:
-            assert champion.rows - before == 10
-            assert found is not None and theirs is not None
-            assert found.mean_difference == pytest.approx(ours.log_loss - theirs.log_loss)
-        champion, rows = challenger, rows + 10
 
 
-def bundle_of(model: CountingModel, features: FeatureTools) -> Bundle:
-    booster: Any = model
-    manifest: Any = SimpleNamespace(sha256={MODEL: sha256(model.text.encode())})
-    return Bundle(
-        1, booster, features, manifest, MessageDecoder(features), OutcomeDecoder(features)
+def losses_of(rng: np.random.Generator, outcomes: int, skill: float) -> Losses:
+    """Log losses of a model: those of a logit with the given mean, heavy on the bad side."""
+    return np.logaddexp(0.0, -rng.normal(skill, 2.0, outcomes))
+
+
+def test_a_challenger_that_is_worse_is_refused_and_named() -> None:
+    rng = np.random.default_rng(1)
+    good, bad = losses_of(rng, 400, 2.0), losses_of(rng, 400, -2.0)
+    refused = gate.compare(scored(good, bad, good), "everything")
+    assert not refused.accepted
+    assert refused.comparison is not None and refused.comparison.in_words().startswith("worse by")
+    accepted = gate.compare(scored(good, bad, good), "recent")
+    assert accepted.accepted
+    assert accepted.comparison is not None and accepted.comparison.in_words() == "within noise"
+    better = gate.compare(scored(bad, good, good), "recent")
+    assert better.accepted
+    assert better.comparison is not None and better.comparison.in_words().startswith("better by")
+
+
+def test_without_a_prediction_the_challenger_serves() -> None:
+    nothing = np.full(5, np.nan)
+    for found in (None, scored(nothing, np.ones(5), np.ones(5))):
+        verdict = gate.compare(found, "everything")
+        assert verdict.accepted
+        assert verdict.comparison is not None and verdict.comparison.rows == 0
+
+
+def stationary_runs(runs: int) -> Iterator[tuple[Losses, Losses]]:
+    """Losses of two models that are equally good, with outcomes in common."""
+    for seed in range(runs):
+        rng = np.random.default_rng(seed)
+        logits = rng.normal(1.5, 2.0, 2000)
+        ours, theirs = rng.normal(0.0, 0.5, (2, 2000))
+        yield np.logaddexp(0.0, -logits - ours), np.logaddexp(0.0, -logits - theirs)
+
+
+def test_stationary_runs_end_no_worse_than_they_began() -> None:
+    """In 1,000 runs of 2,000 outcomes, a change or a rollback without a reason is rare.
+
+    A change of the policy or a rollback is the only way to a model that is worse by more than
+    noise: refreshing the model of a policy is not. So their number bounds that of such runs.
+    """
+    changed = demoted = refused = 0
+    for ours, theirs in stationary_runs(1000):
+        differences = ours - theirs
+        changed += EDetector().update(differences) >= CHANGE_AT
+        looks = range(50, len(differences), 50)
+        demoted += any(e_value(differences[:end]) >= gate.DEMOTE_AT for end in looks)
+        refused += e_value(-differences[-gate.LATEST :]) >= gate.REFUSE_AT
+    assert changed + demoted <= 50
+    assert refused <= 50
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_change_of_the_world_is_noticed_within_outcomes_not_thousands(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    detector = EDetector()
+    # The policy that follows was worse for long.
+    detector.update(losses_of(rng, 20_000, 2.0) - losses_of(rng, 20_000, 1.5))
+    assert detector.value < CHANGE_AT
+    after = losses_of(rng, 200, -2.0) - losses_of(rng, 200, 1.0)
+    needed = next(
+        end for end, one in enumerate(after, 1) if detector.update(np.array([one])) >= CHANGE_AT
     )
+    assert needed <= 125

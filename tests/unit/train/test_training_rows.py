@@ -1,6 +1,6 @@
 """The offsets in a manifest, which say what a model was trained on."""
 
-from train.retrain import offsets_by_topic, training_offsets
+from train.training_rows import offsets_by_topic, training_offsets
 from utils.model_store.manifest import TrainingRecord
 
 
