@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 from msgspec import UNSET, UnsetType
 
-from utils import messages, splits
+from utils import messages
 from utils.errors import UserError
 from utils.feature_tools import FeatureTools, Row
 from utils.kafka_io import KafkaUnavailable, Record, TopicPartition, log_scan
@@ -15,7 +15,7 @@ from utils.message_store import MessageStore, RawLog, StoreError
 from utils.message_store.ingest import TOPICS, RecordDecoder
 from utils.metrics import BothMetrics, Comparison
 from utils.model_store import Bundle, ModelStore, predicted_codes
-from utils.model_store.manifest import PublishedModel, TopicOffsets
+from utils.model_store.manifest import MemoryRecord, PublishedModel, TopicOffsets
 from utils.settings import Settings
 from utils.value_counts import KINDS, new_tally
 from utils.values import Label, date_text
@@ -88,8 +88,7 @@ class Model(msgspec.Struct, kw_only=True):
 
     Attributes:
         pruned: Whether its bundle was deleted.
-        held_out: Whether rows of the same content are for validation, never trained on; None
-            if the content is not known.
+        memory: How the rows are weighed that it learnt from; None if it is not known.
     """
 
     model_id: int
@@ -103,7 +102,7 @@ class Model(msgspec.Struct, kw_only=True):
     rows: int | None = None
     base_data_sha256: str | None = None
     offsets: TopicOffsets | None = None
-    held_out: bool | None = None
+    memory: MemoryRecord | None = None
 
 
 class Contribution(msgspec.Struct, frozen=True):
@@ -210,8 +209,6 @@ def why(settings: Settings, request_id: str, *, log: bool = False) -> Explanatio
         each.prediction = _code(each.probability)
         each.label = classes[each.prediction] if each.prediction < len(classes) else None
     if bundle is not None and row is not None and found.message is not None:
-        frame = bundle.features.raw_frame([row])
-        found.model.held_out = bool(splits.is_validation_row(frame)[0])
         found.contributions, found.recomputed = _contributions(
             bundle, row, found.message.values or {}, found.answer.probability
         )
@@ -403,6 +400,7 @@ def _model(store: ModelStore, model_id: int, bundle: Bundle | None) -> Model:
         rows=known.rows,
         base_data_sha256=known.base_data_sha256,
         offsets=known.offsets,
+        memory=bundle.manifest.training.memory if bundle else None,
     )
 
 

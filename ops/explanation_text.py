@@ -23,6 +23,7 @@ from ops.explain import (
 )
 from utils import messages
 from utils.metrics import Comparison, Metrics
+from utils.model_store.manifest import MemoryRecord
 from utils.values import shown
 
 
@@ -113,9 +114,8 @@ def _show_model(say: _Lines, model: Model) -> None:
     ]
     base = str(model.base_data_sha256)[:12]
     say("trained on", f"{model.rows} rows: data set {base}..., {', '.join(read) or 'no messages'}")
-    if model.held_out is not None:
-        held = "held out of training, for validation" if model.held_out else "for training"
-        say("", f"rows with these values are {held}")
+    for line in _weights(model.memory):
+        say("", line)
     if model.metrics is not None:
         for name, metrics in (
             ("its figures", model.metrics.challenger),
@@ -125,6 +125,19 @@ def _show_model(say: _Lines, model: Model) -> None:
                 say(name, _figures(metrics))
     if model.gate is not None:
         say("gate", _figures(model.gate))
+
+
+def _weights(memory: MemoryRecord | None) -> list[str]:
+    """How much each row counts."""
+    if memory is None:
+        return []
+    if not memory.members:
+        return ["every row counts alike"]
+    return [f"mostly {memory.in_words()} of {memory.outcomes:,}; a row's weight is the sum of"] + [
+        f"{sum(one.weights):.0%} of a model of {one.params['num_leaves']} leaves, in which "
+        + (f"a row of {one.half_life:,} outcomes ago counts half" if one.half_life else "all count")
+        for one in memory.members
+    ]
 
 
 def _figures(figures: Metrics | Comparison) -> str:

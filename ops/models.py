@@ -2,16 +2,25 @@
 
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 from rich.table import Table
 
+from train import evaluate
 from utils import kafka_io
+from utils.feature_tools import Matrix
 from utils.kafka_io import KafkaUnavailable
+from utils.message_store import MessageStore, StoreError
 from utils.messages import Rollback
-from utils.metrics import Metrics
+from utils.metrics import Comparison, Metrics
 from utils.model_store import BundleError, ModelStore, ModelStoreError
 from utils.model_store.manifest import Manifest, PublishedModel, published
 from utils.settings import Settings
+
+HEADINGS = (
+    *("model", "parent", "created", "accepted", "serving", "learns from", "log loss"),
+    *("parent's", "at promotion", "since", "rows", "on disk"),
+)
 
 
 def announce_rollback(settings: Settings, model_id: int, from_id: int | None, reason: str) -> None:
@@ -45,17 +54,55 @@ def table(settings: Settings) -> Table:
     except BundleError as error:
         current = None
         print(f"ops: {error}", file=sys.stderr)
-    shown = Table(caption="log loss on the validation rows")
-    for heading in ("model", "parent", "created", "accepted", "serving"):
-        shown.add_column(heading, justify="right" if heading in ("model", "parent") else "left")
-    for heading in ("log loss", "parent's", "rows", "on disk"):
-        shown.add_column(heading, justify="left" if heading == "on disk" else "right")
+    shown = Table(
+        caption="log loss: of a first model on the validation rows, else on the latest outcomes, "
+        "which neither had learnt from; since: real predictions against that"
+    )
+    for heading in HEADINGS:
+        numbers = heading in ("model", "parent", "log loss", "parent's", "rows")
+        shown.add_column(heading, justify="right" if numbers else "left")
+    since = _since_promotion(settings, store)
     for line in published(store.history()):
-        shown.add_row(*_cells(line, current, there))
+        shown.add_row(*_cells(line, current, there, since.get(line.model_id, "")))
     return shown
 
 
-def _cells(line: PublishedModel, current: int | None, there: Sequence[int]) -> list[str]:
+def _since_promotion(settings: Settings, store: ModelStore) -> dict[int, str]:
+    """What each model's real predictions came to, against what was expected of it, in words."""
+    expected = {
+        line.model_id: line.metrics.challenger.log_loss
+        for line in published(store.history())
+        if line.metrics.challenger and line.metrics.challenger.log_loss is not None
+    }
+    found = {}
+    with suppress(StoreError, ModelStoreError):  # the models can be listed without it
+        features = store.load_current().features
+        with MessageStore.open(settings.messages_url, features) as messages:
+            judged = messages.predictions_by_model()
+        for one in judged:
+            codes = features.encode_target(one.outcomes)
+            if one.model_id in expected and len(codes) and codes.min() >= 0:
+                losses = evaluate.row_losses(one.probabilities, codes)
+                words = as_expected(losses - expected[one.model_id])
+                found[one.model_id] = f"{losses.mean():.4f} on {len(codes):,}, {words}"
+    return found
+
+
+def as_expected(differences: Matrix) -> str:
+    """Differences of losses to an expectation, (rows,), in words.
+
+    >>> import numpy as np
+    >>> as_expected(np.array([0.1, -0.1, 0.2])), as_expected(np.array([0.3, 0.4, 0.3]))
+    ('within noise', 'worse by 0.3333 +- 0.0333')
+    """
+    rows = len(differences)
+    error = float(differences.std(ddof=1)) / rows**0.5 if rows > 1 else 0.0
+    return Comparison(float(differences.mean()), error, rows=rows).in_words()
+
+
+def _cells(
+    line: PublishedModel, current: int | None, there: Sequence[int], since: str
+) -> list[str]:
     def log_loss(metrics: Metrics | None) -> str:
         known = metrics is not None and metrics.log_loss is not None
         return f"{metrics.log_loss:.4f}" if metrics and known else ""
@@ -66,8 +113,11 @@ def _cells(line: PublishedModel, current: int | None, there: Sequence[int]) -> l
         line.created[:16].replace("T", " "),
         "yes" if line.accepted else "refused",
         "serving" if line.model_id == current else "",
+        line.memory or "everything",
         log_loss(line.metrics.challenger),
         log_loss(line.metrics.champion),
+        line.gate.in_words() if line.gate else "",
+        since,
         str(line.rows or ""),
         "yes" if line.model_id in there else "pruned",
     ]

@@ -8,9 +8,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from train import retrain
+from train import live, racing
 from train.input_drift import Shift, column_shift, prediction_shift
 from train.quality import Quality, measure_quality
+from train.training_rows import Problem, base_rows
 from utils.data_set import DataError
 from utils.feature_tools import FeatureTools
 from utils.kafka_io import TopicPartition
@@ -65,10 +66,34 @@ def show(settings: Settings, last: int, console: Console) -> None:
                 markup=False,
                 highlight=False,
             )
+    for text in learning(settings, serving):
+        console.print(text, markup=False, highlight=False)
     console.print(totals(counts), highlight=False)
     console.print(values_table(values, value_shares(latest, features), features.columns))
     if latest.messages:
         show_input_drift(settings, serving, latest, console)
+
+
+def learning(settings: Settings, serving: Bundle) -> list[str]:
+    """What the serving model learns from, whether the world moves, and what retraining gained."""
+    memory = serving.manifest.training.memory
+    found = [
+        f"model {serving.model_id} learns from {memory.in_words() if memory else 'everything'}"
+    ]
+    if (line := live.in_words(settings)) is not None:
+        found.append(line)
+    state = racing.state_of(settings)
+    rows = sum(block.rows for block in state.blocks) if state else 0
+    if state is not None and rows:
+        served = sum(block.served for block in state.blocks) / rows
+        first = sum(block.first for block in state.blocks) / rows
+        gained = "gained" if served <= first else "LOST"
+        found.append(
+            f"retraining has {gained} {abs(first - served):.4f} nats a prediction so far: log "
+            f"loss {served:.4f} on {rows:,} outcomes, where model {state.first_model} would have "
+            f"had {first:.4f}"
+        )
+    return found
 
 
 def table(figures: list[Quality], last: int) -> Table:
@@ -116,7 +141,7 @@ def value_shares(found: Batch, features: FeatureTools) -> ValueShares:
 def show_input_drift(settings: Settings, serving: Bundle, latest: Batch, console: Console) -> None:
     """Print how far the last messages are from the data set; a line of text without that."""
     try:
-        base = retrain.base_rows(retrain.Problem.of(settings, serving))
+        base = base_rows(Problem.of(settings, serving))
     except DataError as error:
         line = f"the messages are not compared with the data set: {error}"
         console.print(line, markup=False, highlight=False)
