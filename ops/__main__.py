@@ -8,6 +8,7 @@
     python -m ops replay --from 0 --to 999     score the log again and compare the bits
     python -m ops rebuild 2                    train model 2 again and compare the bytes
     python -m ops report                       live quality of each model
+    python -m ops backtest [FILE.csv]          what another N or memory would have cost
     python -m ops dead-letters list            the rejected records
     python -m ops dead-letters show 7 > record.json
     python -m ops dead-letters resend 7 --value record.json
@@ -34,6 +35,8 @@ from utils.model_store.bundle import to_pretty_json
 from utils.settings import Settings
 
 if TYPE_CHECKING:
+    from ops.backtest import Replay
+
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 Arguments = argparse.Namespace
 Command = Callable[[Settings, Arguments], int | None]
@@ -117,6 +120,58 @@ def _report(settings: Settings, arguments: Arguments) -> None:
     report.show(settings, arguments.last, _console(160))
 
 
+def _backtest(settings: Settings, arguments: Arguments) -> None:
+    """Replay a file, or the stored messages, with another N, delay or policy.
+
+    Each row is predicted by the model that would have served, then learnt from, by the code of
+    predictor and trainer. Nothing is written into the pipeline's home, and no broker is needed.
+    """
+    from ops import backtest_report as report
+    from ops import backtest_stream
+    from ops.backtest import Plan
+
+    bundle = backtest_stream.serving_of(settings)
+    stream = (
+        backtest_stream.read_store(settings, bundle)
+        if arguments.file is None
+        else backtest_stream.read_file(settings, bundle, arguments.file)
+    )
+    plan = Plan(
+        every=arguments.every or settings.training.retrain_every,
+        delay=stream.delay if arguments.delay is None else arguments.delay,
+        evals=arguments.evals,
+        policy=arguments.policy,
+        first=backtest_stream.first_parameters(settings, bundle),
+    )
+
+    def run(plan: Plan) -> "Replay":
+        with _progress() as bar:
+            task = bar.add_task(f"N {plan.every}, delay {plan.delay}", total=None)
+            return report.run(
+                settings,
+                bundle,
+                stream,
+                plan,
+                lambda done, total: bar.update(task, completed=done, total=total),
+            )
+
+    found = run(plan)
+    figures = report.figures_of(settings, bundle, stream, plan, found, forest=arguments.arf)
+    if arguments.plot is not None:
+        try:
+            arguments.plot.write_text(report.picture(found), encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"cannot write {arguments.plot}: {error.strerror}") from None
+    if arguments.json:
+        _print_json(figures)
+    else:
+        report.show(figures, _console(160))
+    if arguments.compare:
+        lines = sys.stderr if arguments.json else sys.stdout
+        for each in (plan, *report.other_plans(plan)):
+            print(report.line_of(each, found if each is plan else run(each)), file=lines)
+
+
 def _letters_list(settings: Settings, arguments: Arguments) -> None:
     """List the rejected records: where they were, and why."""
     # The records are untrusted text: shown as they are, without markup.
@@ -180,6 +235,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_models(commands)
     _add_looking_back(commands)
+    _add_backtest(commands)
     _add_dead_letters(commands)
     _add(commands, "mlflow", _mlflow)
     demo = _add(commands, "demo", _demo)
@@ -234,6 +290,38 @@ def _add_looking_back(commands: "Commands") -> None:
         metavar="K",
         help="also report each model's last K outcomes (%(default)s)",
     )
+
+
+def _add_backtest(commands: "Commands") -> None:
+    backtest = _add(commands, "backtest", _backtest)
+    backtest.add_argument(
+        "file",
+        nargs="?",
+        type=Path,
+        metavar="FILE.csv",
+        help="rows with outcomes, in the order in which to send them (the stored messages)",
+    )
+    for option, lowest, name, text in (
+        ("--delay", 0, "ROWS", "after how many more rows an outcome is known (0; as really seen)"),
+        ("--every", 1, "N", "outcomes from one training to the next ([training] retrain_every)"),
+        ("--evals", 1, "N", "evaluations in each search; 1 keeps the parameters (%(default)s)"),
+    ):
+        backtest.add_argument(option, type=process.at_least(lowest), metavar=name, help=text)
+    backtest.set_defaults(evals=1)
+    backtest.add_argument(
+        "--policy",
+        choices=("adaptive", "everything", "frozen"),
+        default="adaptive",
+        help="what the trainer does, one model of everything, or no training (%(default)s)",
+    )
+    backtest.add_argument(
+        "--compare", action="store_true", help="also other N and delays, one line each"
+    )
+    backtest.add_argument(
+        "--arf", action="store_true", help="also river's adaptive random forest (needs river)"
+    )
+    backtest.add_argument("--plot", type=Path, metavar="FILE.svg", help="draw the log loss")
+    backtest.add_argument("--json", action="store_true", help="print everything as JSON")
 
 
 def _add_dead_letters(commands: "Commands") -> None:

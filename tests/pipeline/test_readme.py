@@ -72,6 +72,7 @@ STEPS = {
     "python initialize.py --mlflow": Step("--evals 1", prints="model 1 logged"),
     "python -m ops retrain": Step(prints="retraining requested: manual-"),
     "python -m ops report": Step(prints="35 messages, 35 of them with an outcome"),
+    "python -m ops backtest": Step(prints="the first model"),
     "python -m ops dead-letters list": Step(prints="no record was rejected"),
     "mkdir -p own/data": Step(),
     'python -c "from sklearn.datasets import load_iris; i = load_iris(as_frame=True); '
