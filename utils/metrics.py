@@ -49,7 +49,7 @@ class Comparison(msgspec.Struct, frozen=True):
         """
         if self.rows < 2:
             return "not measured"
-        if abs(self.mean_difference) <= 2 * self.standard_error:
+        if abs(self.mean_difference) <= max(2 * self.standard_error, 5e-5):  # as it is shown
             return "within noise"
         side = "worse" if self.mean_difference > 0 else "better"
         return f"{side} by {abs(self.mean_difference):.4f} +- {self.standard_error:.4f}"
