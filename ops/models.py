@@ -12,7 +12,7 @@ from utils.feature_tools import Matrix
 from utils.kafka_io import KafkaUnavailable
 from utils.message_store import MessageStore, StoreError
 from utils.messages import Rollback
-from utils.metrics import Comparison, Metrics
+from utils.metrics import Metrics
 from utils.model_store import BundleError, ModelStore, ModelStoreError
 from utils.model_store.manifest import Manifest, PublishedModel, published
 from utils.settings import Settings
@@ -95,9 +95,7 @@ def as_expected(differences: Matrix) -> str:
     >>> as_expected(np.array([0.1, -0.1, 0.2])), as_expected(np.array([0.3, 0.4, 0.3]))
     ('within noise', 'worse by 0.3333 +- 0.0333')
     """
-    rows = len(differences)
-    error = float(differences.std(ddof=1)) / rows**0.5 if rows > 1 else 0.0
-    return Comparison(float(differences.mean()), error, rows=rows).in_words()
+    return evaluate.comparison(differences).in_words()
 
 
 def _cells(

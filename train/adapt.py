@@ -32,7 +32,7 @@ from train.blend import Part
 from train.evidence import EDetector
 from train.memory import Memory
 from utils.boosting import lgb
-from utils.durable_files import write_file
+from utils.durable_files import replace_file
 from utils.feature_tools import FeatureTools, IntegerCodes, Matrix
 from utils.model_store import predicted_codes
 from utils.model_store.manifest import (
@@ -41,6 +41,7 @@ from utils.model_store.manifest import (
     Parameters,
     StandingRecord,
     TopicOffsets,
+    split_rounds,
 )
 
 Policy = Literal["everything", "recent"]
@@ -116,8 +117,8 @@ _FIT_OF = np.repeat(np.arange(len(CANDIDATES)), [len(one.rounds) for one in CAND
 
 def _with_everything(parameters: Parameters) -> Candidate:
     """The candidate that learns from all rows with the parameters of a manifest."""
-    params = dict(parameters)
-    return Candidate(Memory(), params, (int(params.pop("num_boost_round")),))
+    params, rounds = split_rounds(parameters)
+    return Candidate(Memory(), params, (rounds,))
 
 
 class Block(msgspec.Struct, array_like=True):
@@ -155,7 +156,7 @@ class State(msgspec.Struct):
     """What a race remembers between two trainings.
 
     Attributes:
-        problem: What is learnt; a race of another problem begins anew.
+        problem: What is learnt; a race of another problem starts from scratch.
         done: The number of outcomes that were scored.
         policy: The policy that serves.
         since_model: The first model of this policy.
@@ -608,7 +609,4 @@ def load_state(path: Path) -> State | None:
 
 def save_state(path: Path, state: State) -> None:
     """Write a race's state, as a whole or not at all."""
-    temporary = path.with_name(f".tmp-{path.name}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_file(temporary, msgspec.json.encode(state))
-    temporary.replace(path)
+    replace_file(path, msgspec.json.encode(state))

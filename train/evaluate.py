@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 from utils.feature_tools import IntegerCodes, Matrix
-from utils.metrics import Metrics
+from utils.metrics import Comparison, Metrics
 from utils.model_store import predicted_codes
 
 
@@ -27,6 +27,14 @@ def row_losses(probabilities: Matrix, codes: IntegerCodes) -> Matrix:
     given = table[np.arange(len(codes)), codes]
     losses: Matrix = -np.log(np.clip(given, 1e-15, 1.0))
     return losses
+
+
+def comparison(differences: Matrix, *, worse: bool = False) -> Comparison:
+    """Summarise differences of losses of the same rows, (rows,), in nats."""
+    rows = len(differences)
+    mean = float(differences.mean()) if rows else 0.0
+    error = float(differences.std(ddof=1)) / rows**0.5 if rows > 1 else 0.0
+    return Comparison(mean, error, worse=worse, rows=rows)
 
 
 def metrics(probabilities: Matrix, codes: IntegerCodes) -> Metrics:

@@ -127,12 +127,9 @@ def fit(
     *,
     threads: int,
     seed: int = 1,
-    weights: Matrix | None = None,
 ) -> lgb.Booster:
     """Fit a model as `fit_unsettled` does, and settle it."""
-    booster = fit_unsettled(
-        X, y, features, params, rounds, threads=threads, seed=seed, weights=weights
-    )
+    booster = fit_unsettled(X, y, features, params, rounds, threads=threads, seed=seed)
     return settle(booster, X, features)
 
 

@@ -96,7 +96,5 @@ def compare_losses(champion: Matrix, challenger: Matrix, at: float) -> Compariso
         at: The evidence at which the challenger counts as worse.
     """
     differences = challenger - champion
-    rows = len(differences)
-    mean = float(differences.mean()) if rows else 0.0
-    error = float(differences.std(ddof=1)) / rows**0.5 if rows > 1 else 0.0
-    return Comparison(mean, error, worse=mean > 0 and e_value(differences) >= at, rows=rows)
+    is_worse = differences.sum() > 0 and e_value(differences) >= at
+    return evaluate.comparison(differences, worse=bool(is_worse))

@@ -140,7 +140,4 @@ def read(path: Path) -> Watch:
 
 def write(path: Path, watch: Watch) -> None:
     """Write the state; a reader or a crash finds the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    durable_files.write_file(temporary, msgspec.json.encode(watch))
-    temporary.replace(path)
+    durable_files.replace_file(path, msgspec.json.encode(watch))

@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Protocol
 
 import numpy as np
+import pandas as pd
 
 from train import adapt, evaluate, fit, gate, optimisers, profile, racing
 from train.adapt import Policy, Race
@@ -20,7 +21,6 @@ from train.tracking import outbox
 from train.training_rows import (
     Problem,
     Rows,
-    base_of,
     fit_preprocessor,
     fit_preprocessor_on,
     gather_rows,
@@ -40,6 +40,7 @@ from utils.model_store.manifest import (
     Parameters,
     TrainingRecord,
     TrialRecord,
+    split_rounds,
 )
 from utils.settings import Settings
 from utils.values import Label
@@ -204,8 +205,7 @@ class _Fitting:
     ) -> Best:
         """Search the parameters; without a reason to, keep those that are known."""
         if known is not None and (policy == "recent" or evals == 1):
-            params = dict(known)
-            return Best(params, int(params.pop("num_boost_round")), math.nan, 0, 0.0)
+            return Best(*split_rounds(known), math.nan, 0, 0.0)
         features, X, y = self._everything
         spec = SearchSpec(
             X=X,
@@ -235,8 +235,8 @@ class _Fitting:
 def fit_members(rows: Rows, problem: Problem, members: Sequence[MemberRecord], seed: int) -> Fitted:
     """Fit a model of several memories, of the rows that they keep alone."""
     frame, labels = rows.training
-    base_features = fit_preprocessor(base_of(rows), problem)
-    codes = base_features.encode_target(labels)
+    # A retraining has the classes of its champion, so their codes need no preprocessor yet.
+    codes = pd.Categorical(labels, categories=problem.classes).codes.astype(np.int64)
     usable = np.flatnonzero(codes >= 0)
     base = int((usable < rows.training_base).sum())
     kept = adapt.rows_of_members(members, base, codes[usable])
@@ -400,8 +400,6 @@ def retrain_from_manifest(
     memory = manifest.training.memory
     if memory is None:
         raise ValueError(f"model {manifest.model_id} was trained by an earlier version")
-    parameters = dict(manifest.hyperparameters)
-    rounds = int(parameters.pop("num_boost_round"))
-    best = Best(parameters, rounds, math.nan, 0, 0.0)
+    best = Best(*split_rounds(manifest.hyperparameters), math.nan, 0, 0.0)
     fitted = _Fitting(rows, problem, manifest.seed).fit(memory, best)
     return fitted.features, fitted.text

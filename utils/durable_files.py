@@ -57,6 +57,14 @@ def write_file(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file, and its folder if missing; a reader or a crash finds the old or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".tmp-{path.name}")
+    write_file(temporary, content)
+    temporary.replace(path)
+
+
 def sync_folder(path: Path) -> None:
     """Wait until a folder's new, renamed and removed entries are on the disk."""
     with open_folder(path) as folder:

@@ -182,10 +182,8 @@ class Ingest:
         """The shares of values that are missing, unknown or leniently read, of all messages."""
         return self._store.value_shares()
 
-    def is_same_log(self, topic: str | None, topic_ids: Mapping[str, str]) -> bool:
+    def is_same_log(self, topic: str, topic_ids: Mapping[str, str]) -> bool:
         """Whether a topic still has the same id, and so was not deleted and recreated."""
-        if topic is None:  # the request covers no range of a topic
-            return True
         now = self._open_reader().topic_ids().get(topic)
         return now is None or topic_ids.get(topic, now) == now
 

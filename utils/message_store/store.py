@@ -510,19 +510,13 @@ class MessageStore:
             StoreError: The store cannot be read.
         """
         c = self._tables.messages.c
-        old = sa.and_(
-            _before(offsets, APP_MESSAGES, c.partition, c.offset),
-            _before(offsets, PREDICTIONS, c.prediction_partition, c.prediction_offset),
-            sa.or_(
-                c.outcome_offset.is_(None),
-                _before(offsets, OUTCOMES, c.outcome_partition, c.outcome_offset),
-            ),
-        )
+        place = c.prediction_partition, c.prediction_offset
+        is_new = sa.or_(self._is_newer(offsets), sa.not_(_before(offsets, PREDICTIONS, *place)))
         columns = c.model_id, c.timestamp, c.probability, c.probabilities
         known_since = sa.func.coalesce(c.outcome_timestamp, c.timestamp)
         query = (
             sa.select(*columns, self._tables.known_outcome)
-            .where(self._tables.is_known, c.model_id.is_not(None), sa.not_(old))
+            .where(self._tables.is_known, c.model_id.is_not(None), is_new)
             .order_by(known_since.desc(), c.partition.desc(), c.offset.desc())
             .limit(limit)
         )

@@ -17,6 +17,13 @@ TopicOffsets = Mapping[str, Mapping[str, int]]
 Parameters = Mapping[str, int | float]
 
 
+def split_rounds(hyperparameters: Parameters) -> tuple[Parameters, int]:
+    """Split a manifest's hyperparameters into LightGBM's parameters and the boosting rounds."""
+    params = dict(hyperparameters)
+    rounds = int(params.pop("num_boost_round"))
+    return params, rounds
+
+
 class TrialRecord(msgspec.Struct, frozen=True):
     """One set of parameters that a search validated.
 
