@@ -11,8 +11,8 @@ the model, so LightGBM's own predictions and contributions follow it.
 """
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -32,8 +32,9 @@ LEARNT_ROWS = 20
 
 # The bits of LightGBM's decision_type.
 CATEGORICAL, DEFAULT_LEFT, MISSING_IS_NAN = 1, 2, 8
+#: LightGBM writes a set of codes as words of so many bits, the lowest code first.
+WORD = 32
 
-Flags = npt.NDArray[np.bool_]
 Change = tuple[int, Matrix]
 
 
@@ -52,11 +53,11 @@ def settle_missing(booster: lgb.Booster, X: Matrix, first_code: int) -> lgb.Boos
     is_missing[:, first_code:] |= X[:, first_code:] == 0
     columns = np.flatnonzero(is_missing.sum(axis=0) < LEARNT_ROWS)
     model = ModelText.parse(booster.model_to_string(num_iteration=-1))
-    sample = _Sample.of(model, _spread(X, ROWS))
+    scoring = _Scoring.of(booster, model, _spread(X, ROWS))
     for column in columns.tolist():
         values = X[~is_missing[:, column], column]
         if len(values):
-            _settle_column(model, sample, column, values)
+            _settle_column(model, scoring, column, values)
     return lgb.Booster(model_str=str(model))
 
 
@@ -67,100 +68,64 @@ def _spread(rows: npt.NDArray[np.float64], count: int) -> Matrix:
 
 
 class Tree:
-    """A tree of a model's text.
+    """A tree of a model's text, of which only what is asked for is parsed.
 
-    Attributes:
-        feature: (nodes), the column that each node splits.
-        children: (nodes), the left and the right child of each; ~n is leaf n.
-        leaves: (leaves,), their raw scores.
+    Args:
+        text: A line `name=values` for each of its arrays.
     """
 
     def __init__(self, text: str) -> None:
-        """Parse the text: a line `name=values` for each of its arrays."""
         self._lines = dict(line.split("=", 1) for line in text.strip().splitlines())
-        self.feature: list[int] = self._integers("split_feature").tolist()
-        left, right = self._integers("left_child"), self._integers("right_child")
-        self.children = list(zip(left.tolist(), right.tolist(), strict=True))
-        self.leaves = np.array(self._lines["leaf_value"].split(), dtype=np.float64)
-        # Of numbers the highest value that goes left, of categories the place in `_bounds`.
-        self._threshold = [float(text) for text in self._lines.get("threshold", "").split()]
-        self._kinds: list[int] = self._integers("decision_type").tolist()
-        self._bounds: list[int] = self._integers("cat_boundaries").tolist()
-        # Words of 32 bits: which categories go left.
-        self._words = self._integers("cat_threshold").astype(np.uint32)
-
-    def _integers(self, name: str) -> IntegerCodes:
-        return np.array(self._lines.get(name, "").split(), dtype=np.int64)
 
     def __str__(self) -> str:
-        if self.children:
-            self._lines["decision_type"] = " ".join(map(str, self._kinds))
-        if len(self._words):
-            self._lines["cat_threshold"] = " ".join(map(str, self._words.tolist()))
         return "".join(f"{name}={values}\n" for name, values in self._lines.items())
+
+    def _numbers(self, name: str) -> list[float]:
+        return [float(text) for text in self._lines.get(name, "").split()]
+
+    def _integers(self, name: str) -> list[int]:
+        return [int(text) for text in self._lines.get(name, "").split()]
+
+    @property
+    def leaves(self) -> list[float]:
+        """The raw score of each leaf."""
+        return self._numbers("leaf_value")
+
+    @cached_property
+    def nodes_of(self) -> dict[int, list[int]]:
+        """The nodes that split each column."""
+        found: dict[int, list[int]] = {}
+        for node, column in enumerate(self._integers("split_feature")):
+            found.setdefault(column, []).append(node)
+        return found
 
     def scale(self, factor: float) -> None:
         """Multiply the tree's raw scores."""
-        self.leaves = self.leaves * factor
-        self._lines["leaf_value"] = " ".join(map(repr, self.leaves.tolist()))
-        if "internal_value" in self._lines:
-            inner = np.array(self._lines["internal_value"].split(), dtype=np.float64) * factor
-            self._lines["internal_value"] = " ".join(map(repr, inner.tolist()))
-
-    def goes_left(self, node: int, values: Matrix) -> Flags:
-        """Which values of the node's column go left, in the shape of `values`."""
-        kind = self._kinds[node]
-        if kind & CATEGORICAL:
-            place = int(self._threshold[node])
-            words = self._words[self._bounds[place] : self._bounds[place + 1]]
-            bits = np.unpackbits(words.view(np.uint8), bitorder="little")
-            codes = values.astype(np.int64)
-            listed: Flags = (codes < len(bits)) & (bits[np.minimum(codes, len(bits) - 1)] == 1)
-            return listed
-        left: Flags = values <= self._threshold[node]
-        if (missing := np.isnan(values)).any():
-            as_zero = self._threshold[node] >= 0
-            default = bool(kind & DEFAULT_LEFT) if kind & MISSING_IS_NAN else as_zero
-            left = np.where(missing, default, left)
-        return left
+        for name in ("leaf_value", "internal_value"):
+            if name in self._lines:
+                scaled = [value * factor for value in self._numbers(name)]
+                self._lines[name] = " ".join(map(repr, scaled))
 
     def send_missing(self, column: int, value: float) -> None:
         """Send the column's missing values to where `value` goes, in all of its nodes."""
-        for node in (node for node, split in enumerate(self.feature) if split == column):
-            left = bool(self.goes_left(node, np.array([value]))[0])
-            if self._kinds[node] & CATEGORICAL:
-                word = self._bounds[int(self._threshold[node])]
-                self._words[word] = self._words[word] & ~np.uint32(1) | np.uint32(left)
+        kinds, thresholds = self._integers("decision_type"), self._numbers("threshold")
+        for node in self.nodes_of[column]:
+            # Of numbers the highest value that goes left, of categories the place of the set.
+            if kinds[node] & CATEGORICAL:
+                self._send_code(int(thresholds[node]), int(value))
             else:
-                self._kinds[node] = MISSING_IS_NAN | (DEFAULT_LEFT if left else 0)
+                left = value <= thresholds[node]
+                kinds[node] = MISSING_IS_NAN | (DEFAULT_LEFT if left else 0)
+        self._lines["decision_type"] = " ".join(map(str, kinds))
 
-    def score(
-        self, decisions: Sequence[Flags], below: list[Matrix], nodes: Sequence[int]
-    ) -> Matrix:
-        """Score rows by their decisions.
-
-        Args:
-            decisions: By node, which rows go left.
-            below: By node, the raw scores below it; changed for the `nodes`.
-            nodes: Those to compute, children before their parents.
-
-        Returns:
-            The raw scores, in the shape to which the decisions broadcast.
-        """
-        for node in nodes:
-            left, right = (
-                below[child] if child >= 0 else self.leaves[~child] for child in self.children[node]
-            )
-            below[node] = np.where(decisions[node], left, right)
-        return below[0] if below else self.leaves[:1]
-
-    def nodes_above(self, column: int) -> list[int]:
-        """The nodes that split the column and all above them, children before parents."""
-        found: dict[int, None] = {}
-        for node in range(len(self.children) - 1, -1, -1):  # a child comes after its parent
-            if self.feature[node] == column or not found.keys().isdisjoint(self.children[node]):
-                found[node] = None
-        return list(found)
+    def _send_code(self, place: int, code: int) -> None:
+        """Send the code 0, which is missing, to where another code goes in a set of codes."""
+        bounds, words = self._integers("cat_boundaries"), self._integers("cat_threshold")
+        first, end = bounds[place : place + 2]
+        word = first + code // WORD
+        is_listed = word < end and words[word] >> code % WORD & 1
+        words[first] = words[first] & ~1 | is_listed
+        self._lines["cat_threshold"] = " ".join(map(str, words))
 
 
 @dataclass
@@ -198,79 +163,70 @@ class ModelText:
 
 
 @dataclass
-class _Path:
-    """The way of some rows through a tree.
+class _Scoring:
+    """Scores some rows tree by tree, also with other values in a column.
 
     Attributes:
-        decisions: By node, (rows, 1), whether a row goes left.
-        below: By node, (rows, 1), the raw score below the node.
-        score: (rows, 1), the raw score of the tree.
+        booster: The model.
+        leaves: (leaves,), the raw scores of the leaves of all trees, one tree after the other.
+        starts: (trees,), where those of each tree begin.
+        rows: (rows, features).
+        scores: (trees, rows), their raw scores.
+        raw: (classes, rows), the sums over the trees; those of the first of two classes are 0.
     """
 
-    decisions: list[Flags]
-    below: list[Matrix]
-    score: Matrix
-
-    @classmethod
-    def of(cls, tree: Tree, rows: Matrix) -> "_Path":
-        decisions = [
-            tree.goes_left(node, rows[:, split, None]) for node, split in enumerate(tree.feature)
-        ]
-        below: list[Matrix] = [tree.leaves] * len(decisions)
-        score = tree.score(decisions, below, range(len(decisions) - 1, -1, -1))
-        return cls(decisions, below, np.broadcast_to(score, (len(rows), 1)))
-
-
-@dataclass
-class _Sample:
-    """Some rows.
-
-    Attributes:
-        paths: Their ways through the trees.
-        raw: (classes, rows), their raw scores; those of the first of two classes are 0.
-    """
-
-    paths: list[_Path]
+    booster: lgb.Booster
+    leaves: Matrix
+    starts: IntegerCodes
+    rows: Matrix
+    scores: Matrix
     raw: Matrix
 
     @classmethod
-    def of(cls, model: ModelText, rows: Matrix) -> "_Sample":
-        found = cls([], np.zeros((max(model.trees_per_round, 2), len(rows))))
-        for number, tree in enumerate(model.trees):
-            path = _Path.of(tree, rows)
-            found.paths.append(path)
-            found.raw[model.class_of(number)] += path.score[:, 0]
+    def of(cls, booster: lgb.Booster, model: ModelText, rows: Matrix) -> "_Scoring":
+        scores = [tree.leaves for tree in model.trees]
+        starts = np.cumsum([0, *map(len, scores[:-1])])
+        leaves = np.concatenate(scores)
+        found = cls(booster, leaves, starts, rows, np.empty(0), np.empty(0))
+        found.scores = found._by_tree(rows)
+        found.raw = np.zeros((max(model.trees_per_round, 2), len(rows)))
+        for code in {model.class_of(tree) for tree in range(model.trees_per_round)}:
+            trees = found.scores[code % model.trees_per_round :: model.trees_per_round]
+            found.raw[code] = trees.sum(axis=0)
         return found
 
+    def _by_tree(self, rows: Matrix) -> Matrix:
+        places = np.asarray(self.booster.predict(rows, pred_leaf=True, num_threads=1))
+        found: Matrix = self.leaves[self.starts + places.reshape(len(rows), -1)].T
+        return found
 
-def _settle_column(model: ModelText, sample: _Sample, column: int, known: Matrix) -> None:
+    def with_values(self, column: int, values: Matrix) -> Matrix:
+        """The raw scores of each row with each of the values: (trees, rows, values)."""
+        changed = np.repeat(self.rows, len(values), axis=0)
+        changed[:, column] = np.tile(values, len(self.rows))
+        return self._by_tree(changed).reshape(-1, len(self.rows), len(values))
+
+
+def _settle_column(model: ModelText, scoring: _Scoring, column: int, known: Matrix) -> None:
     """Choose, for each tree that splits the column, the value that a missing one follows."""
+    trees = [number for number, tree in enumerate(model.trees) if column in tree.nodes_of]
     known = np.sort(_spread(known, SORTED_ROWS))
     values, counts = np.unique(_spread(known, VALUES), return_counts=True)
     shares = counts / counts.sum()
-    totals = np.repeat(sample.raw[:, :, None], len(values), axis=2)
+    if not trees:
+        return
+    totals = np.repeat(scoring.raw[:, :, None], len(values), axis=2)
+    scores = scoring.with_values(column, values)
     changes = {}
-    for number, tree in enumerate(model.trees):
-        if column in tree.feature:
-            code = model.class_of(number)
-            scores = _scores_by_value(tree, sample.paths[number], column, values)
-            totals[code] += scores - sample.paths[number].score
-            changes[number] = code, scores - (scores @ shares)[:, None]
+    for number in trees:
+        code = model.class_of(number)
+        totals[code] += scores[number] - scoring.scores[number][:, None]
+        changes[number] = code, scores[number] - (scores[number] @ shares)[:, None]
     powers = np.exp(totals - totals.max(axis=0))
     wanted = (powers / powers.sum(axis=0)) @ shares
     chosen = _choose(changes, totals @ shares, wanted)
     for number, value in zip(changes, values[chosen], strict=True):
         model.trees[number].send_missing(column, value)
-
-
-def _scores_by_value(tree: Tree, path: _Path, column: int, values: Matrix) -> Matrix:
-    """The raw score of each row with each of the values: (rows, values)."""
-    decisions = [
-        tree.goes_left(node, values[None, :]) if split == column else decision
-        for node, (split, decision) in enumerate(zip(tree.feature, path.decisions, strict=True))
-    ]
-    scores = tree.score(decisions, list(path.below), tree.nodes_above(column))
-    return np.broadcast_to(scores, (len(path.score), len(values)))
 
 
 def _choose(changes: dict[int, Change], average: Matrix, wanted: Matrix) -> list[int]:

@@ -14,7 +14,9 @@ import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 
@@ -57,6 +59,42 @@ class _Current(msgspec.Struct, frozen=True):
     model_id: ModelId
 
 
+@dataclass(frozen=True)
+class _History:
+    """What was read of the history, so that only what was appended since is read again.
+
+    Attributes:
+        lines: The complete lines.
+        size: Their size in bytes.
+        last: The bytes of the last one, by which the file is recognised.
+    """
+
+    lines: tuple[HistoryLine, ...] = ()
+    size: int = 0
+    last: bytes = b""
+
+    def extended(self, file: BinaryIO) -> "_History":
+        """This, and what the file has beyond it.
+
+        Raises:
+            BadRecord: A line is damaged.
+            OSError: The file cannot be read.
+        """
+        file.seek(self.size - len(self.last))
+        content = file.read()
+        if not content.startswith(self.last):  # cut since, or another file
+            return _History().extended(file)
+        # A line without its newline was never acted on, so it can be dropped.
+        content = content[len(self.last) : content.rfind(b"\n") + 1]
+        texts, lines = content.splitlines(keepends=True), list(self.lines)
+        for text in texts:
+            try:
+                lines.append(decode_history_line(text))
+            except BadRecord as error:
+                raise BadRecord(f"line {len(lines) + 1}: {error}") from None
+        return _History(tuple(lines), self.size + len(content), texts[-1] if texts else self.last)
+
+
 class ModelStore:
     """The bundles of one folder.
 
@@ -68,6 +106,7 @@ class ModelStore:
         self.path = path
         self._mutex = threading.RLock()
         self._depth = 0
+        self._history = _History()
 
     # Reading: needs no lock, also while a writer is at work.
 
@@ -398,21 +437,17 @@ class ModelStore:
     def _read_history(self) -> tuple[list[HistoryLine], int]:
         """Read the history; returns its lines and the size of the complete lines in bytes."""
         path = self.path / HISTORY
-        try:
-            content = path.read_bytes()
-        except FileNotFoundError:
-            return [], 0
-        except OSError as error:
-            raise ModelStoreError(f"cannot read {path}: {describe_error(error)}") from None
-        # A line without its newline was never acted on, so it can be dropped.
-        whole = content.rfind(b"\n") + 1
-        lines: list[HistoryLine] = []
-        for number, text in enumerate(content[:whole].splitlines(), start=1):
+        with self._mutex:
             try:
-                lines.append(decode_history_line(text))
+                with path.open("rb") as file:
+                    self._history = self._history.extended(file)
+            except FileNotFoundError:
+                self._history = _History()
+            except OSError as error:
+                raise ModelStoreError(f"cannot read {path}: {describe_error(error)}") from None
             except BadRecord as error:
-                raise ModelStoreError(f"{path}, line {number}: {describe_error(error)}") from None
-        return lines, whole
+                raise ModelStoreError(f"{path}, {describe_error(error)}") from None
+            return list(self._history.lines), self._history.size
 
     def _history_size(self) -> int:
         try:

@@ -113,7 +113,7 @@ def test_scores_of_a_parsed_tree_are_lightgbms(two_classes: Rows) -> None:
     for booster in (fit_plain(two_classes), fit_settled(two_classes)):
         model = missing.ModelText.parse(booster.model_to_string())
         for rows in (two_classes[0], X):
-            raw = missing._Sample.of(model, rows).raw
+            raw = missing._Scoring.of(booster, model, rows).raw
             assert raw[1] == pytest.approx(booster.predict(rows, raw_score=True), abs=1e-12)
 
 
