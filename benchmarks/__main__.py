@@ -27,6 +27,7 @@ from benchmarks import (
     report,
     start,
     store,
+    streams,
     tables,
     throughput,
 )
@@ -40,6 +41,7 @@ BENCHES: dict[str, ModuleType] = {
     "missing": missing,
     "tables": tables,
     "drift": drift,
+    "streams": streams,
     "growth": growth,
     "store": store,
     "start": start,

@@ -178,7 +178,7 @@ def load(name: str, rows: int) -> Split:
     """
     if name == "adult":
         return _adult()
-    frame = _read(name)
+    frame = read(name)
     frame = frame.iloc[np.linspace(0, len(frame) - 1, min(rows, len(frame))).astype(np.int64)]
     hashes = [zlib.crc32(f"row-{row}".encode()) % 10 for row in range(len(frame))]
     is_test = np.array(hashes) < 3
@@ -192,7 +192,7 @@ def load(name: str, rows: int) -> Split:
     return Split(train, frame[is_test].reset_index(drop=True), features)
 
 
-def _read(name: str) -> pd.DataFrame:
+def read(name: str) -> pd.DataFrame:
     frame = SOURCES[name].read() if name in SOURCES else SKLEARN[name](as_frame=True).frame
     columns = {}
     for column in frame.columns:

@@ -156,10 +156,11 @@ def _backtest(settings: Settings, arguments: Arguments) -> None:
             )
 
     found = run(plan)
-    figures = report.figures_of(settings, bundle, stream, plan, found, forest=arguments.arf)
+    contenders = report.contenders_of(settings, bundle, stream, plan, found, forest=arguments.arf)
+    figures = report.figures_of(stream, plan, found, contenders)
     if arguments.plot is not None:
         try:
-            arguments.plot.write_text(report.picture(found), encoding="utf-8")
+            arguments.plot.write_text(report.picture(found, contenders), encoding="utf-8")
         except OSError as error:
             raise UserError(f"cannot write {arguments.plot}: {error.strerror}") from None
     if arguments.json:

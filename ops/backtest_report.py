@@ -1,10 +1,12 @@
 """The figures of a replay, as tables, as JSON and as a picture."""
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -12,7 +14,7 @@ from rich.table import Table
 from ops import backtest_rivals, line_chart
 from ops.backtest import Plan, Progress, Replay, replay
 from ops.backtest_stream import Stream, temporary_home
-from ops.line_chart import Line, Mark
+from ops.line_chart import Line, Mark, Panel
 from train import evaluate
 from train.adapt import GRID
 from train.training_rows import Problem, Rows, base_rows
@@ -37,8 +39,23 @@ class Score(msgspec.Struct, frozen=True):
     accuracy: float | None
 
 
-class Contender(msgspec.Struct, frozen=True):
+@dataclass(frozen=True)
+class Contender:
     """What was served, or what is compared with it.
+
+    Attributes:
+        name: What it is.
+        losses: (rows,), the log loss of each row; NaN where it is not known, None if it never is.
+        right: (rows,), whether the prediction is right; None if it is not known.
+    """
+
+    name: str
+    losses: Matrix | None
+    right: npt.NDArray[np.bool_] | None
+
+
+class ContenderFigures(msgspec.Struct, frozen=True):
+    """The figures of a contender.
 
     Attributes:
         name: What it is.
@@ -84,7 +101,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     every: int
     delay: int
     policy: str
-    contenders: list[Contender]
+    contenders: list[ContenderFigures]
     trainings: int
     refused: int
     rollbacks: int
@@ -121,7 +138,7 @@ def base_of_bundle(settings: Settings, bundle: Bundle) -> Rows:
     return base_rows(Problem.of(settings, bundle))
 
 
-def figures_of(
+def contenders_of(
     settings: Settings,
     bundle: Bundle,
     stream: Stream,
@@ -129,26 +146,34 @@ def figures_of(
     found: Replay,
     *,
     forest: bool = False,
-) -> Figures:
-    """The figures of a replay; `forest` adds river's adaptive random forest."""
+) -> list[Contender]:
+    """What was served, first, and its rivals; `forest` adds river's adaptive random forest.
+
+    Raises:
+        UserError: river is not installed.
+    """
     contenders = [
-        _contender("served", found.losses, found.correct),
-        _contender("frozen: the first model", found.first_losses, found.first_correct),
-        _contender("everything: one model of all rows", found.everything, None),
+        Contender("served", found.losses, found.correct),
+        Contender("frozen: the first model", found.first_losses, found.first_correct),
+        Contender("everything: one model of all rows", found.everything, None),
         *_simple_rivals(settings, bundle, plan, found),
     ]
     if forest:
-        losses, right = backtest_rivals.adaptive_random_forest(
-            stream.frame, found.codes, plan.delay
-        )
-        contenders.append(_contender("river's adaptive random forest", losses, right))
+        contenders.append(_forest(settings, bundle, stream, plan, found.codes))
+    return contenders
+
+
+def figures_of(
+    stream: Stream, plan: Plan, found: Replay, contenders: Sequence[Contender]
+) -> Figures:
+    """The figures of a replay and its contenders."""
     return Figures(
         rows=len(found.losses),
         left_out=stream.left_out,
         every=plan.every,
         delay=plan.delay,
         policy=plan.policy,
-        contenders=contenders,
+        contenders=[_figures(one, len(found.losses)) for one in contenders],
         trainings=found.trainings,
         refused=found.refused,
         rollbacks=found.rollbacks,
@@ -159,18 +184,34 @@ def figures_of(
     )
 
 
+def _base(settings: Settings, bundle: Bundle) -> tuple[pd.DataFrame, IntegerCodes]:
+    """The training rows of the base data, and their class codes."""
+    frame, labels = base_of_bundle(settings, bundle).training
+    codes = bundle.features.encode_target(labels)
+    return frame[codes >= 0], codes[codes >= 0]
+
+
+def _forest(
+    settings: Settings, bundle: Bundle, stream: Stream, plan: Plan, codes: IntegerCodes
+) -> Contender:
+    chances = backtest_rivals.adaptive_random_forest(
+        _base(settings, bundle), (stream.frame, codes), len(bundle.features.classes), plan.delay
+    )
+    right = chances.argmax(axis=1) == codes
+    return Contender("river's adaptive random forest", _losses(chances, codes), right)
+
+
 def _simple_rivals(
     settings: Settings, bundle: Bundle, plan: Plan, found: Replay
 ) -> list[Contender]:
-    features, codes = bundle.features, found.codes
-    base = features.encode_target(base_of_bundle(settings, bundle).training[1])
-    base, classes = base[base >= 0], len(features.classes)
+    codes, classes = found.codes, len(bundle.features.classes)
+    _, base = _base(settings, bundle)
     shares = backtest_rivals.class_shares(codes, classes, base, plan.delay)
     majority = shares.argmax(axis=1)
     last = backtest_rivals.last_label(codes, int(majority[0]), plan.delay)
     return [
-        _contender("the majority so far", _losses(shares, codes), majority == codes),
-        _contender("the last known label", None, last == codes),
+        Contender("the majority so far", _losses(shares, codes), majority == codes),
+        Contender("the last known label", None, last == codes),
     ]
 
 
@@ -178,8 +219,8 @@ def _losses(shares: Matrix, codes: IntegerCodes) -> Matrix:
     return evaluate.row_losses(shares[:, 1] if shares.shape[1] == 2 else shares, codes)
 
 
-def _contender(name: str, losses: Matrix | None, right: npt.NDArray[np.bool_] | None) -> Contender:
-    rows = len(losses) if losses is not None else len(right) if right is not None else 0
+def _figures(one: Contender, rows: int) -> ContenderFigures:
+    losses, right = one.losses, one.right
     edges = np.linspace(0, rows, min(BLOCKS, rows) + 1).astype(int)
     known = rows if losses is None else int((~np.isnan(losses)).sum())
 
@@ -192,7 +233,7 @@ def _contender(name: str, losses: Matrix | None, right: npt.NDArray[np.bool_] | 
         )
 
     blocks = [score(*pair) for pair in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)]
-    return Contender(name, known, score(0, rows), blocks)
+    return ContenderFigures(one.name, known, score(0, rows), blocks)
 
 
 def show(figures: Figures, console: Console) -> None:
@@ -275,17 +316,28 @@ def line_of(plan: Plan, found: Replay) -> str:
 # The picture
 
 
-def picture(found: Replay) -> str:
-    """The log loss in a sliding window, as the text of an SVG file."""
-    window = max(LEAST_WINDOW, len(found.losses) // WINDOW_SHARE)
-    lines = [
-        Line("served", windowed(found.losses, window)),
-        Line("frozen: the first model", windowed(found.first_losses, window)),
-        Line("everything", windowed(found.everything, window)),
+def picture(found: Replay, contenders: Sequence[Contender]) -> str:
+    """Log loss and accuracy in a sliding window, as the text of an SVG file."""
+    window = window_of(len(found.losses))
+    losses = [
+        Line(one.name, windowed(one.losses, window)) for one in contenders if one.losses is not None
     ]
-    marks = [Mark(row, f"policy: {policy}") for row, policy in found.changes]
-    title = f"Log loss of the last {window:,} rows"
-    return line_chart.draw(title, "rows", "nats", lines, marks)
+    right = [
+        Line(one.name, windowed(one.right.astype(np.float64), window))
+        for one in contenders
+        if one.right is not None
+    ]
+    return line_chart.draw(
+        f"The last {window:,} rows",
+        "rows",
+        [Panel("log loss, nats", losses), Panel("accuracy", right)],
+        [Mark(row, f"policy: {policy}") for row, policy in found.changes],
+    )
+
+
+def window_of(rows: int) -> int:
+    """The length of the sliding window for so many rows."""
+    return max(LEAST_WINDOW, rows // WINDOW_SHARE)
 
 
 def windowed(values: Matrix, window: int) -> Matrix:

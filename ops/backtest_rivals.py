@@ -4,7 +4,6 @@ from importlib import import_module
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from utils.errors import UserError
@@ -31,9 +30,20 @@ def last_label(codes: IntegerCodes, majority: int, delay: int) -> IntegerCodes:
 
 
 def adaptive_random_forest(
-    frame: pd.DataFrame, codes: IntegerCodes, delay: int
-) -> tuple[Matrix, npt.NDArray[np.bool_]]:
-    """River's ARFClassifier: each row's log loss, and whether its prediction is right.
+    base: tuple[pd.DataFrame, IntegerCodes],
+    stream: tuple[pd.DataFrame, IntegerCodes],
+    classes: int,
+    delay: int,
+) -> Matrix:
+    """The probabilities of river's ARFClassifier, (rows, classes).
+
+    It learns from the base data, then from each row of the stream once its label is known.
+
+    Args:
+        base: The raw feature columns and the class codes of the base data.
+        stream: The same of the stream.
+        classes: The number of classes.
+        delay: After how many more rows a label is known.
 
     Raises:
         UserError: river is not installed.
@@ -42,16 +52,22 @@ def adaptive_random_forest(
         forest: Any = import_module("river.forest").ARFClassifier(n_models=TREES, seed=SEED)
     except ImportError:
         raise UserError("--arf needs river: pip install river") from None
-    rows = [_without_gaps(row) for row in frame.to_dict("records")]
-    losses, right = np.zeros(len(rows)), np.zeros(len(rows), bool)
-    for place, (row, code) in enumerate(zip(rows, codes.tolist(), strict=True)):
+    for row, code in zip(_rows(base[0]), base[1].tolist(), strict=True):
+        forest.learn_one(row, code)
+    rows, codes = _rows(stream[0]), stream[1].tolist()
+    found = np.zeros((len(rows), classes))
+    for place, row in enumerate(rows):
         if place > delay:
-            forest.learn_one(rows[place - delay - 1], int(codes[place - delay - 1]))
-        made = forest.predict_proba_one(row)
-        losses[place] = -np.log(max(made.get(code, 0.0), 1e-15))
-        right[place] = bool(made) and max(made, key=made.__getitem__) == code
-    return losses, right
+            forest.learn_one(rows[place - delay - 1], codes[place - delay - 1])
+        for code, probability in forest.predict_proba_one(row).items():
+            found[place, code] = probability
+    sums = found.sum(axis=1, keepdims=True)
+    return np.where(sums > 0, found / np.where(sums > 0, sums, 1.0), 1.0 / classes)
 
 
-def _without_gaps(row: dict[Any, Any]) -> dict[str, Any]:
-    return {str(name): value for name, value in row.items() if not pd.isna(value)}
+def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows without their missing values."""
+    return [
+        {str(name): value for name, value in row.items() if not pd.isna(value)}
+        for row in frame.to_dict("records")
+    ]

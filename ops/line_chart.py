@@ -1,4 +1,4 @@
-"""Draws lines over a common axis as an SVG file."""
+"""Draws panels of lines over a common axis as an SVG file."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,9 +9,12 @@ import numpy as np
 
 from utils.feature_tools import Matrix
 
-WIDTH, HEIGHT = 900, 420
-LEFT, RIGHT, TOP, BOTTOM = 64, 16, 64, 48
-COLOURS = ("#0b6e4f", "#999999", "#c8553d", "#3d5a80")
+WIDTH, PANEL = 900, 300
+LEFT, RIGHT, BOTTOM = 64, 16, 48
+#: The height above the curves of a panel, for its name, and of a line of the legend.
+ABOVE, LEGEND = 28, 20
+NAMES_A_LINE = 3
+COLOURS = ("#0b6e4f", "#999999", "#c8553d", "#3d5a80", "#d4a017", "#7b4b94")
 #: The most points of a line; more would not be visible.
 MOST_POINTS = 900
 TICKS = 5
@@ -26,60 +29,82 @@ class Line:
 
 
 @dataclass(frozen=True)
+class Panel:
+    """Lines over the same y axis. A line of the same name has the same colour in all panels."""
+
+    y_name: str
+    lines: Sequence[Line]
+
+
+@dataclass(frozen=True)
 class Mark:
-    """A vertical line with a text at x."""
+    """A vertical line with a text at x, in all panels."""
 
     at: int
     text: str
 
 
-def draw(
-    title: str, x_name: str, y_name: str, lines: Sequence[Line], marks: Sequence[Mark] = ()
-) -> str:
-    """The text of an SVG file with some lines."""
-    count = max(len(line.values) for line in lines)
-    known = np.concatenate([line.values[~np.isnan(line.values)] for line in lines])
-    axes = _Axes(max(count - 1, 1), float(known.max(initial=0.0)) * 1.05 or 1.0)
+def draw(title: str, x_name: str, panels: Sequence[Panel], marks: Sequence[Mark] = ()) -> str:
+    """The text of an SVG file with some panels, one below the other."""
+    lines = [line for panel in panels for line in panel.lines]
+    last = max(max(len(line.values) for line in lines) - 1, 1)
+    names = list(dict.fromkeys(line.name for line in lines))
+    colours = {name: COLOURS[place % len(COLOURS)] for place, name in enumerate(names)}
+    top = 32 + LEGEND * -(-len(names) // NAMES_A_LINE)
+    height = top + PANEL * len(panels) + BOTTOM
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
-        f'width="{WIDTH}" height="{HEIGHT}" font-family="sans-serif" font-size="12">',
-        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" '
+        f'width="{WIDTH}" height="{height}" font-family="sans-serif" font-size="12">',
+        f'<rect width="{WIDTH}" height="{height}" fill="white"/>',
         _text(LEFT, 20, title, "start", size=15),
-        *axes.grid(),
-        _text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 10, x_name),
-        _text(LEFT, TOP - 8, y_name, "start"),
-        *(_drawn_mark(mark, axes, place) for place, mark in enumerate(marks)),
+        *(_legend(name, colours[name], place) for place, name in enumerate(names)),
+        _text((LEFT + WIDTH - RIGHT) / 2, height - 10, x_name),
     ]
-    for place, line in enumerate(lines):
-        colour = COLOURS[place % len(COLOURS)]
-        parts += axes.curve(line.values, colour)
-        x = LEFT + 180 * place
-        parts.append(f'<path d="M{x} 36h24" stroke="{colour}" stroke-width="3"/>')
-        parts.append(_text(x + 30, 40, line.name, "start"))
+    for place, panel in enumerate(panels):
+        axes = _Axes.of(panel, last, top + PANEL * place + ABOVE, top + PANEL * (place + 1))
+        parts += [_text(LEFT, axes.upper - 8, panel.y_name, "start"), *axes.grid()]
+        parts += [_drawn_mark(mark, axes, number) for number, mark in enumerate(marks)]
+        parts += [
+            path for line in panel.lines for path in axes.curve(line.values, colours[line.name])
+        ]
     return "\n".join([*parts, "</svg>", ""])
+
+
+def _legend(name: str, colour: str, place: int) -> str:
+    x = LEFT + (WIDTH - LEFT - RIGHT) / NAMES_A_LINE * (place % NAMES_A_LINE)
+    y = 36 + LEGEND * (place // NAMES_A_LINE)
+    line = f'<path d="M{x:.0f} {y}h24" stroke="{colour}" stroke-width="3"/>'
+    return line + _text(x + 30, y + 4, name, "start")
 
 
 @dataclass(frozen=True)
 class _Axes:
-    """The ranges of both axes, which begin with 0."""
+    """The ranges of both axes, which begin with 0, and where the panel is, in pixels."""
 
     last: int
-    top: float
+    highest: float
+    upper: int
+    lower: int
+
+    @classmethod
+    def of(cls, panel: Panel, last: int, upper: int, lower: int) -> "_Axes":
+        known = np.concatenate([line.values[~np.isnan(line.values)] for line in panel.lines])
+        return cls(last, float(known.max(initial=0.0)) * 1.05 or 1.0, upper, lower)
 
     def x(self, value: float) -> float:
         return LEFT + (WIDTH - LEFT - RIGHT) * value / self.last
 
     def y(self, value: float) -> float:
-        return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * value / self.top
+        return self.lower - (self.lower - self.upper) * value / self.highest
 
     def grid(self) -> list[str]:
         parts = []
-        for value in _ticks(self.top):
+        for value in _ticks(self.highest):
             y = self.y(value)
             parts.append(f'<path d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}" stroke="#e5e5e5"/>')
             parts.append(_text(LEFT - 8, y + 4, f"{value:g}", "end"))
         for value in _ticks(self.last):
-            parts.append(_text(self.x(value), HEIGHT - BOTTOM + 18, f"{value:,.0f}"))
+            parts.append(_text(self.x(value), self.lower + 18, f"{value:,.0f}"))
         return parts
 
     def curve(self, values: Matrix, colour: str) -> list[str]:
@@ -111,8 +136,8 @@ def _ticks(top: float) -> list[float]:
 
 
 def _drawn_mark(mark: Mark, axes: _Axes, place: int) -> str:
-    x, y = axes.x(mark.at), TOP + 12 + 14 * (place % 4)
-    line = f'<path d="M{x:.1f} {TOP}V{HEIGHT - BOTTOM}" stroke="#555" stroke-dasharray="4 3"/>'
+    x, y = axes.x(mark.at), axes.upper + 12 + 14 * (place % 4)
+    line = f'<path d="M{x:.1f} {axes.upper}V{axes.lower}" stroke="#555" stroke-dasharray="4 3"/>'
     late = x > WIDTH * 0.8
     return line + _text(x + (-4 if late else 4), y, mark.text, "end" if late else "start")
 

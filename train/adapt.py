@@ -19,7 +19,7 @@ model then serves is up to the gate, which compares it with what was really pred
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -47,7 +47,8 @@ from utils.model_store.manifest import (
 Policy = Literal["everything", "recent"]
 Places = npt.NDArray[np.int64]
 
-#: Candidates are fitted again after this many outcomes, or an eighth of their half-life.
+#: Candidates are fitted again at each training and after this many outcomes, but only if an
+#: eighth of their half-life is new.
 GRID = 125
 REFITS_PER_HALF_LIFE = 8
 #: The memories and sizes of the candidates. One fit of the most rounds serves for fewer, too.
@@ -74,6 +75,8 @@ CHANGE_AT = 50_000.0
 CATCH_UP = 2_000
 #: Fits that are kept for messages whose outcomes are late; older messages get the oldest.
 KEPT_FITS = 64
+#: Of fits older than this many outcomes only those of the grid are kept.
+FINE_OUTCOMES = 2 * GRID
 #: Models whose training is remembered, so that they can be compared with newer ones.
 KEPT_MODELS = 500
 #: Scored blocks that are kept for the gate.
@@ -96,7 +99,7 @@ class Candidate:
     def step(self, rows: int) -> int:
         """After how many more outcomes it is fitted again; everything by an eighth more rows."""
         span = rows if self.memory.half_life is None else self.memory.half_life
-        return max(GRID, span // REFITS_PER_HALF_LIFE // GRID * GRID)
+        return span // REFITS_PER_HALF_LIFE
 
 
 CANDIDATES = tuple(
@@ -159,7 +162,6 @@ class State(msgspec.Struct):
         problem: What is learnt; a race of another problem starts from scratch.
         done: The number of outcomes that were scored.
         policy: The policy that serves.
-        since_model: The first model of this policy.
         sums: By variant, the discounted sum of losses.
         policy_sums: The same of the policies everything and recent.
         weight: The discounted number of those losses.
@@ -177,7 +179,6 @@ class State(msgspec.Struct):
     everything: Parameters
     done: int = 0
     policy: Policy = "everything"
-    since_model: int = 0
     first_model: int = 0
     sums: list[float] = msgspec.field(default_factory=lambda: [0.0] * len(VARIANTS))
     policy_sums: list[float] = msgspec.field(default_factory=lambda: [0.0, 0.0])
@@ -215,24 +216,18 @@ class Stream:
         return len(self.codes) - self.base
 
 
-@dataclass
-class _Fits:
-    """The latest fits of all candidates, one entry for each time that any was fitted."""
+@dataclass(frozen=True)
+class _Fit:
+    """The candidates' boosters, that of the policy everything, and the blend's weights.
 
-    at: list[int] = field(default_factory=list)
-    boosters: list[list[lgb.Booster]] = field(default_factory=list)
-    everything: list[lgb.Booster] = field(default_factory=list)
-    weights: list[Matrix] = field(default_factory=list)
+    Attributes:
+        at: How many outcomes were known.
+    """
 
-    def add(
-        self, at: int, boosters: list[lgb.Booster], everything: lgb.Booster, weights: Matrix
-    ) -> None:
-        self.at.append(at)
-        self.boosters.append(boosters)
-        self.everything.append(everything)
-        self.weights.append(weights)
-        for kept in (self.at, self.boosters, self.everything, self.weights):
-            del kept[:-KEPT_FITS]
+    at: int
+    boosters: list[lgb.Booster]
+    everything: lgb.Booster
+    weights: Matrix
 
 
 @dataclass(frozen=True)
@@ -273,7 +268,7 @@ class Race:
         self.state = state
         self._features = features
         self._seed = seed
-        self._fits = _Fits()
+        self._fits: list[_Fit] = []
         self._fitted: dict[int, tuple[int, lgb.Booster]] = {}
         self._first: lgb.Booster | None = None
         self._latest: list[Scored] = []
@@ -281,7 +276,7 @@ class Race:
     def begin(self, stream: Stream) -> None:
         """Fit the candidates where the race goes on, unless that was done before."""
         state, known = self.state, stream.outcomes
-        if known - state.done > CATCH_UP or not self._fits.at:
+        if known - state.done > CATCH_UP or not self._fits:
             state.done = max(state.done, known - CATCH_UP)
             self._fit(stream, state.done)
 
@@ -293,7 +288,7 @@ class Race:
             upto = min(known, (state.done // GRID + 1) * GRID)
             self._score(stream, state.done, upto)
             state.done = upto
-            if upto % GRID == 0:
+            if upto % GRID == 0 or upto == known:
                 self._fit(stream, upto)
 
     def _fit(self, stream: Stream, at: int) -> None:
@@ -305,7 +300,9 @@ class Race:
             self._refit(place, candidate, stream, at) for place, candidate in enumerate(CANDIDATES)
         ]
         everything = self._refit(_EVERYTHING, _with_everything(self.state.everything), stream, at)
-        self._fits.add(at, boosters, everything, self.weights())
+        self._fits.append(_Fit(at, boosters, everything, self.weights()))
+        kept = [one for one in self._fits if one.at % GRID == 0 or one.at > at - FINE_OUTCOMES]
+        self._fits = kept[-KEPT_FITS:]
 
     def _refit(self, place: int, candidate: Candidate, stream: Stream, at: int) -> lgb.Booster:
         upto = stream.base + at
@@ -329,10 +326,10 @@ class Race:
 
     def _score(self, stream: Stream, first: int, last: int) -> None:
         """Score the outcomes [first, last) by the fits that were there when they were sent."""
-        fits, base = self._fits, stream.base
+        base, fitted_at = stream.base, np.array([one.at for one in self._fits])
         places = np.arange(first, last)
         X, codes = stream.X[base + places], stream.codes[base + places]
-        chosen = np.searchsorted(fits.at, stream.sent_after[places], side="right") - 1
+        chosen = np.searchsorted(fitted_at, stream.sent_after[places], side="right") - 1
         chosen = np.maximum(chosen, 0)
         # (variants, outcomes) and more of them by policy
         each = np.empty((len(VARIANTS), len(places)))
@@ -344,14 +341,14 @@ class Race:
         recent, everything = np.zeros(shape), np.zeros(shape)
         for version in np.unique(chosen).tolist():
             rows = chosen == version
-            here, number = X[rows], 0
-            for candidate, booster in zip(CANDIDATES, fits.boosters[version], strict=True):
+            here, number, fits = X[rows], 0, self._fits[version]
+            for candidate, booster in zip(CANDIDATES, fits.boosters, strict=True):
                 for rounds in candidate.rounds:
                     raw = booster.predict(here, raw_score=True, num_iteration=rounds, num_threads=1)
                     each[number, rows] = blend.losses(raw, codes[rows])
-                    recent[rows] += fits.weights[version][number] * raw
+                    recent[rows] += fits.weights[number] * raw
                     number += 1
-            everything[rows] = fits.everything[version].predict(here, raw_score=True, num_threads=1)
+            everything[rows] = fits.everything.predict(here, raw_score=True, num_threads=1)
         assert self._first is not None
         raw_first = self._first.predict(X, raw_score=True, num_threads=1)
         scored = Scored(
@@ -364,7 +361,7 @@ class Race:
                 "served": stream.served[places],
             },
             codes,
-            np.array(fits.at)[chosen] >= self._trained(stream.model_ids[places]),
+            fitted_at[chosen] >= self._trained(stream.model_ids[places]),
         )
         self._record(each, scored)
         self._weigh_evidence(scored)
@@ -487,7 +484,7 @@ class Race:
         latest = [*self.state.trained.items(), (model_id, self.state.done)][-KEPT_MODELS:]
         self.state.trained = dict(latest)
         if policy != self.state.policy:
-            self.state.policy, self.state.since_model = policy, model_id
+            self.state.policy = policy
             self.state.capital = EDetector().capital
 
 

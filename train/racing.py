@@ -77,7 +77,6 @@ def race_of(
             problem_id,
             dict(champion.manifest.hyperparameters),
             dict(champion.manifest.hyperparameters),
-            since_model=champion.model_id,
             first_model=champion.model_id,
         )
     if kept.race is None or kept.race.state != state:

@@ -81,11 +81,13 @@ def test_swapped_labels_are_learnt_again(home: Path) -> None:
     assert [policy for _, policy in found.changes] == ["recent"]
     assert found.changes[0][0] > SWAPPED_FROM
     assert not np.isnan(found.everything).any()
-    figures = backtest_report.figures_of(settings, bundle, stream, plan, found)
+    contenders = backtest_report.contenders_of(settings, bundle, stream, plan, found)
+    figures = backtest_report.figures_of(stream, plan, found, contenders)
     assert figures.served.accuracy == pytest.approx(found.correct.mean(), abs=1e-6)
     assert figures.standings[0].log_loss is not None
-    picture = backtest_report.picture(found)
-    assert picture.count("<polyline") == 3 and "policy: recent" in picture
+    picture = backtest_report.picture(found, contenders)
+    # Log loss of all but the last known label, accuracy of all but everything.
+    assert picture.count("<polyline") == 4 + 4 and "policy: recent" in picture
     assert files_of(home) == before
 
 
@@ -164,7 +166,7 @@ def test_comparison_changes_one_thing_at_a_time() -> None:
 
 def test_line_chart_leaves_out_what_is_not_known() -> None:
     values = np.array([0.5, np.nan, 0.25, 0.75])
-    drawn = line_chart.draw("a < b", "x", "y", [line_chart.Line("one", values)])
+    drawn = line_chart.draw("a < b", "x", [line_chart.Panel("y", [line_chart.Line("one", values)])])
     assert drawn.count("<polyline") == 2 and "nan" not in drawn and "a &lt; b" in drawn
 
 
@@ -205,3 +207,19 @@ def test_without_model_or_messages(
     monkeypatch.setitem(os.environ, "PIPELINE_HOME", str(tmp_path))
     assert command() == 1
     assert "run initialize.py" in (error := capsys.readouterr().err) and error.count("\n") == 1
+
+
+def test_adaptive_random_forest_learns_late_and_from_the_base_data() -> None:
+    delay, turn = 20, 100
+    base, frame = made_rows(300, 1), made_rows(200, 2)
+    codes = (frame.pop("y") == "yes").to_numpy().astype(np.int64)
+    others = np.where(np.arange(len(codes)) < turn, codes, 1 - codes)
+    first = (base[["a", "b", "c"]], (base.y == "yes").to_numpy().astype(np.int64))
+    same, changed = (
+        backtest_rivals.adaptive_random_forest(first, (frame, labels), 2, delay)
+        for labels in (codes, others)
+    )
+    assert (same[: turn + delay + 1] == changed[: turn + delay + 1]).all()
+    assert (same[turn + delay + 1 :] != changed[turn + delay + 1 :]).any()
+    assert same.sum(axis=1) == pytest.approx(1.0)
+    assert (same.argmax(axis=1) == codes)[: delay + 1].mean() > 0.7
