@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from train import evaluate, racing
-from train.adapt import Block, Policy, State
+from train.adapt import Policy, State
 from train.retrain import judge, train
 from train.schedule import JUDGE_EVERY
 from train.training_rows import Problem, Rows, gather_rows
@@ -47,7 +47,7 @@ class Replay:
         first_correct: (rows,), whether it was right.
         everything: (rows,), the log loss of one model of everything, as the mean of up to
             `adapt.GRID` rows; NaN for rows that the race did not score.
-        blocks: The losses by block, also of what did not serve.
+        scored: Up to which row the race has scored everything.
         changes: (row, policy), from which row on a model of another policy served.
         trainings: How many there were, `refused` how many of them the gate refused, and
             `rollbacks` how often a model was rolled back.
@@ -64,7 +64,7 @@ class Replay:
     first_losses: Matrix
     first_correct: npt.NDArray[np.bool_]
     everything: Matrix
-    blocks: list[Block] = field(default_factory=list)
+    scored: int = 0
     changes: list[tuple[int, Policy]] = field(default_factory=list)
     trainings: int = 0
     refused: int = 0
@@ -89,13 +89,14 @@ class Replay:
         )
 
     def take_blocks(self, state: State) -> None:
-        """Take the blocks that a race has scored since the last call."""
-        means = [block.everything / max(block.rows, 1) for block in state.blocks]
-        each = np.repeat(means, [block.rows for block in state.blocks])
-        new = len(each) - sum(block.rows for block in self.blocks)
-        if new:
-            self.everything[state.done - new : state.done] = each[-new:]
-        self.blocks = list(state.blocks)
+        """Take the losses of everything that a race has scored since the last call."""
+        end = state.done
+        for block in reversed(state.blocks):
+            if end <= self.scored:
+                break
+            self.everything[end - block.rows : end] = block.everything / max(block.rows, 1)
+            end -= block.rows
+        self.scored = state.done
 
 
 class LogicalLog:

@@ -79,6 +79,8 @@ KEPT_FITS = 64
 FINE_OUTCOMES = 2 * GRID
 #: Models whose training is remembered, so that they can be compared with newer ones.
 KEPT_MODELS = 500
+#: Blocks whose losses are kept apart.
+KEPT_SUMS = 1_000
 #: Scored blocks that are kept for the gate.
 KEPT_BLOCKS = 64
 
@@ -169,7 +171,8 @@ class State(msgspec.Struct):
         first: The parameters of the first model, which learnt from the base data alone, with
             the rounds; `first_model` is its number.
         everything: The parameters that the search has found last, with the rounds.
-        blocks: The losses so far, at most `GRID` outcomes each.
+        blocks: The losses so far, at most `GRID` outcomes each, but for all older ones in the
+            first.
         offsets: The offsets up to which the log was read.
         trained: By model, how many outcomes were scored when it was trained; the latest models.
     """
@@ -410,6 +413,8 @@ class Race:
         if blocks and blocks[-1].rows + block.rows <= GRID:
             block = block.plus(blocks.pop())
         blocks.append(block)
+        if len(blocks) > KEPT_SUMS:
+            blocks[:2] = [blocks[0].plus(blocks[1])]
 
     def weights(self) -> Matrix:
         """The weight of each variant in the blend, (variants,), which sum to 1."""

@@ -89,8 +89,6 @@ def race_of(
         return race
     race.update(stream)
     race.state.offsets = offsets_by_topic(rows.offsets)
-    if race.state != state:
-        adapt.save_state(path, race.state)
     return race
 
 
@@ -150,7 +148,7 @@ def known_parameters(race: Race | None, champion: Bundle | None) -> Parameters |
 def remember(
     settings: Settings, race: Race, policy: Policy | None, draft: Draft, model_id: int
 ) -> None:
-    """Write what the race remembers.
+    """Write what the race remembers, once a training has ended.
 
     Args:
         settings: The pipeline's settings.

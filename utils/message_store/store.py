@@ -363,17 +363,10 @@ class MessageStore:
         Raises:
             StoreError: The store cannot be read.
         """
-        c = self._tables.messages.c
-        last_first = (
-            self._tables.known_at,
-            c.outcome_offset.is_not(None),
-            sa.func.coalesce(c.outcome_partition, c.partition),
-            sa.func.coalesce(c.outcome_offset, c.offset),
-        )
         query = (
             self._tables.known_rows()
             .where(self._is_newer(offsets))
-            .order_by(*map(sa.desc, last_first))
+            .order_by(*self._tables.last_known_first)
             .limit(limit)
         )
         with self._reading_rows() as connection:
@@ -513,11 +506,10 @@ class MessageStore:
         place = c.prediction_partition, c.prediction_offset
         is_new = sa.or_(self._is_newer(offsets), sa.not_(_before(offsets, PREDICTIONS, *place)))
         columns = c.model_id, c.timestamp, c.probability, c.probabilities
-        known_since = sa.func.coalesce(c.outcome_timestamp, c.timestamp)
         query = (
             sa.select(*columns, self._tables.known_outcome)
             .where(self._tables.is_known, c.model_id.is_not(None), is_new)
-            .order_by(known_since.desc(), c.partition.desc(), c.offset.desc())
+            .order_by(*self._tables.last_known_first)
             .limit(limit)
         )
         with self._database.transaction() as connection:

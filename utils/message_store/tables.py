@@ -84,6 +84,7 @@ class Tables:
         known_at: The timestamp of the record that made the outcome known.
         order: `known_at`, the place of the valid record on `outcomes` as one number (-1 without
             one), and the message's timestamp.
+        last_known_first: The order of a snapshot, backwards.
     """
 
     def __init__(self, features: FeatureTools) -> None:
@@ -158,6 +159,15 @@ class Tables:
         self.known_at = sa.func.coalesce(c.outcome_timestamp, c.timestamp)
         place = c.outcome_partition * _literal(PARTITION) + c.outcome_offset
         self.order = (self.known_at, sa.func.coalesce(place, _literal(-1)), c.timestamp)
+        self.last_known_first = [
+            sa.desc(part)
+            for part in (
+                self.known_at,
+                c.outcome_offset.is_not(None),
+                sa.func.coalesce(c.outcome_partition, c.partition),
+                sa.func.coalesce(c.outcome_offset, c.offset),
+            )
+        ]
 
     def known_rows(self) -> sa.Select[str, bytes, str, int, int, int]:
         """The query for the rows of a snapshot."""

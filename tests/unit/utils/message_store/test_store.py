@@ -392,6 +392,8 @@ def test_rows_are_in_the_order_in_which_outcomes_became_known(database: Database
         for place, (name, (sent_at, inside, _)) in enumerate(ORDER.items())
     ]
     late = [(name, "no", *where) for name, (*_, places) in ORDER.items() for where in places]
+    chances = {name: (place + 1) / 10 for place, name in enumerate(ORDER)}
+    made: list[Any] = [(name, 1, chance, 0, 0, 1) for name, chance in chances.items()]
     shuffle = random.Random(1).shuffle
     for _ in range(5):
         shuffle(messages)
@@ -401,7 +403,7 @@ def test_rows_are_in_the_order_in_which_outcomes_became_known(database: Database
                 store.ingest(Batch([row]))
             for outcome in late:
                 store.ingest(Batch(outcomes=[outcome]))
-            store.ingest(Batch(messages[4:]))
+            store.ingest(Batch(messages[4:], predictions=made))
             for snapshot in (store.snapshot(), store.newer_than({})):
                 assert snapshot.request_ids.tolist() == list(ORDER)
                 assert snapshot.sent_at.tolist() == [sent_at for sent_at, *_ in ORDER.values()]
@@ -409,6 +411,7 @@ def test_rows_are_in_the_order_in_which_outcomes_became_known(database: Database
                     places[-1][2] if places else sent_at for sent_at, _, places in ORDER.values()
                 ]
             assert store.newer_than({}, 3).request_ids.tolist() == list(ORDER)[-3:]
+            assert store.known_since({}, 3).probabilities.tolist() == list(chances.values())[-3:]
 
 
 def test_predictions_since_are_those_of_newer_rows(url: str) -> None:
