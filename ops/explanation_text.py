@@ -133,11 +133,14 @@ def _weights(memory: MemoryRecord | None) -> list[str]:
         return []
     if not memory.members:
         return ["every row counts alike"]
-    return [f"mostly {memory.in_words()} of {memory.outcomes:,}; a row's weight is the sum of"] + [
+    sharpness = f"then all raw scores times {memory.sharpness:.2f}"
+    members = [
         f"{sum(one.weights):.0%} of a model of {one.params['num_leaves']} leaves, in which "
         + (f"a row of {one.half_life:,} outcomes ago counts half" if one.half_life else "all count")
         for one in memory.members
     ]
+    first = f"mostly {memory.in_words()} of {memory.outcomes:,}; a row's weight is the sum of"
+    return [first, *members, sharpness]
 
 
 def _figures(figures: Metrics | Comparison) -> str:

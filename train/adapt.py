@@ -10,7 +10,11 @@ ones counting less. There are two policies:
 - *recent*: the candidates' models as one (`train.blend`), the better their record the heavier.
   No single memory is best for long on a changing stream, and their blend beats the best of
   them: the weights are those of exponentially weighted forecasters (Cesa-Bianchi and Lugosi,
-  "Prediction, Learning, and Games", 2006, chapter 2; with a discount, section 2.11).
+  "Prediction, Learning, and Games", 2006, chapter 2; with a discount, section 2.11). What has
+  changed since the outcomes that a model has learnt from makes it too sure, the more the later
+  labels come. So the raw scores of the blend are multiplied by a *sharpness*, which is decided
+  by the record of what each would have given (temperature scaling: Guo et al., "On calibration
+  of modern neural networks", ICML 2017).
 
 The policy changes once an `EDetector` says that the other one predicts better. Whether the new
 model then serves is up to the gate, which compares it with what was really predicted.
@@ -65,6 +69,10 @@ RECORD_HALF_LIFE = 1000
 LARGEST_LOSS = 4.0
 #: A candidate whose record is one nat worse than another's has exp(-RATE) of its weight.
 RATE = 0.1
+#: What the raw scores of a blend may be multiplied by.
+SHARPNESS = np.array([0.2, 0.25, 0.32, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25])
+#: How far it is from 1 before any outcome: the standard deviation of its logarithm.
+SHARPNESS_DEVIATION = 0.3
 #: A blend has the fits that weigh the most, this many at most.
 MOST_FITS = 4
 LEAST_SHARE = 0.05
@@ -166,6 +174,7 @@ class State(msgspec.Struct):
         policy: The policy that serves.
         sums: By variant, the discounted sum of losses.
         policy_sums: The same of the policies everything and recent.
+        sharpness_sums: The same of the blend, by its sharpness.
         weight: The discounted number of those losses.
         capital: The evidence for the other policy, as `EDetector.capital`.
         first: The parameters of the first model, which learnt from the base data alone, with
@@ -185,6 +194,7 @@ class State(msgspec.Struct):
     first_model: int = 0
     sums: list[float] = msgspec.field(default_factory=lambda: [0.0] * len(VARIANTS))
     policy_sums: list[float] = msgspec.field(default_factory=lambda: [0.0, 0.0])
+    sharpness_sums: list[float] = msgspec.field(default_factory=lambda: [0.0] * len(SHARPNESS))
     weight: float = 0.0
     capital: list[float] = msgspec.field(default_factory=lambda: EDetector().capital)
     blocks: list[Block] = msgspec.field(default_factory=list)
@@ -221,7 +231,7 @@ class Stream:
 
 @dataclass(frozen=True)
 class _Fit:
-    """The candidates' boosters, that of the policy everything, and the blend's weights.
+    """The candidates' boosters, that of the policy everything, and how the blend was made.
 
     Attributes:
         at: How many outcomes were known.
@@ -231,6 +241,7 @@ class _Fit:
     boosters: list[lgb.Booster]
     everything: lgb.Booster
     weights: Matrix
+    sharpness: float
 
 
 @dataclass(frozen=True)
@@ -303,7 +314,7 @@ class Race:
             self._refit(place, candidate, stream, at) for place, candidate in enumerate(CANDIDATES)
         ]
         everything = self._refit(_EVERYTHING, _with_everything(self.state.everything), stream, at)
-        self._fits.append(_Fit(at, boosters, everything, self.weights()))
+        self._fits.append(_Fit(at, boosters, everything, self.weights(), self.sharpness))
         kept = [one for one in self._fits if one.at % GRID == 0 or one.at > at - FINE_OUTCOMES]
         self._fits = kept[-KEPT_FITS:]
 
@@ -341,7 +352,7 @@ class Race:
             if len(self._features.classes) == 2
             else (len(places), len(self._features.classes))
         )
-        recent, everything = np.zeros(shape), np.zeros(shape)
+        blended, everything, sharpness = np.zeros(shape), np.zeros(shape), np.empty(len(places))
         for version in np.unique(chosen).tolist():
             rows = chosen == version
             here, number, fits = X[rows], 0, self._fits[version]
@@ -349,9 +360,11 @@ class Race:
                 for rounds in candidate.rounds:
                     raw = booster.predict(here, raw_score=True, num_iteration=rounds, num_threads=1)
                     each[number, rows] = blend.losses(raw, codes[rows])
-                    recent[rows] += fits.weights[number] * raw
+                    blended[rows] += fits.weights[number] * raw
                     number += 1
             everything[rows] = fits.everything.predict(here, raw_score=True, num_threads=1)
+            sharpness[rows] = fits.sharpness
+        recent = (blended.T * sharpness).T
         assert self._first is not None
         raw_first = self._first.predict(X, raw_score=True, num_threads=1)
         scored = Scored(
@@ -366,7 +379,8 @@ class Race:
             codes,
             fitted_at[chosen] >= self._trained(stream.model_ids[places]),
         )
-        self._record(each, scored)
+        by_sharpness = [blend.losses(factor * blended, codes) for factor in SHARPNESS.tolist()]
+        self._record(each, scored, np.stack(by_sharpness))
         self._weigh_evidence(scored)
         self._add_block(scored, blend.losses(raw_first, codes))
         self._latest = [*self._latest, scored][-KEPT_BLOCKS:]
@@ -376,7 +390,7 @@ class Race:
         trained = self.state.trained
         return np.array([trained.get(one, 0) for one in model_ids.tolist()], dtype=np.int64)
 
-    def _record(self, each: Matrix, scored: Scored) -> None:
+    def _record(self, each: Matrix, scored: Scored, by_sharpness: Matrix) -> None:
         state, count = self.state, each.shape[1]
         ages = 0.5 ** (np.arange(count)[::-1] / RECORD_HALF_LIFE)
         faded = 0.5 ** (count / RECORD_HALF_LIFE)
@@ -390,6 +404,7 @@ class Race:
 
         state.sums = add(state.sums, each)
         state.policy_sums = add(state.policy_sums, policies)
+        state.sharpness_sums = add(state.sharpness_sums, by_sharpness)
         state.weight = state.weight * faded + float(ages.sum())
 
     def _weigh_evidence(self, scored: Scored) -> None:
@@ -425,6 +440,14 @@ class Race:
         weights[(by_fit < np.sort(by_fit)[-MOST_FITS])[_FIT_OF]] = 0.0
         chosen: Matrix = weights / weights.sum()
         return chosen
+
+    @property
+    def sharpness(self) -> float:
+        """What the raw scores of the blend are multiplied by: the mean, weighed by record."""
+        costs = RATE * np.array(self.state.sharpness_sums)
+        costs += (np.log(SHARPNESS) / SHARPNESS_DEVIATION) ** 2 / 2
+        weights = np.exp(costs.min() - costs)
+        return float(weights @ SHARPNESS / weights.sum())
 
     @property
     def evidence(self) -> float:
@@ -482,6 +505,7 @@ class Race:
             standings=standings,
             outcomes=state.done,
             effective=_effective(members, state.done),
+            sharpness=self.sharpness,
         )
 
     def switch(self, policy: Policy, model_id: int) -> None:
@@ -548,7 +572,7 @@ def rows_of_members(members: Sequence[MemberRecord], base: int, codes: IntegerCo
 
 
 def fit_blend(
-    members: Sequence[MemberRecord],
+    memory: MemoryRecord,
     base: int,
     codes: IntegerCodes,
     encode: Callable[[Places], Matrix],
@@ -560,7 +584,7 @@ def fit_blend(
     """Fit a model of the policy *recent*.
 
     Args:
-        members: Its fits.
+        memory: Its members, and the sharpness.
         base: The number of rows of the base data, which come first.
         codes: (rows,), the classes of all rows.
         encode: Encodes the rows of some indices.
@@ -569,7 +593,7 @@ def fit_blend(
         seed: LightGBM's.
     """
     parts = []
-    for member in members:
+    for member in memory.members:
         places, weights = Memory(member.half_life).weigh(base, codes, len(codes))
         booster = fit.fit_unsettled(
             encode(places),
@@ -581,7 +605,7 @@ def fit_blend(
             seed=seed,
             weights=None if member.half_life is None else weights,
         )
-        parts.append(Part(booster, _round_weights(member)))
+        parts.append(Part(booster, memory.sharpness * _round_weights(member)))
     return blend.merge(parts)
 
 
@@ -605,7 +629,11 @@ def load_state(path: Path) -> State | None:
         state = msgspec.json.decode(path.read_bytes(), type=State)
     except (OSError, msgspec.MsgspecError):
         return None
-    fits = len(state.sums) == len(VARIANTS) and len(state.capital) == len(EDetector().capital)
+    new = State("", {}, {})
+    fits = all(
+        len(getattr(state, name)) == len(getattr(new, name))
+        for name in ("sums", "sharpness_sums", "capital")
+    )
     return state if fits else None
 
 

@@ -35,7 +35,6 @@ from utils.message_store import Offsets, Snapshot
 from utils.metrics import BothMetrics, Metrics
 from utils.model_store import Bundle, BundleError, Draft, ModelStore, ModelStoreError
 from utils.model_store.manifest import (
-    MemberRecord,
     MemoryRecord,
     Parameters,
     TrainingRecord,
@@ -224,7 +223,7 @@ class _Fitting:
     def fit(self, memory: MemoryRecord | None, best: Best) -> Fitted:
         """Fit a blend of the memory's members, or one model of everything."""
         if memory is not None and memory.members:
-            return fit_members(self._rows, self._problem, memory.members, self._seed)
+            return fit_blend(self._rows, self._problem, memory, self._seed)
         features, X, y = self._everything
         booster = fit.fit(
             X, y, features, best.params, best.rounds, threads=self._threads, seed=self._seed
@@ -232,20 +231,20 @@ class _Fitting:
         return Fitted(booster, features, len(y), y)
 
 
-def fit_members(rows: Rows, problem: Problem, members: Sequence[MemberRecord], seed: int) -> Fitted:
+def fit_blend(rows: Rows, problem: Problem, memory: MemoryRecord, seed: int) -> Fitted:
     """Fit a model of several memories, of the rows that they keep alone."""
     frame, labels = rows.training
     # A retraining has the classes of its champion, so their codes need no preprocessor yet.
     codes = pd.Categorical(labels, categories=problem.classes).codes.astype(np.int64)
     usable = np.flatnonzero(codes >= 0)
     base = int((usable < rows.training_base).sum())
-    kept = adapt.rows_of_members(members, base, codes[usable])
+    kept = adapt.rows_of_members(memory.members, base, codes[usable])
     # The categories of the base data, and of what the memories keep.
     chosen = np.union1d(np.arange(rows.training_base), usable[kept])
     features = fit_preprocessor_on(frame.iloc[chosen], labels[chosen], rows, problem)
     matrix = features.transform(frame.iloc[usable[kept]])
     booster = adapt.fit_blend(
-        members,
+        memory,
         base,
         codes[usable],
         lambda places: matrix[np.searchsorted(kept, places)],

@@ -83,6 +83,7 @@ class MemoryRecord(msgspec.Struct, frozen=True, kw_only=True):
         standings: All candidates.
         outcomes: The number of outcomes that were known.
         effective: The number of outcomes that count, by their weights; None for everything.
+        sharpness: By what the merged raw scores were multiplied.
     """
 
     policy: Literal["everything", "recent"]
@@ -90,6 +91,7 @@ class MemoryRecord(msgspec.Struct, frozen=True, kw_only=True):
     standings: Sequence[StandingRecord] = ()
     outcomes: int = 0
     effective: int | None = None
+    sharpness: float = 1.0
 
     def in_words(self) -> str:
         """What it learns from, for a reader."""

@@ -12,7 +12,7 @@ from train.adapt import CHANGE_AT, Race, State, Stream
 from train.memory import Memory
 from utils.boosting import lgb
 from utils.feature_tools import FeatureTools
-from utils.model_store.manifest import MemberRecord, Parameters
+from utils.model_store.manifest import MemberRecord, MemoryRecord, Parameters
 
 BASE = 400
 #: As good for these rows as the candidates' own, so that the blend is no better by its size.
@@ -181,6 +181,26 @@ def test_late_outcomes_of_a_swap_are_losses_of_the_recent_policy() -> None:
     assert tardy_block.recent > tardy_block.served  # that of a coin
 
 
+def test_labels_that_come_after_the_next_change_make_it_less_sure() -> None:
+    """Every 500 outcomes the labels are swapped, and they come 500 outcomes late."""
+    world = World.make(3000, seed=8)
+    whole = world.whole
+    turns = np.arange(3000) // 500 % 2 == 1
+    codes = np.concatenate(
+        [whole.codes[:BASE], np.where(turns, 1 - whole.codes[BASE:], whole.codes[BASE:])]
+    )
+    late = replace(whole, codes=codes, sent_after=np.maximum(np.arange(3000) - 500, 0))
+    race, steady = world.race(), world.race()
+    race.update(late)
+    steady.update(whole)
+    assert race.sharpness < 0.85 < 0.9 < steady.sharpness < 1.2
+    assert race.memory_record("recent").sharpness == race.sharpness
+    scored = race.latest(500)
+    assert scored is not None
+    chances = scored.probabilities["recent"]
+    assert np.abs(chances - 0.5).mean() < 0.3
+
+
 def test_three_classes() -> None:
     world = World.make(1250, seed=5, swap_after=500, classes=3)
     race = world.race()
@@ -207,11 +227,13 @@ MEMBERS = [
     ),
 ]
 
+MEMORY = MemoryRecord(policy="recent", members=MEMBERS, sharpness=0.8)
+
 
 def fit_blend(world: World, threads: int = 1) -> lgb.Booster:
     stream = world.whole
     return adapt.fit_blend(
-        MEMBERS,
+        MEMORY,
         BASE,
         stream.codes,
         lambda places: stream.X[places],
@@ -249,6 +271,7 @@ def test_raw_scores_and_contributions_of_a_blend_are_those_of_its_parts(classes:
             weights=weights,
         )
         for rounds, weight in zip(member.rounds, member.weights, strict=True):
+            weight *= MEMORY.sharpness
             raw += weight * part.predict(stream.X, raw_score=True, num_iteration=rounds)
             contributions += weight * part.predict(
                 stream.X, pred_contrib=True, num_iteration=rounds
