@@ -3,8 +3,9 @@
     python trainer.py [--hyper hyperopt|hyperparameterhunter|optuna] [--evals 10] [--mlflow]
 
 Reads the log into the message store, trains in a child process, compares the new model with
-the serving one and publishes it. It requests a retraining itself when the newest one is too old or
-the live loss rises. A second trainer on the same home waits for the first to end.
+the serving one and publishes it. It requests a retraining itself when the newest one is too
+old, the live loss rises or, with `on_input_drift`, the inputs move. A second trainer on the same
+home waits for the first to end.
 Ctrl-C finishes and announces a running training, and stops.
 """
 
@@ -20,6 +21,7 @@ from msgspec import UNSET
 
 from train import optimisers, reasons, tracking
 from train.drift import Alarm
+from train.input_alarm import InputAlarm
 from train.results import Judgement, Result, Review
 from train.schedule import JUDGE_EVERY, RETRY_SECONDS, Schedule
 from train.tracking import Tracking
@@ -87,7 +89,7 @@ class Trainer:
         self._job: Future[Result] | None = None
         self._reviewing: Future[Review] | None = None
         self._announcements: list[messages.Event] = []
-        self._alarm: Alarm | None = None
+        self._alarms: list[Alarm | InputAlarm] = []
         self._schedule = Schedule()
 
     @property
@@ -188,17 +190,19 @@ class Trainer:
                     f"{JUDGE_EVERY} more: {one_line(error)}"
                 )
             else:
-                self._alarm = review.alarm
+                self._alarms = list(review.alarms)
                 self._announce_judgement(review.judgement)
 
     def _request_training(self) -> None:
-        """Queue the request of an alarm, or of a training that is too old."""
-        if self._alarm is not None:
-            request = reasons.drift_request(self._alarm, self.store.history())
-            if request is not None and not self._is_requested(request):
-                self.report(f"DRIFT: {self._alarm}; retraining requested")
-                self._announcements.append(request)
-            self._alarm = None
+        """Queue the requests of alarms, or of a training that is too old."""
+        if self._alarms:
+            while self._alarms:
+                alarm = self._alarms[0]
+                request = reasons.drift_request(alarm, self.store.history())
+                if request is not None and not self._is_requested(request):
+                    self.report(f"DRIFT: {alarm}; retraining requested")
+                    self._announcements.append(request)
+                self._alarms.pop(0)  # not before: an error of the broker repeats the step
         elif (
             self.settings.training.max_age
             and not self._waiting

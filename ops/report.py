@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from train import live, racing
-from train.input_drift import Shift, column_shift, prediction_shift
+from train import live, live_inputs, racing
+from train.input_drift import Shift, column_shifts, prediction_shift
 from train.quality import Quality, measure_quality
 from train.training_rows import Problem, base_rows
 from utils.data_set import DataError
@@ -75,13 +75,13 @@ def show(settings: Settings, last: int, console: Console) -> None:
 
 
 def learning(settings: Settings, serving: Bundle) -> list[str]:
-    """What the serving model learns from, whether the world moves, and what retraining gained."""
+    """What the serving model learns from, whether loss or inputs move, what retraining gained."""
     memory = serving.manifest.training.memory
     found = [
         f"model {serving.model_id} learns from {memory.in_words() if memory else 'everything'}"
     ]
-    if (line := live.in_words(settings)) is not None:
-        found.append(line)
+    lines = live.in_words(settings), live_inputs.in_words(settings)
+    found += [line for line in lines if line is not None]
     state = racing.state_of(settings)
     rows = sum(block.rows for block in state.blocks) if state else 0
     if state is not None and rows:
@@ -151,10 +151,7 @@ def show_input_drift(settings: Settings, serving: Bundle, latest: Batch, console
     recent = pd.DataFrame(dict(zip(features.columns, columns, strict=True)))
     numbers = [name for name in features.columns if name not in features.categorical]
     recent = recent.astype(dict.fromkeys(numbers, float))
-    shifts = [
-        column_shift(name, base.frame[name], recent[name], is_number=name in numbers)
-        for name in features.columns
-    ]
+    shifts = column_shifts(base.frame, recent, features)
     scores = [
         serving.score(features.transform(frame[list(features.columns)]))
         for frame in (base.held_out[0], recent)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from utils.feature_tools import Matrix
+from utils.feature_tools import FeatureTools, Matrix
 
 BINS = 10
 #: PSI from which drift is called some or strong.
@@ -57,6 +57,23 @@ def column_shift(
     if is_number:
         return _shift(name, *_count_numbers(reference, recent))
     return _shift(name, *_count_categories(reference, recent))
+
+
+def column_shifts(
+    reference: pd.DataFrame, recent: pd.DataFrame, features: FeatureTools
+) -> list[Shift]:
+    """Compare each column of recent rows with the training data.
+
+    Args:
+        reference: The raw feature columns of rows of the training data.
+        recent: The same of recent rows.
+        features: The preprocessor, which knows the columns.
+    """
+    categorical = set(features.categorical)
+    return [
+        column_shift(name, reference[name], recent[name], is_number=name not in categorical)
+        for name in features.columns
+    ]
 
 
 def prediction_shift(reference: Matrix, recent: Matrix, classes: Sequence[str]) -> list[Shift]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from train.drift import Alarm
+from train.input_alarm import InputAlarm
 from utils.messages import RetrainRequest
 from utils.model_store.manifest import HistoryLine, published
 
@@ -29,8 +30,16 @@ def age_request(
     return RetrainRequest(reason="age", batch_id=f"age-{trainings[-1].model_id}")
 
 
-def drift_request(alarm: Alarm, history: Sequence[HistoryLine]) -> RetrainRequest | None:
-    """The request of an alarm; None if a training has answered it."""
-    if any(alarm.batch_id in training.batch_ids for training in published(history)):
+def drift_request(
+    alarm: Alarm | InputAlarm, history: Sequence[HistoryLine]
+) -> RetrainRequest | None:
+    """The request of an alarm; None if a training has answered it.
+
+    Any later training answers an alarm of the inputs, since it has learnt the rows that moved.
+    """
+    trainings = published(history)
+    if any(alarm.batch_id in training.batch_ids for training in trainings):
+        return None
+    if isinstance(alarm, InputAlarm) and trainings[-1].model_id > alarm.model_id:
         return None
     return RetrainRequest(reason="drift", batch_id=alarm.batch_id)

@@ -6,6 +6,7 @@ They are apart from `retrain`, so that the trainer's loop imports no training li
 from dataclasses import dataclass, field
 
 from train.drift import Alarm
+from train.input_alarm import InputAlarm
 from utils.metrics import Comparison, Metrics
 
 
@@ -46,12 +47,13 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Review:
-    """What newer outcomes say about the serving model and the predictions.
+    """What newer outcomes say about the serving model, the predictions and the inputs.
 
     Attributes:
-        alarm: The last alarm of the live loss, also if an earlier review had it.
+        alarms: The last alarm of the live loss and that of the inputs, also if an earlier
+            review had them.
         judgement: The comparison with the parent; None if there was nothing to compare.
     """
 
-    alarm: Alarm | None
+    alarms: tuple[Alarm | InputAlarm, ...]
     judgement: Judgement | None

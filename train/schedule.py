@@ -1,7 +1,7 @@
 """Decides when the trainer reads the log, trains, and reviews the newer outcomes.
 
-A review looks whether the live loss rises (`live.look`), and compares the serving model with
-its parent (`retrain.judge`).
+A review looks whether the live loss rises (`live.look`) and whether the inputs move
+(`live_inputs.look`), and compares the serving model with its parent (`retrain.judge`).
 """
 
 import time

@@ -16,7 +16,7 @@ from utils.data_set import DataSet
 from utils.feature_tools import FeatureTools
 from utils.message_store import Offsets, Snapshot
 from utils.model_store import Bundle
-from utils.model_store.manifest import TrainingRecord
+from utils.model_store.manifest import PublishedModel, TrainingRecord
 from utils.settings import ColumnType, Data, Settings
 
 
@@ -221,18 +221,20 @@ def offsets_by_topic(offsets: Offsets) -> dict[str, dict[str, int]]:
     return nested
 
 
-def training_offsets(training: TrainingRecord, now: Mapping[str, str] | None = None) -> Offsets:
+def training_offsets(
+    training: TrainingRecord | PublishedModel, now: Mapping[str, str] | None = None
+) -> Offsets:
     """The offsets up to which a training read the log; the inverse of `offsets_by_topic`.
 
     Args:
-        training: The manifest's record of the training.
+        training: The manifest's record of the training, or its line of the history.
         now: The topics' current ids; a topic that was recreated since is left out.
     """
-    then = training.topic_ids
+    then = training.topic_ids or {}
     others = {t for t, topic_id in (now or {}).items() if then.get(t, topic_id) != topic_id}
     return {
         (topic, int(partition)): offset
-        for topic, partitions in training.offsets.items()
+        for topic, partitions in (training.offsets or {}).items()
         for partition, offset in partitions.items()
         if topic not in others
     }

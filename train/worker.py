@@ -17,6 +17,8 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
+from train.drift import Alarm
+from train.input_alarm import InputAlarm
 from train.results import Result, Review
 from utils import process
 from utils.settings import Settings
@@ -66,7 +68,7 @@ class Worker:
         return self._submit(_train, self._settings, self._hyper, self._evals, job)
 
     def review(self) -> "Future[Review]":
-        """Start to look at newer outcomes: whether the loss rises, whether the parent is better."""
+        """Start to look at newer outcomes: for a higher loss, other inputs, a better parent."""
         return self._submit(_review, self._settings)
 
     def _submit(self, function: Callable[..., T], *arguments: object) -> Future[T]:
@@ -138,17 +140,21 @@ def _train(settings: Settings, hyper: str, evals: int, job: Job) -> Result:
 
 
 def _review(settings: Settings) -> Review:
-    from train import live
+    from train import live, live_inputs
     from train.retrain import judge
     from utils.message_store import MessageStore
     from utils.model_store import ModelStore
 
-    serving = ModelStore(settings.models_dir).load_current()
+    store = ModelStore(settings.models_dir)
+    serving = store.load_current()
     with MessageStore.open(settings.messages_url, serving.features) as messages:
-        alarm = None
+        alarms: list[Alarm | InputAlarm | None] = []
         if settings.training.on_drift:
-            alarm = live.look(settings, messages, serving.features, serving.model_id)
-        return Review(alarm, judge(settings, messages))
+            alarms.append(live.look(settings, messages, serving.features, serving.model_id))
+        if settings.training.on_input_drift:
+            alarms.append(live_inputs.look(settings, messages, serving, store.history()))
+        found = tuple(alarm for alarm in alarms if alarm is not None)
+        return Review(found, judge(settings, messages))
 
 
 def _features(settings: Settings) -> "FeatureTools":

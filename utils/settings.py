@@ -125,6 +125,7 @@ class Training(_Section):
     retrain_every: Count = 25
     max_age: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0
     on_drift: bool = True
+    on_input_drift: bool = False
     drift_interval: Count = 500
     extra_models_to_keep: Annotated[int, Field(ge=0)] = 1
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 1
@@ -308,6 +309,11 @@ VARIABLES = (
         "MAX_AGE", ("training", "max_age"), "retrain at this age: seconds, 6h, 7d; 0 is never"
     ),
     Variable("ON_DRIFT", ("training", "on_drift"), "retrain when the live loss rises"),
+    Variable(
+        "ON_INPUT_DRIFT",
+        ("training", "on_input_drift"),
+        "retrain when the inputs or the predictions move",
+    ),
     Variable(
         "DRIFT_INTERVAL",
         ("training", "drift_interval"),

@@ -1,10 +1,11 @@
-"""Why the real pipeline trains: by count, by hand, by age, and because the live loss rises."""
+"""Why the real pipeline trains: by count, by hand, by age, and because loss or inputs move."""
 
 from typing import Any
 
 from tests.conftest import MakePipeline
-from tests.harness import Pipeline
+from tests.harness import Pipeline, until
 from tests.pipeline.test_outcomes import flip_label
+from train import live_inputs
 from utils.messages import APP_MESSAGES
 
 Row = dict[str, Any]
@@ -77,3 +78,42 @@ def request_by_age_across_a_kill(pipeline: Pipeline) -> None:
     assert trainer.end() == 0
     ages = by_reason(pipeline, "age")
     assert ages and all(request["batch_id"].startswith("age-") for request in ages)
+
+
+def make_older(row: Row) -> Row:
+    return {**row, "age": row["age"] + 20}
+
+
+def measured(pipeline: Pipeline) -> int:
+    """The number of known outcomes when the trainer last compared the inputs."""
+    return live_inputs.read(pipeline.settings.searches_dir / live_inputs.FILE).outcomes
+
+
+def test_moved_inputs_ask_once_across_a_kill(make_pipeline: MakePipeline, adult: list[Row]) -> None:
+    """The trainer is killed as it requests; what the training has learnt is no drift any more."""
+    pipeline = make_pipeline(
+        RETRAIN_EVERY="5000", ON_DRIFT="false", ON_INPUT_DRIFT="true", DRIFT_INTERVAL="50"
+    )
+    pipeline.start("predictor.py")
+    trainer = pipeline.start("trainer.py", "--evals", "1")
+    trainer.says("ready")
+    pipeline.send_rows(adult[:250], "usual")
+    until(lambda: measured(pipeline) >= 200, 30.0, lambda: trainer.text())
+    assert pipeline.events("retrain") == []
+    pipeline.send_rows(map(make_older, adult[250:900]), "older")
+    trainer.says("DRIFT: inputs moved: age (PSI ")
+    trainer.kill()
+    trainer = pipeline.start("trainer.py", "--evals", "1")
+    trainer.says("ready")
+    pipeline.send_rows(map(make_older, adult[900:1000]), "older-still")
+    trainer.says("RETRAINING COMPLETED")
+    pipeline.send_rows(map(make_older, adult[1000:1500]), "as-old")
+    until(lambda: measured(pipeline) >= 1450, 30.0, lambda: trainer.text())
+    assert trainer.end() == 0
+    (request,) = pipeline.events("retrain")
+    assert request["reason"] == "drift" and request["batch_id"].startswith("input-drift-1-")
+    (completed,) = pipeline.events("training_completed")
+    assert completed["batch_id"] == request["batch_id"]
+    report = pipeline.run("-m", "ops", "report").stdout
+    assert "inputs: largest shift from what was learnt last" in report
+    assert "outcomes before that: age (PSI" in report

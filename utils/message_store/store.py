@@ -363,9 +363,25 @@ class MessageStore:
         Raises:
             StoreError: The store cannot be read.
         """
+        return self._latest(self._is_newer(offsets), limit)
+
+    def older_than(self, offsets: Offsets, limit: int) -> Snapshot:
+        """The messages with an outcome that `newer_than` leaves out.
+
+        Args:
+            offsets: As for `newer_than`.
+            limit: The most rows to return: those whose outcome became known last.
+
+        Raises:
+            StoreError: The store cannot be read.
+        """
+        return self._latest(sa.not_(self._is_newer(offsets)), limit)
+
+    def _latest(self, condition: sa.ColumnElement[bool], limit: int | None) -> Snapshot:
+        """The rows with an outcome that became known last, of those that meet a condition."""
         query = (
             self._tables.known_rows()
-            .where(self._is_newer(offsets))
+            .where(condition)
             .order_by(*self._tables.last_known_first)
             .limit(limit)
         )
@@ -502,13 +518,34 @@ class MessageStore:
         Raises:
             StoreError: The store cannot be read.
         """
+        return self._latest_predictions(self._is_newly_known(offsets), limit)
+
+    def known_before(self, offsets: Offsets, limit: int) -> KnownPredictions:
+        """The predictions with an outcome that `known_since` leaves out.
+
+        Args:
+            offsets: As for `known_since`.
+            limit: The most predictions to return: those whose outcome became known last.
+
+        Raises:
+            StoreError: The store cannot be read.
+        """
+        return self._latest_predictions(sa.not_(self._is_newly_known(offsets)), limit)
+
+    def _is_newly_known(self, offsets: Offsets) -> sa.ColumnElement[bool]:
+        """Whether a row's message, outcome or prediction is at or after the offsets."""
         c = self._tables.messages.c
         place = c.prediction_partition, c.prediction_offset
-        is_new = sa.or_(self._is_newer(offsets), sa.not_(_before(offsets, PREDICTIONS, *place)))
+        return sa.or_(self._is_newer(offsets), sa.not_(_before(offsets, PREDICTIONS, *place)))
+
+    def _latest_predictions(
+        self, condition: sa.ColumnElement[bool], limit: int
+    ) -> KnownPredictions:
+        c = self._tables.messages.c
         columns = c.model_id, c.timestamp, c.probability, c.probabilities
         query = (
             sa.select(*columns, self._tables.known_outcome)
-            .where(self._tables.is_known, c.model_id.is_not(None), is_new)
+            .where(self._tables.is_known, c.model_id.is_not(None), condition)
             .order_by(*self._tables.last_known_first)
             .limit(limit)
         )

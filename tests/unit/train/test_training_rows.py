@@ -1,7 +1,7 @@
 """The offsets in a manifest, which say what a model was trained on."""
 
 from train.training_rows import offsets_by_topic, training_offsets
-from utils.model_store.manifest import TrainingRecord
+from utils.model_store.manifest import PublishedModel, TrainingRecord
 
 
 def test_offsets_of_a_recreated_topic_are_ignored() -> None:
@@ -11,5 +11,10 @@ def test_offsets_of_a_recreated_topic_are_ignored() -> None:
     assert training_offsets(training) == offsets
     assert training_offsets(training, {"app_messages": "a", "outcomes": "o"}) == offsets
     assert training_offsets(training, {"app_messages": "b"}) == {("outcomes", 1): 7}
+    line = PublishedModel(
+        model_id=1, accepted=False, offsets=training.offsets, topic_ids=training.topic_ids
+    )
+    assert training_offsets(line, {"app_messages": "b"}) == {("outcomes", 1): 7}
+    assert training_offsets(PublishedModel(model_id=1, accepted=True)) == {}  # an old line
     without_ids = TrainingRecord(offsets=offsets_by_topic(offsets))  # as older manifests
     assert training_offsets(without_ids, {"app_messages": "b"}) == offsets

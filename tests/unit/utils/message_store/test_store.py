@@ -373,6 +373,26 @@ def test_newer_than_considers_messages_and_outcomes(url: str) -> None:
         assert newer({**trained, (APP_MESSAGES, 1): 1}) == ["c"]
         assert newer({}, 2) == ["b", "c"]  # whose outcomes came last
 
+        def older(offsets: Offsets, limit: int) -> list[str]:
+            return list(store.older_than(offsets, limit).request_ids)
+
+        assert older({}, 9) == [] and older(log.ends(), 9) == ["a", "d", "b", "c"]
+        assert older(trained, 9) == ["a", "b"] and older(trained, 1) == ["b"]
+
+
+def test_known_before_is_what_known_since_leaves_out(url: str) -> None:
+    with MessageStore(url, FEATURES) as store:
+        store.ingest(judged_batch(40))
+        offsets = {(APP_MESSAGES, 0): 30, (PREDICTIONS, 0): 25}
+        since, before = store.known_since(offsets, 99), store.known_before(offsets, 99)
+        together = np.concatenate([before.probabilities, since.probabilities])
+        assert (len(before.outcomes), len(since.outcomes)) == (22, 14)
+        everything = store.known_since({}, 99)
+        assert together.tolist() == everything.probabilities.tolist()
+        latest = store.known_before(offsets, 5)
+        assert latest.probabilities.tolist() == before.probabilities[-5:].tolist()
+        assert latest.outcomes.tolist() == before.outcomes[-5:].tolist()
+
 
 ORDER = {  # (message's timestamp, inline outcome, outcomes as (partition, offset, timestamp))
     "no timestamp": (-1, "yes", []),
