@@ -41,7 +41,7 @@ class _Kept:
     features: FeatureTools | None = None
     X: Matrix = field(default_factory=lambda: np.empty((0, 0)))
     codes: IntegerCodes = field(default_factory=lambda: np.empty(0, dtype=np.int64))
-    outcomes: int = 0
+    ids: list[str] = field(default_factory=list)
 
 
 @lru_cache(maxsize=1)
@@ -98,7 +98,7 @@ def _begin(kept: _Kept, settings: Settings, problem: Problem, rows: Rows, state:
     kept.features = fit_preprocessor(base, problem)
     codes = kept.features.encode_target(labels)
     kept.X, kept.codes = kept.features.transform(frame)[codes >= 0], codes[codes >= 0]
-    kept.outcomes = 0
+    kept.ids = []
     kept.race = Race(state, kept.features, settings.training.seed)
 
 
@@ -106,19 +106,26 @@ def _stream(kept: _Kept, rows: Rows, state: State, predictions: Predictions) -> 
     features = kept.features
     assert features is not None
     frame, labels = rows.frame.iloc[rows.base :], rows.labels[rows.base :]
-    if kept.outcomes > len(frame):  # the log was read again, or a topic was recreated
-        kept.X = kept.X[: len(kept.X) - kept.outcomes]
-        kept.codes = kept.codes[: len(kept.codes) - kept.outcomes]
-        kept.outcomes = 0
-        state.done = min(state.done, len(frame))
-    new = slice(kept.outcomes, None)
-    codes = np.maximum(features.encode_target(labels[new]), 0)
-    base = len(kept.X) - kept.outcomes
-    kept.X = np.concatenate([kept.X, features.transform(frame.iloc[new])])
-    kept.codes = np.concatenate([kept.codes, codes])
-    kept.outcomes = len(frame)
+    base, same = len(kept.X) - len(kept.ids), _equal_start(kept.ids, ids := rows.ids[rows.base :])
+    codes = np.maximum(features.encode_target(labels[same:]), 0)
+    kept.X = np.concatenate([kept.X[: base + same], features.transform(frame.iloc[same:])])
+    kept.codes = np.concatenate([kept.codes[: base + same], codes])
+    kept.ids = ids
+    state.done = min(state.done, len(ids))
     served, model_ids = _served(rows, state, features, predictions)
     return Stream(base, kept.X, kept.codes, rows.sent_after, model_ids, served)
+
+
+def _equal_start(old: list[str], new: list[str]) -> int:
+    """How many ids are the same at the start of both lists.
+
+    Mostly all that were known. A late record, a corrected outcome or a log that was read again
+    changes the order in which outcomes became known.
+    """
+    count = min(len(old), len(new))
+    if old[:count] == new[:count]:
+        return count
+    return next(place for place in range(count) if old[place] != new[place])
 
 
 def _served(
