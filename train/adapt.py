@@ -16,8 +16,10 @@ ones counting less. There are two policies:
   by the record of what each would have given (temperature scaling: Guo et al., "On calibration
   of modern neural networks", ICML 2017).
 
-The policy changes once an `EDetector` says that the other one predicts better. Whether the new
-model then serves is up to the gate, which compares it with what was really predicted.
+The policy changes from everything to recent once an `EDetector` says that this predicts better
+now, and back when it has predicted worse on the whole since then: everything is one of its
+candidates, so what it needs then is mostly a change of weights. Whether the new model then serves
+is up to the gate, which compares it with what was really predicted.
 """
 
 import hashlib
@@ -95,16 +97,19 @@ KEPT_BLOCKS = 64
 
 @dataclass(frozen=True)
 class Candidate:
-    """A memory and a size; `params` are LightGBM's, `rounds` the numbers of rounds to compare."""
+    """A memory and a size.
+
+    Attributes:
+        memory: How much of the past it learns from.
+        params: LightGBM's parameters.
+        rounds: The numbers of boosting rounds to compare.
+        name: Its name for a reader.
+    """
 
     memory: Memory
     params: Parameters
     rounds: tuple[int, ...]
-
-    @property
-    def name(self) -> str:
-        """Its name for a reader."""
-        return f"{self.memory}, {self.params['num_leaves']} leaves"
+    name: str
 
     def step(self, rows: int) -> int:
         """After how many more outcomes it is fitted again; everything by an eighth more rows."""
@@ -117,21 +122,22 @@ CANDIDATES = tuple(
         memory,
         {**PARAMS, "num_leaves": leaves},
         ROUNDS[:-1] if memory.half_life and memory.half_life <= FEW_ROWS else ROUNDS,
+        f"{memory}, {leaves} leaves",
     )
     for memory in MEMORIES
     for leaves in LEAVES
 )
-VARIANTS = tuple((candidate, rounds) for candidate in CANDIDATES for rounds in candidate.rounds)
-#: The places of two more fits: the first model, and that of the policy everything.
-_FIRST, _EVERYTHING = -2, -1
-#: The place in `CANDIDATES` of each variant.
-_FIT_OF = np.repeat(np.arange(len(CANDIDATES)), [len(one.rounds) for one in CANDIDATES])
+#: The places of two more fits: the first model, and that of the policy everything, which is the
+#: last candidate.
+_FIRST, _EVERYTHING = -1, len(CANDIDATES)
+#: The candidate of each variant, which is a candidate with one of its numbers of rounds.
+_FIT_OF = np.repeat(np.arange(_EVERYTHING + 1), [*(len(one.rounds) for one in CANDIDATES), 1])
 
 
-def _with_everything(parameters: Parameters) -> Candidate:
+def _as_searched(parameters: Parameters) -> Candidate:
     """The candidate that learns from all rows with the parameters of a manifest."""
     params, rounds = split_rounds(parameters)
-    return Candidate(Memory(), params, (rounds,))
+    return Candidate(Memory(), params, (rounds,), "everything, as searched")
 
 
 class Block(msgspec.Struct, array_like=True):
@@ -192,7 +198,7 @@ class State(msgspec.Struct):
     done: int = 0
     policy: Policy = "everything"
     first_model: int = 0
-    sums: list[float] = msgspec.field(default_factory=lambda: [0.0] * len(VARIANTS))
+    sums: list[float] = msgspec.field(default_factory=lambda: [0.0] * len(_FIT_OF))
     policy_sums: list[float] = msgspec.field(default_factory=lambda: [0.0, 0.0])
     sharpness_sums: list[float] = msgspec.field(default_factory=lambda: [0.0] * len(SHARPNESS))
     weight: float = 0.0
@@ -231,15 +237,15 @@ class Stream:
 
 @dataclass(frozen=True)
 class _Fit:
-    """The candidates' boosters, that of the policy everything, and how the blend was made.
+    """The candidates' boosters, and how the blend was made.
 
     Attributes:
         at: How many outcomes were known.
     """
 
     at: int
+    candidates: tuple[Candidate, ...]
     boosters: list[lgb.Booster]
-    everything: lgb.Booster
     weights: Matrix
     sharpness: float
 
@@ -287,6 +293,11 @@ class Race:
         self._first: lgb.Booster | None = None
         self._latest: list[Scored] = []
 
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """All candidates; the last one is the policy everything."""
+        return *CANDIDATES, _as_searched(self.state.everything)
+
     def begin(self, stream: Stream) -> None:
         """Fit the candidates where the race goes on, unless that was done before."""
         state, known = self.state, stream.outcomes
@@ -307,14 +318,14 @@ class Race:
 
     def _fit(self, stream: Stream, at: int) -> None:
         if self._first is None:
-            self._first = self._refit(_FIRST, _with_everything(self.state.first), stream, 0)
+            self._first = self._refit(_FIRST, _as_searched(self.state.first), stream, 0)
             if self.state.everything == self.state.first:
                 self._fitted[_EVERYTHING] = self._fitted[_FIRST]
         boosters = [
-            self._refit(place, candidate, stream, at) for place, candidate in enumerate(CANDIDATES)
+            self._refit(place, candidate, stream, at)
+            for place, candidate in enumerate(self.candidates)
         ]
-        everything = self._refit(_EVERYTHING, _with_everything(self.state.everything), stream, at)
-        self._fits.append(_Fit(at, boosters, everything, self.weights(), self.sharpness))
+        self._fits.append(_Fit(at, self.candidates, boosters, self.weights(), self.sharpness))
         kept = [one for one in self._fits if one.at % GRID == 0 or one.at > at - FINE_OUTCOMES]
         self._fits = kept[-KEPT_FITS:]
 
@@ -346,7 +357,7 @@ class Race:
         chosen = np.searchsorted(fitted_at, stream.sent_after[places], side="right") - 1
         chosen = np.maximum(chosen, 0)
         # (variants, outcomes) and more of them by policy
-        each = np.empty((len(VARIANTS), len(places)))
+        each = np.empty((len(_FIT_OF), len(places)))
         shape = (
             (len(places),)
             if len(self._features.classes) == 2
@@ -356,13 +367,13 @@ class Race:
         for version in np.unique(chosen).tolist():
             rows = chosen == version
             here, number, fits = X[rows], 0, self._fits[version]
-            for candidate, booster in zip(CANDIDATES, fits.boosters, strict=True):
+            for candidate, booster in zip(fits.candidates, fits.boosters, strict=True):
                 for rounds in candidate.rounds:
                     raw = booster.predict(here, raw_score=True, num_iteration=rounds, num_threads=1)
                     each[number, rows] = blend.losses(raw, codes[rows])
                     blended[rows] += fits.weights[number] * raw
                     number += 1
-            everything[rows] = fits.everything.predict(here, raw_score=True, num_threads=1)
+            everything[rows] = raw  # of the last candidate
             sharpness[rows] = fits.sharpness
         recent = (blended.T * sharpness).T
         assert self._first is not None
@@ -409,7 +420,8 @@ class Race:
 
     def _weigh_evidence(self, scored: Scored) -> None:
         """Compare the policies by fits of the same age; real predictions may be older."""
-        state, detector = self.state, EDetector(self.state.capital)
+        state = self.state
+        detector = EDetector(state.capital, 1.0 if state.policy == "everything" else 0.0)
         detector.update(scored.of(state.policy) - scored.of(other(state.policy)))
         state.capital = detector.capital
 
@@ -485,6 +497,7 @@ class Race:
     def memory_record(self, policy: Policy) -> MemoryRecord:
         """What a model of the policy learns from, and each candidate's figures."""
         state, weights = self.state, self.weights()
+        variants = [(one, rounds) for one in self.candidates for rounds in one.rounds]
         standings = [
             StandingRecord(
                 name=candidate.name,
@@ -493,12 +506,12 @@ class Race:
                 weight=float(weight) if policy == "recent" else 0.0,
             )
             for (candidate, rounds), total, weight in zip(
-                VARIANTS, state.sums, weights, strict=True
+                variants, state.sums, weights, strict=True
             )
         ]
         if policy == "everything":
             return MemoryRecord(policy=policy, standings=standings, outcomes=state.done)
-        members = _members(weights)
+        members = _members(self.candidates, weights)
         return MemoryRecord(
             policy=policy,
             members=members,
@@ -514,7 +527,8 @@ class Race:
         self.state.trained = dict(latest)
         if policy != self.state.policy:
             self.state.policy = policy
-            self.state.capital = EDetector().capital
+            new = EDetector() if policy == "everything" else EDetector.of_all()
+            self.state.capital = new.capital
 
 
 def _losses_of(served: Matrix, codes: IntegerCodes) -> Matrix:
@@ -538,10 +552,10 @@ def other(policy: Policy) -> Policy:
     return "recent" if policy == "everything" else "everything"
 
 
-def _members(weights: Matrix) -> list[MemberRecord]:
+def _members(candidates: Sequence[Candidate], weights: Matrix) -> list[MemberRecord]:
     """The fits of a blend, with the weight of each boosting round."""
     found = []
-    for place, candidate in enumerate(CANDIDATES):
+    for place, candidate in enumerate(candidates):
         shares = weights[place == _FIT_OF]
         if shares.any():
             rounds = [count for count, share in zip(candidate.rounds, shares, strict=True) if share]

@@ -65,15 +65,23 @@ class EDetector:
 
     Attributes:
         capital: By stake, the capital of all processes together.
+        joining: What joins it before each outcome. With 0, and a capital of 1 to begin with, this
+            is one e-process: its evidence is about all outcomes since then.
     """
 
     capital: list[float] = field(default_factory=lambda: [0.0] * len(STAKES))
+    joining: float = 1.0
+
+    @classmethod
+    def of_all(cls) -> "EDetector":
+        """Evidence about all outcomes from now on together."""
+        return cls([1.0] * len(STAKES), 0.0)
 
     def update(self, differences: Matrix) -> float:
         """Take in differences, (rows,), in nats; returns the evidence after the last."""
         capital = np.array(self.capital)
         for gain in _gains(differences):
-            capital = np.minimum((capital + 1.0) * gain, 1e100)
+            capital = np.minimum((capital + self.joining) * gain, 1e100)
         self.capital = capital.tolist()
         return self.value
 

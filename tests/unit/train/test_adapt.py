@@ -97,7 +97,7 @@ def test_a_swap_is_followed_within_250_outcomes() -> None:
     assert not everything.members
     # A model of the policy serves: the evidence counts for the other one from now on.
     race.switch("recent", 7)
-    assert (race.state.policy, race.evidence) == ("recent", 0.0)
+    assert (race.state.policy, race.evidence) == ("recent", 1.0)
     assert race.wanted() == "recent"
 
 

@@ -93,3 +93,13 @@ def test_a_change_of_the_world_is_noticed_within_outcomes_not_thousands(seed: in
         end for end, one in enumerate(after, 1) if detector.update(np.array([one])) >= CHANGE_AT
     )
     assert needed <= 125
+
+
+def test_recent_is_left_only_if_it_was_worse_on_the_whole() -> None:
+    rng = np.random.default_rng(1)
+    gain, loss = rng.normal(-0.2, 0.5, 2000), rng.normal(0.3, 0.5, 500)
+    of_all = EDetector.of_all()
+    of_all.update(gain)
+    assert of_all.update(loss) < 1 < CHANGE_AT < EDetector().update(loss)
+    whole = EDetector.of_all()
+    assert whole.update(loss) == pytest.approx(e_value(loss)) and whole.value > CHANGE_AT
