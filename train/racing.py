@@ -89,6 +89,8 @@ def race_of(
         return race
     race.update(stream)
     race.state.offsets = offsets_by_topic(rows.offsets)
+    if race.state.done - state.done >= adapt.GRID:
+        adapt.save_state(path, race.state)  # a kill during the fit does not repeat a long catch-up
     return race
 
 
