@@ -38,7 +38,7 @@ from train.blend import Part
 from train.evidence import EDetector
 from train.memory import Memory
 from utils.boosting import lgb
-from utils.durable_files import replace_file
+from utils.durable_files import read_state, replace_file
 from utils.feature_tools import FeatureTools, IntegerCodes, Matrix
 from utils.model_store import predicted_codes
 from utils.model_store.manifest import (
@@ -639,9 +639,8 @@ def problem_id(base_sha256: str, features: FeatureTools) -> str:
 
 def load_state(path: Path) -> State | None:
     """Read a race's state; None if there is none, or it does not fit this version."""
-    try:
-        state = msgspec.json.decode(path.read_bytes(), type=State)
-    except (OSError, msgspec.MsgspecError):
+    state = read_state(path, State)
+    if state is None:
         return None
     new = State("", {}, {})
     fits = all(

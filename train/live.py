@@ -5,7 +5,6 @@ Without the file it begins again with the latest outcomes.
 """
 
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -133,9 +132,7 @@ def losses_of(found: KnownPredictions, features: FeatureTools) -> list[float]:
 
 def read(path: Path) -> Watch:
     """The state in a file; a new one if there is none, or it is damaged."""
-    with suppress(OSError, msgspec.MsgspecError, UnicodeDecodeError):
-        return msgspec.json.decode(path.read_bytes(), type=Watch)
-    return Watch()
+    return durable_files.read_state(path, Watch) or Watch()
 
 
 def write(path: Path, watch: Watch) -> None:

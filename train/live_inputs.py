@@ -18,7 +18,6 @@ so a trainer that is killed between alarm and request makes the same request.
 """
 
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -183,7 +182,7 @@ def _moved(shifts: Sequence[Shift]) -> list[Moved]:
 
 
 def _is_too_soon(watch: Watch, interval: int) -> bool:
-    # Fewer outcomes than at the alarm: the log was recreated, and they count anew.
+    # Fewer outcomes than at the alarm: the log was recreated, so counting starts again.
     return watch.alarm is not None and 0 <= watch.outcomes - watch.alarm.at < interval
 
 
@@ -202,9 +201,7 @@ def in_words(settings: Settings) -> str | None:
 
 def read(path: Path) -> Watch:
     """The state in a file; a new one if there is none, or it is damaged."""
-    with suppress(OSError, msgspec.MsgspecError, UnicodeDecodeError):
-        return msgspec.json.decode(path.read_bytes(), type=Watch)
-    return Watch()
+    return durable_files.read_state(path, Watch) or Watch()
 
 
 def write(path: Path, watch: Watch) -> None:

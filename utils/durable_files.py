@@ -5,9 +5,13 @@ import os
 import shutil
 import stat
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
+
+import msgspec
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -89,3 +93,10 @@ def try_lock(file: IO[str] | int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def read_state(path: Path, kind: type[T]) -> T | None:
+    """Read a struct from a JSON file; None if there is none, or it is damaged."""
+    with suppress(OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    return None
