@@ -83,6 +83,12 @@ def learning(settings: Settings, serving: Bundle) -> list[str]:
     lines = live.in_words(settings), live_inputs.in_words(settings)
     found += [line for line in lines if line is not None]
     state = racing.state_of(settings)
+    if state is not None and state.turned_at:
+        ago = state.done - state.turned_at
+        found.append(
+            f"the world turned round {ago:,} outcomes ago: by then a model of recent outcomes was "
+            "worse than guessing"
+        )
     rows = sum(block.rows for block in state.blocks) if state else 0
     if state is not None and rows:
         served = sum(block.served for block in state.blocks) / rows

@@ -20,11 +20,17 @@ The policy changes from everything to recent once an `EDetector` says that this 
 now, and back when it has predicted worse on the whole since then: everything is one of its
 candidates, so what it needs then is mostly a change of weights. Whether the new model then serves
 is up to the gate, which compares it with what was really predicted.
+
+Once an `EDetector` says that the blend is worse than guessing, the world has turned round, and
+the fits from before say nothing about it. Fits from afterwards would be scored one more delay
+of the labels later. So outcomes of messages sent before that alarm are scored by the latest
+fits that have not learnt from them. The sharpness is still judged by older ones: it is about
+how much changes while labels are late.
 """
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -81,6 +87,9 @@ LEAST_SHARE = 0.05
 #: The policy changes at this evidence. While the other policy is no better, that happens once
 #: in at least so many outcomes on average.
 CHANGE_AT = 50_000.0
+#: Fits that know fewer outcomes since the blend was last worse than guessing are not held
+#: against it.
+TURN = 2 * GRID
 #: A race that lost its state begins with so many of the latest outcomes.
 CATCH_UP = 2_000
 #: Fits that are kept for messages whose outcomes are late; older messages get the oldest.
@@ -183,6 +192,8 @@ class State(msgspec.Struct):
         sharpness_sums: The same of the blend, by its sharpness.
         weight: The discounted number of those losses.
         capital: The evidence for the other policy, as `EDetector.capital`.
+        doubt: The evidence that the blend is worse than guessing, as `EDetector.capital`.
+        turned_at: How many outcomes were scored when it last was.
         first: The parameters of the first model, which learnt from the base data alone, with
             the rounds; `first_model` is its number.
         everything: The parameters that the search has found last, with the rounds.
@@ -203,6 +214,8 @@ class State(msgspec.Struct):
     sharpness_sums: list[float] = msgspec.field(default_factory=lambda: [0.0] * len(SHARPNESS))
     weight: float = 0.0
     capital: list[float] = msgspec.field(default_factory=lambda: EDetector().capital)
+    doubt: list[float] = msgspec.field(default_factory=lambda: EDetector().capital)
+    turned_at: int = 0
     blocks: list[Block] = msgspec.field(default_factory=list)
     offsets: TopicOffsets = msgspec.field(default_factory=dict)
     trained: dict[int, int] = msgspec.field(default_factory=dict)
@@ -248,6 +261,19 @@ class _Fit:
     boosters: list[lgb.Booster]
     weights: Matrix
     sharpness: float
+
+    def predict(self, X: Matrix) -> Iterator[Matrix]:
+        """The raw scores of each variant."""
+        for candidate, booster in zip(self.candidates, self.boosters, strict=True):
+            for rounds in candidate.rounds:
+                yield booster.predict(X, raw_score=True, num_iteration=rounds, num_threads=1)
+
+    def blend(self, X: Matrix) -> Matrix:
+        """The raw scores of the blend, before their sharpness."""
+        blended: Matrix = sum(
+            weight * raw for weight, raw in zip(self.weights, self.predict(X), strict=True)
+        )
+        return blended
 
 
 @dataclass(frozen=True)
@@ -350,12 +376,16 @@ class Race:
         return booster
 
     def _score(self, stream: Stream, first: int, last: int) -> None:
-        """Score the outcomes [first, last) by the fits that were there when they were sent."""
+        """Score the outcomes [first, last) by the fits that were there when they were sent.
+
+        Those of messages from before the world turned round, by the latest fits.
+        """
         base, fitted_at = stream.base, np.array([one.at for one in self._fits])
         places = np.arange(first, last)
         X, codes = stream.X[base + places], stream.codes[base + places]
-        chosen = np.searchsorted(fitted_at, stream.sent_after[places], side="right") - 1
-        chosen = np.maximum(chosen, 0)
+        sent_after = stream.sent_after[places]
+        is_stale = sent_after < self.state.turned_at
+        chosen = _places_of(fitted_at, np.where(is_stale, places, sent_after))
         # (variants, outcomes) and more of them by policy
         each = np.empty((len(_FIT_OF), len(places)))
         shape = (
@@ -366,13 +396,10 @@ class Race:
         blended, everything, sharpness = np.zeros(shape), np.zeros(shape), np.empty(len(places))
         for version in np.unique(chosen).tolist():
             rows = chosen == version
-            here, number, fits = X[rows], 0, self._fits[version]
-            for candidate, booster in zip(fits.candidates, fits.boosters, strict=True):
-                for rounds in candidate.rounds:
-                    raw = booster.predict(here, raw_score=True, num_iteration=rounds, num_threads=1)
-                    each[number, rows] = blend.losses(raw, codes[rows])
-                    blended[rows] += fits.weights[number] * raw
-                    number += 1
+            fits = self._fits[version]
+            for number, raw in enumerate(fits.predict(X[rows])):
+                each[number, rows] = blend.losses(raw, codes[rows])
+                blended[rows] += fits.weights[number] * raw
             everything[rows] = raw  # of the last candidate
             sharpness[rows] = fits.sharpness
         recent = (blended.T * sharpness).T
@@ -390,9 +417,15 @@ class Race:
             codes,
             fitted_at[chosen] >= self._trained(stream.model_ids[places]),
         )
+        if is_stale.any():
+            sent = _places_of(fitted_at, sent_after)
+            for version in np.unique(sent[is_stale]).tolist():
+                rows = is_stale & (sent == version)
+                blended[rows] = self._fits[version].blend(X[rows])
         by_sharpness = [blend.losses(factor * blended, codes) for factor in SHARPNESS.tolist()]
         self._record(each, scored, np.stack(by_sharpness))
         self._weigh_evidence(scored)
+        self._notice_turn(scored.recent, fitted_at[chosen], last)
         self._add_block(scored, blend.losses(raw_first, codes))
         self._latest = [*self._latest, scored][-KEPT_BLOCKS:]
 
@@ -402,21 +435,12 @@ class Race:
         return np.array([trained.get(one, 0) for one in model_ids.tolist()], dtype=np.int64)
 
     def _record(self, each: Matrix, scored: Scored, by_sharpness: Matrix) -> None:
-        state, count = self.state, each.shape[1]
-        ages = 0.5 ** (np.arange(count)[::-1] / RECORD_HALF_LIFE)
-        faded = 0.5 ** (count / RECORD_HALF_LIFE)
+        state = self.state
+        state.sums = _add_losses(state.sums, each)
         policies = np.stack([scored.everything, scored.recent])
-
-        def add(sums: list[float], losses: Matrix) -> list[float]:
-            found: list[float] = (
-                np.array(sums) * faded + np.minimum(losses, LARGEST_LOSS) @ ages
-            ).tolist()
-            return found
-
-        state.sums = add(state.sums, each)
-        state.policy_sums = add(state.policy_sums, policies)
-        state.sharpness_sums = add(state.sharpness_sums, by_sharpness)
-        state.weight = state.weight * faded + float(ages.sum())
+        state.policy_sums = _add_losses(state.policy_sums, policies)
+        state.sharpness_sums = _add_losses(state.sharpness_sums, by_sharpness)
+        (state.weight,) = _add_losses([state.weight], np.ones((1, each.shape[1])))
 
     def _weigh_evidence(self, scored: Scored) -> None:
         """Compare the policies by fits of the same age; real predictions may be older."""
@@ -424,6 +448,16 @@ class Race:
         detector = EDetector(state.capital, 1.0 if state.policy == "everything" else 0.0)
         detector.update(scored.of(state.policy) - scored.of(other(state.policy)))
         state.capital = detector.capital
+
+    def _notice_turn(self, losses: Matrix, fitted_at: Places, last: int) -> None:
+        """Notice that the blend is worse than guessing, which all classes alike would be."""
+        state = self.state
+        detector = EDetector(state.doubt)
+        heeded = fitted_at >= (state.turned_at + TURN if state.turned_at else 0)
+        detector.update(losses[heeded] - math.log(len(self._features.classes)))
+        if detector.value >= CHANGE_AT:
+            state.turned_at, detector = last, EDetector()
+        state.doubt = detector.capital
 
     def _add_block(self, scored: Scored, first: Matrix) -> None:
         known = ~np.isnan(scored.served)
@@ -529,6 +563,20 @@ class Race:
             self.state.policy = policy
             new = EDetector() if policy == "everything" else EDetector.of_all()
             self.state.capital = new.capital
+
+
+def _add_losses(sums: Sequence[float], losses: Matrix) -> list[float]:
+    """Add losses, (sums, outcomes), to discounted sums."""
+    count = losses.shape[1]
+    ages = 0.5 ** (np.arange(count)[::-1] / RECORD_HALF_LIFE)
+    faded = np.array(sums) * 0.5 ** (count / RECORD_HALF_LIFE)
+    found: list[float] = (faded + np.minimum(losses, LARGEST_LOSS) @ ages).tolist()
+    return found
+
+
+def _places_of(fitted_at: Places, known: Places) -> Places:
+    """The places of the latest fits that learnt from no more than so many outcomes each."""
+    return np.maximum(np.searchsorted(fitted_at, known, side="right") - 1, 0)
 
 
 def _losses_of(served: Matrix, codes: IntegerCodes) -> Matrix:
@@ -645,7 +693,7 @@ def load_state(path: Path) -> State | None:
     new = State("", {}, {})
     fits = all(
         len(getattr(state, name)) == len(getattr(new, name))
-        for name in ("sums", "sharpness_sums", "capital")
+        for name in ("sums", "sharpness_sums", "capital", "doubt")
     )
     return state if fits else None
 

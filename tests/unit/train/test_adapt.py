@@ -101,6 +101,27 @@ def test_a_swap_is_followed_within_250_outcomes() -> None:
     assert race.wanted() == "recent"
 
 
+@pytest.mark.parametrize("classes", [2, 3])
+def test_a_swap_is_followed_within_250_outcomes_when_labels_are_late(classes: int) -> None:
+    """Fits are not scored on messages sent after them alone: that would take 500 more."""
+    delay, swap = 500, 1000
+    world = World.make(1500, seed=1, swap_after=swap, classes=classes)
+    late = replace(world.whole, sent_after=np.maximum(np.arange(1500) - delay, 0))
+    world = replace(world, whole=late)
+    race = world.race()
+    wanted = {}
+    for known in range(125, 1501, 125):
+        race.update(world.until(known))
+        wanted[known] = race.wanted()
+    assert {policy for known, policy in wanted.items() if known <= swap} == {"everything"}
+    assert wanted[swap + 250] == wanted[1500] == "recent"
+    assert swap < race.state.turned_at <= swap + 125
+    recent = race.latest(125)
+    assert recent is not None
+    guessing = np.log(classes)
+    assert recent.recent.mean() < 0.8 * guessing < guessing < recent.everything.mean()
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_a_stationary_stream_never_leaves_everything(seed: int) -> None:
     world = World.make(3000, seed)
@@ -109,6 +130,7 @@ def test_a_stationary_stream_never_leaves_everything(seed: int) -> None:
         race.update(world.until(known))
         assert race.wanted() == "everything", known
         assert race.evidence < CHANGE_AT
+    assert not race.state.turned_at
 
 
 def test_saved_state_goes_on_with_the_same_figures(tmp_path: Path) -> None:
@@ -169,16 +191,21 @@ def test_late_outcome_is_scored_by_a_fit_from_before_its_message(
         assert scored.probabilities["everything"][rows] == pytest.approx(expected, abs=1e-12)
 
 
-def test_late_outcomes_of_a_swap_are_losses_of_the_recent_policy() -> None:
-    """No candidate may know of the swap before a message that was sent before it."""
-    world = World.make(1000, seed=4, swap_after=500)
-    late = replace(world.whole, sent_after=np.minimum(world.whole.sent_after, 500))
+def test_late_outcomes_of_a_change_are_losses_of_the_recent_policy() -> None:
+    """No candidate may know of the change before a message that was sent before it.
+
+    The labels of a quarter of the rows are swapped: what was learnt is still better than guessing.
+    """
+    world = World.make(1000, seed=4)
+    whole, changed = world.whole, np.arange(BASE + 1000) >= BASE + 500
+    changed &= whole.X[:, world.features.columns.index("y")] > 0.75
+    whole = replace(whole, codes=np.where(changed, 1 - whole.codes, whole.codes))
+    late = replace(whole, sent_after=np.minimum(whole.sent_after, 500))
     prompt, tardy = world.race(), world.race()
-    prompt.update(world.whole)
+    prompt.update(whole)
     tardy.update(late)
-    prompt_block, tardy_block = prompt.state.blocks[-1], tardy.state.blocks[-1]
-    assert tardy_block.recent > 2 * prompt_block.recent
-    assert tardy_block.recent > tardy_block.served  # that of a coin
+    assert not tardy.state.turned_at
+    assert tardy.state.blocks[-1].recent > 1.2 * prompt.state.blocks[-1].recent
 
 
 def test_labels_that_come_after_the_next_change_make_it_less_sure() -> None:
