@@ -7,6 +7,7 @@ learns from the same rows and then from each label once it is known, runs beside
 """
 
 import argparse
+import multiprocessing
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -89,7 +90,7 @@ class Case:
 GOALS: dict[Case, tuple[float, float] | None] = {
     Case("elec2", 500, 0): (0.785, 0.47),
     Case("elec2", 25, 0): (0.81, 0.417),
-    Case("sea", 500, 0): (0.892, 0.344),
+    Case("sea", 25, 0): (0.892, 0.344),
     Case("swapped", 250, 0): None,
     Case("adult", 250, 0): None,
 }
@@ -146,13 +147,18 @@ def run(options: argparse.Namespace, workshop: Workshop) -> Section:
     ]
     found = []
     with ProcessPoolExecutor(os.cpu_count()) as pool:
-        waiting: list[Future[Found]] = [
-            pool.submit(_replay, case, options.rows, options.evals) for case in cases
-        ]
-        for future in waiting:
-            one = future.result()
-            workshop.say(f"streams: {one.case}: {_cells(one.contenders[0])}")
-            found.append(one)
+        try:
+            waiting: list[Future[Found]] = [
+                pool.submit(_replay, case, options.rows, options.evals) for case in cases
+            ]
+            for future in waiting:
+                one = future.result()
+                workshop.say(f"streams: {one.case}: {_cells(one.contenders[0])}")
+                found.append(one)
+        except BaseException:
+            for child in multiprocessing.active_children():  # else they finish their cases first
+                child.kill()
+            raise
     some = "" if set(options.streams) == set(STREAMS) else f": {', '.join(options.streams)}"
     section = Section(f"Streams{some}", [_goals(found), _table(found)])
     section.notes.append(

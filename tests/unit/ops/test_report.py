@@ -8,7 +8,8 @@ import pytest
 from ops import report
 from ops.__main__ import main
 from tests.unit.utils.message_store.samples import FEATURES, judged_batch
-from train import fit
+from train import adapt, fit, racing
+from train.adapt import Block, State
 from train.input_drift import Shift
 from utils.message_store import MessageStore
 from utils.model_store import Draft, ModelStore
@@ -47,6 +48,23 @@ def test_report_prints_live_quality(home: Path, capsys: pytest.CaptureFixture[st
     printed = capsys.readouterr().out
     for words in ("log loss", "AUC", "calibration", "last 70", "160", "400 messages, 360 of them"):
         assert words in printed
+
+
+def test_report_says_what_was_learnt_from_and_what_it_gained(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    publish(home / "models")
+    with MessageStore(f"sqlite:///{home}/messages/messages.db", FEATURES) as store:
+        store.ingest(judged_batch(400))
+    blocks = [Block(125, 50.0, 75.0, 60.0, 50.0, 100), Block(75, 30.0, 25.0, 20.0, 30.0, 60)]
+    state = State("p", {}, {}, done=1200, turned_at=200, blocks=blocks, first_model=1)
+    adapt.save_state(home / "searches" / racing.RACE_FILE, state)
+    assert main(["report"]) == 0
+    printed = capsys.readouterr().out
+    assert "model 1 learns from everything" in printed
+    assert "the world turned round 1,000 outcomes ago" in printed
+    assert "retraining has gained 0.1000 nats a prediction so far: log loss 0.4000" in printed
+    assert "on 200 outcomes, where model 1 would have had 0.5000" in printed
 
 
 def test_report_without_a_model_is_one_line(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
