@@ -165,9 +165,8 @@ def run(options: argparse.Namespace, workshop: Workshop) -> Section:
     section.notes.append(
         "Accuracy / log loss of each row's prediction, made before its label was learnt from; "
         "the defaults of pipeline.toml. ARF: river's adaptive random forest of 10 trees; "
-        "everything: one model of all rows, retrained as often; with late labels it is too good, "
-        "as messages from before a world turned round are scored by later fits. Behind: what was "
-        "served has a lower accuracy or a higher log loss than ARF."
+        "everything: one model of all rows, retrained as often. Behind: what was served has a "
+        "lower accuracy or a higher log loss than ARF."
     )
     section.plots += [
         Plot(

@@ -46,8 +46,7 @@ class Replay:
         first_losses: (rows,), the log loss of the first model.
         first_correct: (rows,), whether it was right.
         everything: (rows,), the log loss of one model of everything, as the mean of up to
-            `adapt.GRID` rows; NaN for rows that the race did not score. With late labels it is
-            too good: of messages from before the world turned round, later fits are scored.
+            `adapt.GRID` rows; NaN for rows that the race did not score.
         scored: Up to which row the race has scored everything.
         changes: (row, policy), from which row on a model of another policy served.
         trainings: How many there were, `refused` how many of them the gate refused, and

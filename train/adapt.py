@@ -268,13 +268,6 @@ class _Fit:
             for rounds in candidate.rounds:
                 yield booster.predict(X, raw_score=True, num_iteration=rounds, num_threads=1)
 
-    def blend(self, X: Matrix) -> Matrix:
-        """The raw scores of the blend, before their sharpness."""
-        blended: Matrix = sum(
-            weight * raw for weight, raw in zip(self.weights, self.predict(X), strict=True)
-        )
-        return blended
-
 
 @dataclass(frozen=True)
 class Scored:
@@ -417,16 +410,22 @@ class Race:
             codes,
             fitted_at[chosen] >= self._trained(stream.model_ids[places]),
         )
+        served_everything = everything.copy()  # what the policy would really have served
         if is_stale.any():
             sent = _places_of(fitted_at, sent_after)
             for version in np.unique(sent[is_stale]).tolist():
                 rows = is_stale & (sent == version)
-                blended[rows] = self._fits[version].blend(X[rows])
+                fits = self._fits[version]
+                raws = list(fits.predict(X[rows]))
+                blended[rows] = np.tensordot(fits.weights, raws, axes=1)
+                served_everything[rows] = raws[-1]
         by_sharpness = [blend.losses(factor * blended, codes) for factor in SHARPNESS.tolist()]
         self._record(each, scored, np.stack(by_sharpness))
         self._weigh_evidence(scored)
         self._notice_turn(scored.recent, fitted_at[chosen], last)
-        self._add_block(scored, blend.losses(raw_first, codes))
+        self._add_block(
+            scored, blend.losses(raw_first, codes), blend.losses(served_everything, codes)
+        )
         self._latest = [*self._latest, scored][-KEPT_BLOCKS:]
 
     def _trained(self, model_ids: Places) -> Places:
@@ -459,14 +458,14 @@ class Race:
             state.turned_at, detector = last, EDetector()
         state.doubt = detector.capital
 
-    def _add_block(self, scored: Scored, first: Matrix) -> None:
+    def _add_block(self, scored: Scored, first: Matrix, everything: Matrix) -> None:
         known = ~np.isnan(scored.served)
         right = predicted_codes(scored.probabilities["served"][known]) == scored.codes[known]
         block = Block(
             rows=int(known.sum()),
             served=float(scored.served[known].sum()),
             first=float(first[known].sum()),
-            everything=float(scored.everything[known].sum()),
+            everything=float(everything[known].sum()),
             recent=float(scored.recent[known].sum()),
             correct=int(right.sum()),
         )

@@ -120,6 +120,9 @@ def test_a_swap_is_followed_within_250_outcomes_when_labels_are_late(classes: in
     assert recent is not None
     guessing = np.log(classes)
     assert recent.recent.mean() < 0.8 * guessing < guessing < recent.everything.mean()
+    # What everything would have served knew nothing of the swap.
+    block = race.state.blocks[-1]
+    assert block.everything / block.rows > 1.2 * recent.everything.mean()
 
 
 @pytest.mark.parametrize("seed", range(5))
