@@ -317,6 +317,15 @@ class Race:
         """All candidates; the last one is the policy everything."""
         return *CANDIDATES, _as_searched(self.state.everything)
 
+    def shrink(self, outcomes: int) -> None:
+        """Forget the fits of more outcomes than there are: a log that was made again is shorter."""
+        self.state.done = min(self.state.done, outcomes)
+        self.state.turned_at = min(self.state.turned_at, outcomes)
+        self._fits = [one for one in self._fits if one.at <= outcomes]
+        self._fitted = {
+            place: (at, booster) for place, (at, booster) in self._fitted.items() if at <= outcomes
+        }
+
     def begin(self, stream: Stream) -> None:
         """Fit the candidates where the race goes on, unless that was done before."""
         state, known = self.state, stream.outcomes
@@ -387,9 +396,7 @@ class Race:
             else (len(places), len(self._features.classes))
         )
         blended, everything, sharpness = np.zeros(shape), np.zeros(shape), np.empty(len(places))
-        for version in np.unique(chosen).tolist():
-            rows = chosen == version
-            fits = self._fits[version]
+        for fits, rows in self._by_fit(chosen):
             for number, raw in enumerate(fits.predict(X[rows])):
                 each[number, rows] = blend.losses(raw, codes[rows])
                 blended[rows] += fits.weights[number] * raw
@@ -411,14 +418,10 @@ class Race:
             fitted_at[chosen] >= self._trained(stream.model_ids[places]),
         )
         served_everything = everything.copy()  # what the policy would really have served
-        if is_stale.any():
-            sent = _places_of(fitted_at, sent_after)
-            for version in np.unique(sent[is_stale]).tolist():
-                rows = is_stale & (sent == version)
-                fits = self._fits[version]
-                raws = list(fits.predict(X[rows]))
-                blended[rows] = np.tensordot(fits.weights, raws, axes=1)
-                served_everything[rows] = raws[-1]
+        for fits, rows in self._by_fit(_places_of(fitted_at, sent_after), is_stale):
+            raws = list(fits.predict(X[rows]))
+            blended[rows] = np.tensordot(fits.weights, raws, axes=1)
+            served_everything[rows] = raws[-1]
         by_sharpness = [blend.losses(factor * blended, codes) for factor in SHARPNESS.tolist()]
         self._record(each, scored, np.stack(by_sharpness))
         self._weigh_evidence(scored)
@@ -427,6 +430,14 @@ class Race:
             scored, blend.losses(raw_first, codes), blend.losses(served_everything, codes)
         )
         self._latest = [*self._latest, scored][-KEPT_BLOCKS:]
+
+    def _by_fit(
+        self, versions: Places, among: npt.NDArray[np.bool_] | None = None
+    ) -> Iterator[tuple[_Fit, npt.NDArray[np.bool_]]]:
+        """Each fit that is the version of an outcome, and which outcomes those are."""
+        for version in np.unique(versions if among is None else versions[among]).tolist():
+            rows = versions == version
+            yield self._fits[version], rows if among is None else rows & among
 
     def _trained(self, model_ids: Places) -> Places:
         """How many outcomes were scored when each of the models was trained."""

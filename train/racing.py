@@ -83,6 +83,7 @@ def race_of(
         _begin(kept, settings, problem, rows, copy.deepcopy(state))
     race = kept.race
     assert race is not None
+    race.shrink(len(rows.ids) - rows.base)
     stream = _stream(kept, rows, race.state, predictions)
     if not scores:
         race.begin(stream)
@@ -113,7 +114,6 @@ def _stream(kept: _Kept, rows: Rows, state: State, predictions: Predictions) -> 
     kept.X = np.concatenate([kept.X[: base + same], features.transform(frame.iloc[same:])])
     kept.codes = np.concatenate([kept.codes[: base + same], codes])
     kept.ids = ids
-    state.done = min(state.done, len(ids))
     served, model_ids = _served(rows, state, features, predictions)
     return Stream(base, kept.X, kept.codes, rows.sent_after, model_ids, served)
 
@@ -138,8 +138,7 @@ def _served(
     model_ids = np.zeros(len(ids), dtype=np.int64)
     read = training_offsets(TrainingRecord(offsets=state.offsets, topic_ids=rows.topic_ids))
     made = predictions(read)
-    first = min(state.done, len(ids))
-    for place, request_id in enumerate(ids[first:], first):
+    for place, request_id in enumerate(ids[state.done :], state.done):
         if request_id in made:
             model_ids[place], probability = made[request_id]
             with suppress(ValueError):  # the model had other classes

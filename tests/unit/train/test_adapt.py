@@ -125,6 +125,23 @@ def test_a_swap_is_followed_within_250_outcomes_when_labels_are_late(classes: in
     assert block.everything / block.rows > 1.2 * recent.everything.mean()
 
 
+def test_a_shorter_log_is_learnt_as_a_new_one() -> None:
+    """Its outcomes are scored by fits of its own, and are not all from before the turn."""
+    race = World.make(1500, seed=1, swap_after=1000).race()
+    race.update(World.make(1500, seed=1, swap_after=1000).whole)
+    assert race.state.turned_at > 1000
+    race.shrink(300)
+    assert (race.state.done, race.state.turned_at) == (300, 300)
+    after = World.make(700, seed=2)
+    race.update(after.whole)
+    assert race.state.done == 700
+    scored = race.latest(125)
+    assert scored is not None
+    # Fits of the log before, with the labels swapped, would lose more than guessing does.
+    assert scored.recent.mean() < np.log(2)
+    assert [one.at for one in race._fits] == sorted(one.at for one in race._fits)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_a_stationary_stream_never_leaves_everything(seed: int) -> None:
     world = World.make(3000, seed)
