@@ -152,8 +152,8 @@ def report_model(result: Result, report: Report) -> None:
 
 def create_topics(settings: Settings, report: Report) -> None:
     """Create the missing topics, and commit a first offset for each group."""
-    created = kafka_io.ensure_topics(settings.kafka, messages.GROUPS)
-    report(f"topics created: {', '.join(created)}" if created else "all topics exist")
+    for line in kafka_io.ensure_topics(settings.kafka, messages.GROUPS) or ["all topics exist"]:
+        report(line)
 
 
 def _progress() -> Progress:

@@ -264,6 +264,7 @@ def main(settings: Settings) -> None:
             instance_id=instance_id,
             max_records=scoring.MAX_RECORDS,
             report=report,
+            answers={messages.APP_MESSAGES: messages.PREDICTIONS},
         )
         resources.callback(client.close)
         bundle = watcher.current()

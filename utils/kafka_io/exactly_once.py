@@ -1,7 +1,7 @@
 """Consumer and producer whose records and offsets commit together."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -9,15 +9,18 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka import errors as kafka_errors
 from kafka.consumer.subscription_state import ConsumerRebalanceListener
 from kafka.coordinator.assignors.range import RangePartitionAssignor
-from kafka.structs import ConsumerGroupMetadata, MemberState
+from kafka.structs import ConsumerGroupMetadata, MemberState, OffsetAndMetadata
 
 from utils.errors import UserError
 from utils.kafka_io.clients import (
+    NO_OFFSET_TIMEOUT_S,
     OPERATION_TIMEOUT_MS,
-    committed_offset,
+    committed_offsets,
+    in_words,
     open_consumer,
     translate_connection_errors,
 )
+from utils.kafka_io.group_watch import GroupWatch
 from utils.kafka_io.record_batches import Content, Record
 from utils.kafka_io.topics import MAX_MESSAGE_BYTES
 from utils.kafka_io.transactions import (
@@ -31,9 +34,8 @@ from utils.settings import Kafka
 
 SESSION_TIMEOUT_MS = 2_000
 HEARTBEAT_INTERVAL_MS = 500
-#: A broker that has just restarted reports "no offset committed" for about half a second
-#: to groups that have one. The answer is trusted only if it lasts this long.
-NO_OFFSET_TIMEOUT_S = 5.0
+#: How often the committed offsets of partitions that are held back are asked for.
+LOOK_AGAIN_S = 0.2
 
 
 class Fenced(UserError):
@@ -59,15 +61,17 @@ class Polled:
 
     Attributes:
         records: By partition, in offset order.
-        restored: The assigned partitions with their committed positions, after a rebalance
-            or an error; else None. The caller drops its state of all partitions; records
-            that were polled but not committed are polled again.
+        restored: The assigned partitions that are read, with their committed positions, after
+            a rebalance, an error or a change of what is read; else None. The caller drops its
+            state of all partitions; records that were polled but not committed are polled again.
+        held_back: The assigned partitions that are not read yet, then.
     """
 
     records: dict[TopicPartition, list[Record]]
     restored: dict[TopicPartition, Position] | None = None
     membership: ConsumerGroupMetadata | None = None
     epoch: int = 0
+    held_back: frozenset[TopicPartition] = frozenset()
 
 
 class ExactlyOnce:
@@ -87,6 +91,8 @@ class ExactlyOnce:
             once instead of waiting for the session of its predecessor to time out.
         max_records: The most records that one poll returns.
         report: Called with one line of text for the user (records expired, a wait).
+        answers: By topic, the one that answers go to, with the same partition number. A
+            partition without such a counterpart is not read.
     """
 
     def __init__(
@@ -98,10 +104,12 @@ class ExactlyOnce:
         instance_id: str,
         max_records: int,
         report: Callable[[str], None],
+        answers: Mapping[str, str] | None = None,
     ) -> None:
         self._kafka = kafka
         self._group = group
         self._topics = list(topics)
+        self._answers = dict(answers or {})
         self._instance_id = instance_id
         self._max_records = max_records
         self._report = report
@@ -113,9 +121,12 @@ class ExactlyOnce:
         # The last process of this instance_id may have been killed.
         self._may_have_open_transaction = True
         self._newest: dict[TopicPartition, int] = {}
-        #: The first positions of partitions without a committed offset. The next commit
-        #: includes them, or each restart would wait NO_OFFSET_TIMEOUT_S for them again.
-        self._beginnings: dict[TopicPartition, Position] = {}
+        # When a suspect answer about a partition's offset is trusted (s, monotonic).
+        self._suspects: dict[TopicPartition, float] = {}
+        self._unanswerable: set[TopicPartition] = set()
+        self._reported_misfit = ""
+        self._look_again_at = 0.0
+        self._watch = GroupWatch(kafka, group, topics, instance_id)
         self._committer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="committer")
         self._in_flight: tuple[Future[None], Callable[[], None]] | None = None
         with translate_connection_errors(kafka):
@@ -156,6 +167,7 @@ class ExactlyOnce:
             KafkaError: The poll failed; poll again.
             Fenced: Another process runs under this instance_id.
         """
+        self._watch.look(self._consumer)
         coordinator = self._consumer._coordinator
         if coordinator.rejoining:
             # A previous poll began this join and returned before it ended. If changed
@@ -174,7 +186,7 @@ class ExactlyOnce:
         if membership.state != MemberState.STABLE or not membership.member_id:
             self._failed = self._failed or bool(records)
             return Polled({})
-        if self._rebalance.happened or self._failed:
+        if self._rebalance.happened or self._failed or self._may_read_more():
             self.wait_for_commit()
             return self._restore(membership)
         if self._in_flight is None:
@@ -182,52 +194,116 @@ class ExactlyOnce:
         return Polled(records, None, membership, self._epoch)
 
     def _restore(self, membership: ConsumerGroupMetadata) -> Polled:
-        """Seek all assigned partitions to their committed positions."""
+        """Seek the assigned partitions to their committed positions; hold back the others."""
         self._failed = True
         self._rebalance.happened = False
         self._epoch += 1
         self._replace_producer()
-        self._beginnings.clear()
-        assigned = sorted(self._consumer.assignment())
-        positions = {tp: self._position(tp) for tp in assigned}
-        for tp, position in positions.items():
-            self._consumer.seek(tp, position.offset)
+        assigned = self._consumer.assignment()
+        self._suspects = {tp: at for tp, at in self._suspects.items() if tp in assigned}
+        self._unanswerable = self._without_answer(assigned)
+        self._report_misfit()
+        positions, beginnings = self._positions(sorted(assigned - self._unanswerable))
+        for tp in assigned:
+            if tp in positions:
+                self._consumer.seek(tp, positions[tp].offset)
+                self._consumer.resume(tp)
+            else:
+                self._consumer.pause(tp)
+                self._consumer.seek(tp, 0)  # the client wants to know one; nothing is fetched
+        self._look_again_at = time.monotonic() + LOOK_AGAIN_S
         self._failed = False
-        return Polled({}, positions, membership, self._epoch)
-
-    def _position(self, tp: TopicPartition) -> Position:
-        """The committed position of a partition; suspect answers are checked again.
-
-        A broker that has just restarted may report no offset, an old one, or a log that
-        ends before the offset. Such an answer is trusted after NO_OFFSET_TIMEOUT_S.
-        """
-        newest = self._newest.get(tp, -1)
-        deadline = time.monotonic() + NO_OFFSET_TIMEOUT_S
-        while True:
-            committed = committed_offset(self._consumer, tp)
-            starts = self._consumer.beginning_offsets([tp], timeout_ms=OPERATION_TIMEOUT_MS)
-            ends = self._consumer.end_offsets([tp], timeout_ms=OPERATION_TIMEOUT_MS)
-            if committed is not None and newest <= committed.offset <= ends[tp]:
-                break
-            if time.monotonic() > deadline:
-                break
-            time.sleep(0.2)
-        if committed is None:
-            self._report(
-                f"{tp.topic}-{tp.partition} has no committed offset: reading from its start"
-            )
-            self._beginnings[tp] = Position(starts[tp])
-            return self._beginnings[tp]
-        if starts[tp] <= committed.offset <= ends[tp]:
-            self._newest[tp] = committed.offset
-            return Position(committed.offset, committed.metadata or "")
-        self._newest.pop(tp, None)
-        self._report(
-            f"{tp.topic}-{tp.partition}: offset {committed.offset} is not in the log any more "
-            f"({starts[tp]} to {ends[tp]}); continuing at {starts[tp]}"
+        polled = Polled(
+            {}, positions, membership, self._epoch, frozenset(assigned - set(positions))
         )
-        expired = committed.offset < starts[tp]  # else the topic was deleted and recreated
-        return Position(starts[tp], (committed.metadata or "") if expired else "")
+        if beginnings:  # or else the next start would wait for them again
+            self.commit(polled, {}, beginnings)
+            self.wait_for_commit()
+        return polled
+
+    def _may_read_more(self) -> bool:
+        """Whether a partition that was held back can be read by now."""
+        if not (self._suspects or self._unanswerable) or time.monotonic() < self._look_again_at:
+            return False
+        self._look_again_at = time.monotonic() + LOOK_AGAIN_S
+        if self._without_answer(self._unanswerable) != self._unanswerable:
+            return True
+        found = self._look_up(sorted(self._suspects))
+        return any(
+            self._is_sure(tp, committed, end) or time.monotonic() >= self._suspects[tp]
+            for tp, (committed, _, end) in found.items()
+        )
+
+    def _without_answer(self, partitions: Iterable[TopicPartition]) -> set[TopicPartition]:
+        """The partitions whose answers have no place to go to."""
+        assert self._producer is not None
+        there = {
+            topic: self._producer.partitions_for(answers)
+            for topic, answers in self._answers.items()
+        }
+        return {tp for tp in partitions if tp.partition not in there.get(tp.topic, {tp.partition})}
+
+    def _report_misfit(self) -> None:
+        """Say once which partitions are not read because their answers have no place to go to."""
+        line = "; ".join(
+            f"{tp.topic} has partitions that {self._answers[tp.topic]} lacks, so they are not "
+            f"served: {in_words(one for one in self._unanswerable if one.topic == tp.topic)} "
+            "(initialize.py adds them)"
+            for tp in {one.topic: one for one in self._unanswerable}.values()
+        )
+        if line and line != self._reported_misfit:
+            self._report(line)
+        self._reported_misfit = line
+
+    def _look_up(
+        self, partitions: list[TopicPartition]
+    ) -> dict[TopicPartition, tuple[OffsetAndMetadata | None, int, int]]:
+        """The committed offset of each partition, and the first and last offset of its log."""
+        committed = committed_offsets(self._consumer, partitions)
+        starts = self._consumer.beginning_offsets(partitions, timeout_ms=OPERATION_TIMEOUT_MS)
+        ends = self._consumer.end_offsets(partitions, timeout_ms=OPERATION_TIMEOUT_MS)
+        return {tp: (committed.get(tp), starts[tp], ends[tp]) for tp in partitions}
+
+    def _is_sure(self, tp: TopicPartition, committed: OffsetAndMetadata | None, end: int) -> bool:
+        """Whether an answer is beyond doubt.
+
+        A broker that has just restarted may report no offset, an old one, or a log that ends
+        before the offset.
+        """
+        return committed is not None and self._newest.get(tp, -1) <= committed.offset <= end
+
+    def _positions(
+        self, partitions: list[TopicPartition]
+    ) -> tuple[dict[TopicPartition, Position], dict[TopicPartition, Position]]:
+        """The positions of partitions, without those that are in doubt, which are suspects.
+
+        Returns:
+            All that are known, and those of them that no offset was committed for.
+        """
+        positions: dict[TopicPartition, Position] = {}
+        beginnings: dict[TopicPartition, Position] = {}
+        now = time.monotonic()
+        for tp, (committed, start, end) in self._look_up(partitions).items():
+            is_sure = self._is_sure(tp, committed, end)
+            if not is_sure and now < self._suspects.setdefault(tp, now + NO_OFFSET_TIMEOUT_S):
+                continue
+            self._suspects.pop(tp, None)
+            if committed is None:
+                beginnings[tp] = positions[tp] = Position(start)
+            elif start <= committed.offset <= end:
+                self._newest[tp] = committed.offset
+                positions[tp] = Position(committed.offset, committed.metadata or "")
+            else:
+                self._newest.pop(tp, None)
+                self._report(
+                    f"{tp.topic}-{tp.partition}: offset {committed.offset} is not in the log any "
+                    f"more ({start} to {end}); continuing at {start}"
+                )
+                expired = committed.offset < start  # else the topic was deleted and recreated
+                positions[tp] = Position(start, (committed.metadata or "") if expired else "")
+        if beginnings:
+            self._report(f"no committed offset: reading from the start of {in_words(beginnings)}")
+        return positions, beginnings
 
     def _replace_producer(self) -> None:
         """Open a new producer: one that has aborted keeps the offsets of that transaction."""
@@ -290,7 +366,6 @@ class ExactlyOnce:
             raise kafka_errors.CommitFailedError("the assignment changed meanwhile")
         assert self._producer is not None
         self._replace_lost_producer()
-        positions = {**self._beginnings, **positions}
         self._producer_is_new = False
         self._may_have_open_transaction = True
         committed = self._committer.submit(
@@ -299,7 +374,6 @@ class ExactlyOnce:
 
         def on_committed() -> None:
             self._may_have_open_transaction = False
-            self._beginnings.clear()
             self._newest.update((tp, position.offset) for tp, position in positions.items())
             then()
 

@@ -1,7 +1,9 @@
 """Creates the topics, and commits a first offset for each consumer group."""
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 
+from kafka import KafkaConsumer, TopicPartition
 from kafka import errors as kafka_errors
 from kafka.admin import NewTopic
 from kafka.errors import KafkaError
@@ -9,9 +11,10 @@ from kafka.structs import OffsetAndMetadata
 
 from utils import messages
 from utils.kafka_io.clients import (
+    NO_OFFSET_TIMEOUT_S,
     REQUEST_TIMEOUT_MS,
     KafkaUnavailable,
-    committed_offset,
+    committed_offsets,
     open_admin,
     open_consumer,
     partitions_of,
@@ -26,40 +29,54 @@ SETUP_TIMEOUT_S = 60.0
 
 
 def ensure_topics(kafka: Kafka, groups: Mapping[str, Sequence[str]]) -> list[str]:
-    """Create the missing topics, and commit a first offset for each consumer group.
+    """Create what is missing of the topics, and commit a first offset for each consumer group.
 
     With an offset committed for every partition, "no offset committed" never means a new
-    partition: it comes from a broker that has not loaded its offsets yet.
+    partition: it comes from a broker that has not loaded its offsets yet. Topics that answers
+    and outcomes go to get as many partitions as `app_messages` has.
 
     Args:
         kafka: How to reach the cluster.
         groups: The topics that each consumer group reads.
 
     Returns:
-        The names of the topics created.
+        What was done, in lines of text for the user.
 
     Raises:
         KafkaUnavailable: The cluster cannot be reached, or it rejects the request.
     """
-    wanted = dict.fromkeys(messages.CO_PARTITIONED, kafka.partitions)
-    wanted |= {messages.RETRAIN_TOPIC: 1, messages.DEAD_LETTERS: 1}
     admin = open_admin(kafka)
     try:
-        existing = set(admin.list_topics())
-        missing = [topic for topic in wanted if topic not in existing]
+        there = {
+            topic["name"]: len(topic["partitions"])
+            for topic in admin.describe_topics(sorted(admin.list_topics()))
+        }
+        count = there.get(messages.APP_MESSAGES, kafka.partitions)
+        wanted = dict.fromkeys(messages.CO_PARTITIONED, count)
+        wanted |= {messages.RETRAIN_TOPIC: 1, messages.DEAD_LETTERS: 1}
+        missing = [topic for topic in wanted if topic not in there]
+        more = {
+            topic: count for topic in messages.CO_PARTITIONED if there.get(topic, count) < count
+        }
         if missing:
             admin.create_topics(
                 [_new_topic(topic, wanted[topic]) for topic in missing],
                 raise_errors=False,  # another initialize.py may create them as well
             )
             admin.wait_for_topics(missing, timeout_ms=REQUEST_TIMEOUT_MS)
+        if more:
+            admin.create_partitions(more, raise_errors=False)
     except KafkaError as error:
         raise KafkaUnavailable(f"cannot create the topics: {error}") from None
     finally:
         admin.close()
     for group, topics in groups.items():
-        _commit_first_offsets(kafka, group, topics)
-    return missing
+        _commit_first_offsets(kafka, group, topics, missing)
+    done = [f"topics created: {', '.join(missing)}"] if missing else []
+    return done + [
+        f"{topic} has {count} partitions now, as {messages.APP_MESSAGES}"
+        for topic, count in more.items()
+    ]
 
 
 def _new_topic(topic: str, partitions: int) -> NewTopic:
@@ -79,31 +96,45 @@ def _new_topic(topic: str, partitions: int) -> NewTopic:
     )
 
 
-def _commit_first_offsets(kafka: Kafka, group: str, topics: Iterable[str]) -> None:
+def _commit_first_offsets(
+    kafka: Kafka, group: str, topics: Iterable[str], created: Sequence[str]
+) -> None:
     from tenacity import Retrying, retry_if_exception_type, stop_after_delay
 
     # A new broker first creates its topic of offsets: seconds on a slow machine.
     timed_out = retry_if_exception_type(kafka_errors.KafkaTimeoutError)
     retrying = Retrying(retry=timed_out, stop=stop_after_delay(SETUP_TIMEOUT_S), reraise=True)
     try:
-        retrying(_try_to_commit_first_offsets, kafka, group, topics)
+        retrying(_try_to_commit_first_offsets, kafka, group, topics, created)
     except kafka_errors.CommitFailedError:
         return  # the group is running
     except KafkaError as error:
         raise KafkaUnavailable(f"cannot set up group {group}: {error}") from None
 
 
-def _try_to_commit_first_offsets(kafka: Kafka, group: str, topics: Iterable[str]) -> None:
+def _try_to_commit_first_offsets(
+    kafka: Kafka, group: str, topics: Iterable[str], created: Sequence[str]
+) -> None:
     consumer = open_consumer(kafka, group_id=group)
     try:
-        partitions = partitions_of(consumer, topics)
-        if any(committed_offset(consumer, tp) is not None for tp in partitions):
-            return  # the group has committed offsets already
-        consumer.assign(partitions)
-        starts = consumer.beginning_offsets(partitions, timeout_ms=REQUEST_TIMEOUT_MS)
+        new = _without_offset(consumer, partitions_of(consumer, topics))
+        if any(tp.topic not in created for tp in new):
+            time.sleep(NO_OFFSET_TIMEOUT_S)
+            new = _without_offset(consumer, new)
+        if not new:
+            return
+        consumer.assign(new)
+        starts = consumer.beginning_offsets(new, timeout_ms=REQUEST_TIMEOUT_MS)
         consumer.commit(
             {tp: OffsetAndMetadata(offset, "", -1) for tp, offset in starts.items()},
             timeout_ms=REQUEST_TIMEOUT_MS,
         )
     finally:
         consumer.close()
+
+
+def _without_offset(
+    consumer: KafkaConsumer, partitions: list[TopicPartition]
+) -> list[TopicPartition]:
+    committed = committed_offsets(consumer, partitions)
+    return [tp for tp in partitions if tp not in committed]
