@@ -15,6 +15,7 @@ import time
 from concurrent.futures import Future
 from contextlib import ExitStack, suppress
 from functools import partial
+from typing import NamedTuple
 
 import msgspec
 from msgspec import UNSET
@@ -46,6 +47,18 @@ MAX_REQUESTS = 10_000
 TRACKING_TIMEOUT = 5.0
 #: Niceness of the process that logs to MLflow: predictors and trainings go first.
 TRACKING_NICENESS = 15
+
+
+class _Waiting(NamedTuple):
+    """A request that no training has answered: its place, its timestamp (ms), and itself."""
+
+    offset: int
+    timestamp: int
+    request: RetrainRequest
+
+    def age(self, now: float) -> float:
+        """How long it has waited, in seconds; 0 if its timestamp makes no sense."""
+        return max(0.0, now - self.timestamp / 1000) if self.timestamp > 0 else 0.0
 
 
 class Trainer:
@@ -81,7 +94,7 @@ class Trainer:
         self.settings = settings
         self.report = report
         self.trainings = 0
-        self._waiting: list[tuple[int, RetrainRequest]] = []
+        self._waiting: list[_Waiting] = []
         self._answers_may_be_new = True
         self._model_may_be_other = False
         self._position: Position | None = None
@@ -148,10 +161,8 @@ class Trainer:
             except messages.BadRecord:
                 continue
             if isinstance(event, RetrainRequest):
-                self._waiting.append((record.offset, event))
-                self._answers_may_be_new = True
-                self._schedule.request_arrived()
-                requested = True
+                self._waiting.append(_Waiting(record.offset, record.timestamp, event))
+                self._answers_may_be_new = requested = True
             elif isinstance(event, Rollback | TrainingCompleted):
                 # By hand or by initialize.py --force: the model may have other columns.
                 self._model_may_be_other = True
@@ -218,7 +229,7 @@ class Trainer:
 
     def _is_requested(self, request: RetrainRequest) -> bool:
         """Whether a request waits, also one that a killed trainer sent and nobody has polled."""
-        if any(waiting.batch_id == request.batch_id for _, waiting in self._waiting):
+        if any(one.request.batch_id == request.batch_id for one in self._waiting):
             return True
         assert self._position is not None
         kafka, topic = self.settings.kafka, messages.RETRAIN_TOPIC
@@ -262,14 +273,14 @@ class Trainer:
         # One query, however many requests are answered.
         values = self.ingest.all_values() if answers else ValueShares()
         records = self._announcements + [
-            self._completed(answers[request.batch_id], request, values)
-            for _, request in self._waiting
-            if request.batch_id in answers
+            self._completed(answers[one.request.batch_id], one.request, values)
+            for one in self._waiting
+            if one.request.batch_id in answers
         ]
         if not records and not (polled.records and not self._waiting):
             return
-        left = [(offset, r) for offset, r in self._waiting if r.batch_id not in answers]
-        position = Position(left[0][0]) if left else self._position
+        left = [one for one in self._waiting if one.request.batch_id not in answers]
+        position = Position(left[0].offset) if left else self._position
         self.client.commit(
             polled,
             {self._partition: [(None, msgspec.json.encode(record), None) for record in records]},
@@ -285,7 +296,7 @@ class Trainer:
         A topic that was deleted and recreated repeats its offsets, and so the batch ids of
         ranges. A model that was trained on the old topic does not answer a new request.
         """
-        topics = {request.batch_id: request.topic for _, request in self._waiting}
+        topics = {one.request.batch_id: one.request.topic for one in self._waiting}
         return {
             batch_id: entry
             for batch_id, entry in self.store.trainings_for(topics).items()
@@ -313,7 +324,7 @@ class Trainer:
 
     def _start_work(self) -> None:
         if self._waiting:
-            requests = [request for _, request in self._waiting]
+            requests = [one.request for one in self._waiting]
             # The store may not have read what was committed before the requests yet.
             if self._schedule.may_train() and self.ingest.has_read(requests):
                 self._train([request.batch_id for request in requests])
@@ -328,7 +339,7 @@ class Trainer:
     def _train(self, batch_ids: list[str]) -> None:
         combined = f", {len(batch_ids)} requests in one" if len(batch_ids) > 1 else ""
         self.report(f"RETRAINING STARTED ({batch_ids[-1]}{combined})")
-        waited = self._schedule.training_started()
+        waited = max(one.age(time.time()) for one in self._waiting)
         self._job = self.worker.train(Job(tuple(batch_ids), waited))
 
     def _rollback(self) -> messages.Rollback | None:

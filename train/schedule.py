@@ -30,48 +30,32 @@ class Schedule:
 
     >>> now = 0.0
     >>> schedule = Schedule(clock=lambda: now)
-    >>> schedule.request_arrived()
-    >>> now = 3.0
-    >>> schedule.may_train(), schedule.training_started()
-    (True, 3.0)
+    >>> schedule.may_train()
+    True
     >>> schedule.training_failed()
     >>> schedule.may_train()
     False
-    >>> now = 8.0
-    >>> schedule.may_train(), schedule.training_started()
-    (True, 8.0)
+    >>> now = 5.0
+    >>> schedule.may_train()
+    True
 
     Attributes:
         clock: Returns seconds; never goes back.
     """
 
     clock: Callable[[], float] = time.monotonic
-    _waiting_since: float | None = None
-    _trained_since: float | None = None
     _train_from: float = 0.0
     _read_from: float = 0.0
     _judged_outcomes: int = 0
     _judge_from: float | None = None
     _age_from: float = 0.0
 
-    def request_arrived(self) -> None:
-        """Record a request; the waiting time counts from the oldest one."""
-        if self._waiting_since is None:
-            self._waiting_since = self.clock()
-
     def may_train(self) -> bool:
         """Whether the pause after a failed training is over."""
         return self.clock() >= self._train_from
 
-    def training_started(self) -> float:
-        """Record that a training began; returns how long the oldest request waited, in seconds."""
-        now = self.clock()
-        self._trained_since, self._waiting_since = self._waiting_since, None
-        return 0.0 if self._trained_since is None else now - self._trained_since
-
     def training_failed(self) -> None:
-        """Record that the training failed: its requests wait again, and the next try is delayed."""
-        self._waiting_since = self._trained_since
+        """Record that the training failed: the next try is delayed."""
         self._train_from = self.clock() + RETRY_SECONDS
 
     def may_read(self, *, training: bool) -> bool:

@@ -1,5 +1,6 @@
 """Topics that are missing, grow, expire, or are deleted and recreated while scripts run."""
 
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -11,11 +12,12 @@ from typing import Any
 import pytest
 from kafka import KafkaAdminClient
 
-from tests.harness import Pipeline, Script, until
+from tests.harness import Pipeline, Script, delete_topics_and_groups, until
 from utils import kafka_io
 from utils.broker import Broker
 from utils.kafka_io import TopicPartition
 from utils.messages import APP_MESSAGES, CO_PARTITIONED, GROUPS, OUTCOMES, PREDICTIONS
+from utils.model_store import ModelStore
 from utils.settings import ROOT
 
 Row = dict[str, Any]
@@ -47,6 +49,11 @@ class Scripts:
         self.predictor = self.pipeline.start(self.program, "predictor.py")
         return self.predictor
 
+    def start_trainer(self) -> Script:
+        """Start the trainer anew."""
+        self.trainer = self.pipeline.start(self.program, "trainer.py", "--evals", "1")
+        return self.trainer
+
 
 @pytest.fixture
 def scripts(empty_broker: Broker, prepared_home: Path, tmp_path: Path) -> Iterator[Scripts]:
@@ -72,6 +79,7 @@ def test_scripts_follow_missing_growing_expired_and_recreated_topics(
     predictor_serves_what_was_added_while_it_was_down(scripts)
     scripts_skip_expired_records(scripts, adult)
     trainer_starts_over_with_a_recreated_topic(scripts, adult)
+    trainer_knows_the_log_before_any_training(scripts, adult)
     assert scripts.predictor.end() == 0 and scripts.trainer.end() == 0
 
 
@@ -151,6 +159,27 @@ def trainer_starts_over_with_a_recreated_topic(scripts: Scripts, adult: list[Row
     assert completed[1]["rows"] < completed[0]["rows"] + 25
     assert pipeline.stored_messages() == 25
     assert (pipeline.home / "messages" / "messages.db.before-1").exists()
+
+
+def trainer_knows_the_log_before_any_training(scripts: Scripts, adult: list[Row]) -> None:
+    """All topics are deleted and made again while the trainer is down, and its home is kept."""
+    pipeline, trainer = scripts.pipeline, scripts.trainer
+    assert trainer.end() == 0 and scripts.predictor.end() == 0
+    delete_topics_and_groups(scripts.broker.bootstrap)
+    kafka_io.ensure_topics(pipeline.settings.kafka, GROUPS)
+    scripts.start_predictor()
+    pipeline.send_rows(adult[200:225], "anew")
+    pipeline.wait_for_events("retrain", 1)
+    time.sleep(2)
+    trainer = scripts.start_trainer()
+    (completed,) = pipeline.wait_for_events("training_completed", 1)
+    assert "app_messages was deleted and recreated" in trainer.text().split("RETRAINING STARTED")[0]
+    history = ModelStore(pipeline.settings.models_dir).published(completed["model_id"])
+    assert history is not None and history.offsets is not None
+    assert history.offsets[APP_MESSAGES]["0"] == 25
+    # A request's age is that of its record.
+    waited = re.search(r"seconds: waiting ([0-9.]+)", trainer.text())
+    assert waited is not None and 2 < float(waited[1]) < 100
 
 
 @contextmanager

@@ -21,6 +21,14 @@ from utils.kafka_io.record_batches import Record
 from utils.settings import Kafka
 
 
+@dataclass(frozen=True)
+class LogNow:
+    """Kafka's ids of the topics, and a topic's offsets after the last record, committed or not."""
+
+    topic_ids: dict[str, str]
+    written_ends: dict[TopicPartition, int]
+
+
 @dataclass
 class LogReader:
     """Reads all partitions of topics without a consumer group, committed records only.
@@ -98,19 +106,26 @@ class LogReader:
         )
         return ends
 
-    def written_ends(self, topic: str) -> dict[TopicPartition, int]:
-        """The offset after the last record, committed or not, by partition of a topic.
+    def ask(self, topic: str) -> "LogNow":
+        """Ask the broker how its logs are now; what the client knows may be seconds old.
 
         A transaction ends on one partition after the other: a consumer that has read one of its
         records may find the others still uncommitted, and `ends` before them.
+
+        Args:
+            topic: The topic whose ends are asked for.
         """
         wanted = {tp: OffsetSpec.LATEST for tp in self._assigned if tp.topic == topic}
         admin = open_admin(self.kafka)  # the consumer can ask only for committed ends
         try:
+            topics = admin.describe_topics(list(self.topics))
             found = admin.list_partition_offsets(wanted) if wanted else {}
-            return {tp: end.offset for tp, end in found.items()}
         finally:
             admin.close()
+        return LogNow(
+            {one["name"]: str(one["topic_id"]) for one in topics if one["topic_id"]},
+            {tp: end.offset for tp, end in found.items()},
+        )
 
     def close(self) -> None:
         """Release the connection."""

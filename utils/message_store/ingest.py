@@ -82,7 +82,16 @@ class Ingest:
             offsets = self._store.offsets()
             ends = self._store.raw_log.ends()
             kept = {place: end for place, end in ends.items() if end > offsets.get(place, 0)}
-            self._reader = LogReader(self._kafka, TOPICS, {**offsets, **kept})
+            reader = LogReader(self._kafka, TOPICS, {**offsets, **kept})
+            try:
+                self._store.check_log(reader.topic_ids())
+            except StoreReplaced:
+                reader.close()
+                return self._open_reader()
+            except BaseException:
+                reader.close()
+                raise
+            self._reader = reader
             self._offsets, self._kept = offsets, kept
             if not kept:
                 self._reread = None
@@ -147,14 +156,21 @@ class Ingest:
         """Ask for the ends of the log; `has_read` is false until the store has read up to them.
 
         The predictions of a batch commit in the transaction of its retrain request, perhaps a
-        moment later. So uncommitted predictions count too: they commit, or abort soon.
+        moment later. So uncommitted predictions count too: they commit, or abort soon. A topic
+        that was deleted and recreated shows here, before any training on the old log.
 
         Raises:
             KafkaError, KafkaUnavailable, StoreError: The next `has_read` asks again.
         """
         self._ends = None
         reader = self._open_reader()
-        self._ends = {**reader.ends(), **reader.written_ends(messages.PREDICTIONS)}
+        log = reader.ask(messages.PREDICTIONS)
+        try:
+            self._store.check_log(log.topic_ids)
+        except StoreReplaced:
+            self.close()  # the offsets of a recreated topic begin at 0 again
+            raise
+        self._ends = {**reader.ends(), **log.written_ends}
 
     def has_read(self, requests: Iterable[messages.RetrainRequest]) -> bool:
         """Whether the store holds all records that the requests cover, and those up to the mark.

@@ -18,7 +18,7 @@ The content depends only on the offsets up to which each partition was read:
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from operator import itemgetter
@@ -179,9 +179,7 @@ class MessageStore:
 
     def _write(self, connection: Connection, batch: Batch) -> None:
         read = self._read_offsets(connection)
-        for topic, topic_id in self._read_topic_ids(connection).items():
-            if batch.topic_ids.get(topic, topic_id) != topic_id:
-                raise Outdated(f"{topic} was deleted and recreated")
+        self._check_topic_ids(connection, batch.topic_ids)
         classes = frozenset(self._features.classes)
         messages = _drop_already_read(batch.messages, APP_MESSAGES, 1, read)
         outcomes = _drop_already_read(batch.outcomes, OUTCOMES, 2, read)
@@ -207,6 +205,21 @@ class MessageStore:
             self._count_values(connection, len(messages), batch.tally)
         self._write_offsets(connection, batch, read, refused)
         log_table.append(connection, batch.raw, batch.topic_ids)
+
+    def check_log(self, topic_ids: Mapping[str, str]) -> None:
+        """Check that the store is of these topics; if not, an empty one replaces it.
+
+        Raises:
+            StoreReplaced: It was of topics that were deleted and recreated.
+            StoreError: It cannot be read.
+        """
+        with self._database.transaction() as connection:
+            self._check_topic_ids(connection, topic_ids)
+
+    def _check_topic_ids(self, connection: Connection, topic_ids: Mapping[str, str]) -> None:
+        for topic, topic_id in self._read_topic_ids(connection).items():
+            if topic_ids.get(topic, topic_id) != topic_id:
+                raise Outdated(f"{topic} was deleted and recreated")
 
     def _message_rows(
         self, messages: Sequence[StoredMessage], classes: frozenset[str]

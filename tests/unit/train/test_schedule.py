@@ -16,30 +16,6 @@ def make_schedule() -> tuple[Clock, Schedule]:
     return clock, Schedule(clock=clock)
 
 
-def test_wait_is_that_of_the_oldest_request() -> None:
-    clock, schedule = make_schedule()
-    schedule.request_arrived()
-    clock.now += 2
-    schedule.request_arrived()
-    clock.now += 1
-    assert schedule.training_started() == 3
-    assert schedule.training_started() == 0  # nothing waits
-
-
-def test_failed_training_pauses_and_its_requests_wait_on() -> None:
-    clock, schedule = make_schedule()
-    schedule.request_arrived()
-    clock.now += 1
-    schedule.training_started()
-    clock.now += 1
-    schedule.request_arrived()  # during the training
-    schedule.training_failed()
-    assert not schedule.may_train()
-    clock.now += 60
-    assert schedule.may_train()
-    assert schedule.training_started() == 62
-
-
 def test_log_is_read_rarely_during_a_training_unless_there_is_more() -> None:
     clock, schedule = make_schedule()
     schedule.log_read(3)
