@@ -17,7 +17,6 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import cycle, islice
-from typing import TypeVar
 
 import msgspec
 from rich.console import Console
@@ -34,8 +33,6 @@ from utils.values import Label, label_text
 SHOW_EACH_ABOVE = 0.05
 #: How long (s) to wait for the last predictions after a signal to stop.
 STOPPED_TIMEOUT = 3.0
-
-Client = TypeVar("Client", Sender, LogReader)
 
 decode_prediction = messages.Decoder(messages.Prediction)
 
@@ -107,13 +104,13 @@ class SampleApp:
         self._console = Console(highlight=False, soft_wrap=True)
         self._done_sending = threading.Event()
 
-    def produce(self, sender: Sender) -> None:
-        """Send the messages, and their outcomes after the delay."""
+    def produce(self, sender: Sender, rows: Iterator[dict[str, Label | None]]) -> None:
+        """Send the rows as messages, and their outcomes after the delay."""
         delay = self._arguments.outcome_delay
         late: deque[tuple[float, str]] = deque()
         started = time.monotonic()
         target = self._settings.data.target
-        for number, data in enumerate(self._rows()):
+        for number, data in enumerate(rows):
             due = started + number * self._arguments.interval
             while (pause := due - time.monotonic()) > 0 and not self._stop():
                 self._send_due(sender, late)
@@ -174,19 +171,32 @@ class SampleApp:
 
     def run(self) -> int:
         """Send, read and print a summary; returns the exit status."""
+        rows, kafka = self._rows(), self._settings.kafka
+        answers = [messages.PREDICTIONS, messages.DEAD_LETTERS]
+        there = kafka_io.wait_for_topics(
+            kafka,
+            [messages.APP_MESSAGES, messages.OUTCOMES, *answers],
+            seconds=self._arguments.timeout,
+            pause=self._stop.wait,
+            report=partial(self._console.print, markup=False),
+        )
+        if not there:
+            return 0
         started = time.monotonic()
-        kafka = self._settings.kafka
         with ExitStack() as resources:
-            reader = resources.enter_context(
-                LogReader(kafka, [messages.PREDICTIONS, messages.DEAD_LETTERS], default="latest")
-            )
+            reader = resources.enter_context(LogReader(kafka, answers, default="latest"))
             linger = 20 if self._arguments.interval < SHOW_EACH_ABOVE else 0
             sender = resources.enter_context(Sender(kafka, linger_ms=linger))
-            consumer = threading.Thread(target=self._stop_on_error, args=(self.consume, reader))
-            consumer.start()
-            self._stop_on_error(self.produce, sender)
+            produce, consume = partial(self.produce, sender, rows), partial(self.consume, reader)
+            threads = [
+                threading.Thread(target=self._stop_on_error, args=(work,), daemon=True)
+                for work in (produce, consume)
+            ]
+            for thread in threads:
+                thread.start()
+            self._await(threads[0])
             self._done_sending.set()
-            consumer.join()
+            self._await(threads[1])
         self._summary(time.monotonic() - started)
         if self.error is not None:
             raise kafka_io.KafkaUnavailable(one_line(self.error))
@@ -194,9 +204,17 @@ class SampleApp:
             return 1
         return 1 if self.ledger.missing() and not self._stop() else 0
 
-    def _stop_on_error(self, work: Callable[[Client], None], client: Client) -> None:
+    def _await(self, thread: threading.Thread) -> None:
+        """Wait for the end of a thread; after a stop not for one that a lost broker holds up."""
+        while thread.is_alive() and not self._stop():
+            thread.join(0.1)
+        thread.join(STOPPED_TIMEOUT + 1)
+        if thread.is_alive():
+            self.error = kafka_io.KafkaUnavailable("the broker does not answer")
+
+    def _stop_on_error(self, work: Callable[[], None]) -> None:
         try:
-            work(client)
+            work()
         except kafka_io.RETRIABLE_ERRORS as error:
             self.error = error
             self._stop.set()

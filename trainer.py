@@ -146,10 +146,9 @@ class Trainer:
             ]
             self._answers_may_be_new = True
             self._position = polled.restored.get(self._partition)
-            if self._partition in polled.held_back:
-                pass  # a moment later it is read
-            elif self._position is None:
-                self.report(f"another trainer reads {messages.RETRAIN_TOPIC}; waiting")
+            if self._position is None:
+                if self._partition not in polled.held_back and not self.client.missing_topics:
+                    self.report(f"another trainer reads {messages.RETRAIN_TOPIC}; waiting")
             elif (rollback := self._rollback()) is not None:
                 # The trainer that rolled back may have been killed before it announced that.
                 self._announcements.append(rollback)

@@ -83,6 +83,9 @@ class Worker:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        """End the process; what it prepares for a first training is not waited for."""
+        for one in (self._pool._processes or {}).values():
+            one.kill()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
 

@@ -21,7 +21,7 @@ from utils.kafka_io.exactly_once import ExactlyOnce, Fenced, Polled
 from utils.kafka_io.log_reader import LogReader, partition_bounds
 from utils.kafka_io.record_batches import Content, Record
 from utils.kafka_io.senders import Outgoing, Sender, TransactionalSender, announce
-from utils.kafka_io.topics import MAX_MESSAGE_BYTES, ensure_topics
+from utils.kafka_io.topics import MAX_MESSAGE_BYTES, ensure_topics, wait_for_topics
 from utils.kafka_io.transactions import Position
 
 __all__ = [
@@ -47,4 +47,5 @@ __all__ = [
     "client_settings",
     "ensure_topics",
     "wait_for_broker",
+    "wait_for_topics",
 ]

@@ -13,6 +13,7 @@ from kafka.structs import ConsumerGroupMetadata, MemberState, OffsetAndMetadata
 
 from utils.errors import UserError
 from utils.kafka_io.clients import (
+    METADATA_MAX_AGE_MS,
     NO_OFFSET_TIMEOUT_S,
     OPERATION_TIMEOUT_MS,
     committed_offsets,
@@ -34,6 +35,8 @@ from utils.settings import Kafka
 
 SESSION_TIMEOUT_MS = 2_000
 HEARTBEAT_INTERVAL_MS = 500
+#: How long to wait to learn of the topic that answers go to.
+ANSWERS_TIMEOUT_MS = 1_000
 #: How often the committed offsets of partitions that are held back are asked for.
 LOOK_AGAIN_S = 0.2
 
@@ -160,6 +163,12 @@ class ExactlyOnce:
         coordinator._handle_metadata_update(coordinator._cluster)
         return consumer
 
+    @property
+    def missing_topics(self) -> list[str]:
+        """The topics to read that do not exist."""
+        there = self._consumer._cluster.partitions_for_topic
+        return [topic for topic in self._topics if not there(topic)]
+
     def poll(self, timeout_ms: int) -> Polled:
         """Fetch records, or return a new assignment.
 
@@ -225,7 +234,8 @@ class ExactlyOnce:
         """Whether a partition that was held back can be read by now."""
         if not (self._suspects or self._unanswerable) or time.monotonic() < self._look_again_at:
             return False
-        self._look_again_at = time.monotonic() + LOOK_AGAIN_S
+        soon = LOOK_AGAIN_S if self._suspects else METADATA_MAX_AGE_MS / 1000
+        self._look_again_at = time.monotonic() + soon
         if self._without_answer(self._unanswerable) != self._unanswerable:
             return True
         found = self._look_up(sorted(self._suspects))
@@ -236,12 +246,19 @@ class ExactlyOnce:
 
     def _without_answer(self, partitions: Iterable[TopicPartition]) -> set[TopicPartition]:
         """The partitions whose answers have no place to go to."""
+        asking = {tp for tp in partitions if tp.topic in self._answers}
+        there = {topic: self._partitions_for_answers(topic) for topic, _ in asking}
+        return {tp for tp in asking if tp.partition not in there[tp.topic]}
+
+    def _partitions_for_answers(self, topic: str) -> set[int]:
         assert self._producer is not None
-        there = {
-            topic: self._producer.partitions_for(answers)
-            for topic, answers in self._answers.items()
-        }
-        return {tp for tp in partitions if tp.partition not in there.get(tp.topic, {tp.partition})}
+        try:
+            found: set[int] = self._producer._wait_on_metadata(
+                self._answers[topic], ANSWERS_TIMEOUT_MS
+            )
+        except kafka_errors.KafkaTimeoutError:  # there is no such topic
+            return set()
+        return found
 
     def _report_misfit(self) -> None:
         """Say once which partitions are not read because their answers have no place to go to."""

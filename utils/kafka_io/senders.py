@@ -72,8 +72,12 @@ class Sender:
         self._producer.flush(timeout)
 
     def close(self) -> None:
-        """Send the queued records and release the connection."""
-        self._producer.close(timeout=5)
+        """Send the queued records and release the connection.
+
+        Whether they were acknowledged, only `flush` or their futures tell.
+        """
+        with suppress(KafkaError):
+            self._producer.close(timeout=5)
 
     def __enter__(self) -> "Sender":
         return self

@@ -1,7 +1,7 @@
 """Creates the topics, and commits a first offset for each consumer group."""
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from kafka import KafkaConsumer, TopicPartition
 from kafka import errors as kafka_errors
@@ -77,6 +77,48 @@ def ensure_topics(kafka: Kafka, groups: Mapping[str, Sequence[str]]) -> list[str
         f"{topic} has {count} partitions now, as {messages.APP_MESSAGES}"
         for topic, count in more.items()
     ]
+
+
+def wait_for_topics(
+    kafka: Kafka,
+    topics: Sequence[str],
+    *,
+    seconds: float,
+    pause: Callable[[float], bool],
+    report: Callable[[str], None],
+) -> bool:
+    """Wait until topics exist; what is waited for is said once.
+
+    Args:
+        kafka: How to reach the cluster.
+        topics: The topics.
+        seconds: How long to wait.
+        pause: Sleeps for some seconds; returns whether to stop waiting.
+        report: Called with one line of text for the user.
+
+    Returns:
+        Whether they exist; False after a stop.
+
+    Raises:
+        KafkaUnavailable: No broker answers, or they do not exist in time.
+    """
+    until, reported = time.monotonic() + seconds, False
+    admin = open_admin(kafka)
+    try:
+        while missing := sorted(set(topics) - set(admin.list_topics())):
+            line = f"topic {', '.join(missing)} (initialize.py creates it)"
+            if time.monotonic() > until:
+                raise KafkaUnavailable(f"after {seconds:g} s there is no {line}")
+            if not reported:
+                report(f"waiting for {line}")
+                reported = True
+            if pause(0.2):
+                return False
+    except KafkaError as error:
+        raise KafkaUnavailable(f"the topics cannot be listed: {error}") from None
+    finally:
+        admin.close()
+    return True
 
 
 def _new_topic(topic: str, partitions: int) -> NewTopic:
