@@ -13,12 +13,13 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 
 import msgspec
 import numpy as np
 
-from utils import changes, kafka_io, messages, process, scoring
+from utils import changes, kafka_io, messages, process, resume, scoring
 from utils.errors import one_line
 from utils.feature_tools import Row, ValueTally
 from utils.kafka_io import Content, ExactlyOnce, Polled, Position, TopicPartition
@@ -40,11 +41,6 @@ NEXT_MS = 20
 GC_THRESHOLD = 2_000
 DEAD_LETTERS = TopicPartition(messages.DEAD_LETTERS, 0)
 RETRAIN_TOPIC = TopicPartition(messages.RETRAIN_TOPIC, 0)
-
-DECODERS = {
-    messages.APP_MESSAGES: scoring.decode_messages,
-    messages.OUTCOMES: scoring.decode_outcomes,
-}
 
 
 @dataclass
@@ -147,7 +143,8 @@ class Predictor:
     def _decode_and_score(self, polled: Polled) -> PendingBatch:
         bundle, tally = self.bundle, new_tally(self.bundle.features)
         decoded = {
-            tp: DECODERS[tp.topic](records, bundle, tally) for tp, records in polled.records.items()
+            tp: scoring.DECODERS[tp.topic](records, bundle, tally)
+            for tp, records in polled.records.items()
         }
         rows = list(chain.from_iterable(part.rows for part in decoded.values()))
         return PendingBatch(polled, bundle, decoded, self._score(bundle, rows, tally), tally)
@@ -265,6 +262,7 @@ def main(settings: Settings) -> None:
             max_records=scoring.MAX_RECORDS,
             report=report,
             answers={messages.APP_MESSAGES: messages.PREDICTIONS},
+            resume=partial(resume.positions, settings, report),
         )
         resources.callback(client.close)
         bundle = watcher.current()

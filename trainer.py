@@ -163,6 +163,11 @@ class Trainer:
                 self._waiting.append(_Waiting(record.offset, record.timestamp, event))
                 self._answers_may_be_new = requested = True
             elif isinstance(event, Rollback | TrainingCompleted):
+                if isinstance(event, TrainingCompleted):
+                    # Announced already, if the group's offsets have expired.
+                    self._waiting = [
+                        one for one in self._waiting if one.request.batch_id != event.batch_id
+                    ]
                 # By hand or by initialize.py --force: the model may have other columns.
                 self._model_may_be_other = True
         if requested:

@@ -96,6 +96,10 @@ def decode_outcomes(
     return decoded
 
 
+#: The function for each topic that a predictor reads.
+DECODERS = {messages.APP_MESSAGES: decode_messages, messages.OUTCOMES: decode_outcomes}
+
+
 def prediction_records(
     bundle: Bundle, request_ids: Sequence[str], scores: np.ndarray
 ) -> list[Content]:

@@ -16,7 +16,16 @@ from tests.harness import Pipeline, Script, delete_topics_and_groups, until
 from utils import kafka_io
 from utils.broker import Broker
 from utils.kafka_io import TopicPartition
-from utils.messages import APP_MESSAGES, CO_PARTITIONED, GROUPS, OUTCOMES, PREDICTIONS
+from utils.messages import (
+    APP_MESSAGES,
+    CO_PARTITIONED,
+    DEAD_LETTERS,
+    GROUPS,
+    OUTCOMES,
+    PREDICTIONS,
+    PREDICTOR_GROUP,
+    TRAINER_GROUP,
+)
 from utils.model_store import ModelStore
 from utils.settings import ROOT
 
@@ -70,8 +79,8 @@ def scripts(empty_broker: Broker, prepared_home: Path, tmp_path: Path) -> Iterat
         pipeline.close()
 
 
-@pytest.mark.timeout(240)
-def test_scripts_follow_missing_growing_expired_and_recreated_topics(
+@pytest.mark.timeout(180)
+def test_scripts_follow_missing_growing_and_expired_topics(
     scripts: Scripts, adult: list[Row]
 ) -> None:
     """One test, for each change builds on the topics that the one before left."""
@@ -79,8 +88,18 @@ def test_scripts_follow_missing_growing_expired_and_recreated_topics(
     predictor_serves_added_partitions(scripts, adult)
     predictor_serves_what_was_added_while_it_was_down(scripts)
     scripts_skip_expired_records(scripts, adult)
+    assert scripts.predictor.end() == 0 and scripts.trainer.end() == 0
+
+
+@pytest.mark.timeout(180)
+def test_scripts_follow_recreated_topics_and_forgotten_offsets(
+    scripts: Scripts, adult: list[Row]
+) -> None:
+    """One test, likewise."""
+    kafka_io.ensure_topics(scripts.pipeline.settings.kafka, GROUPS)
     trainer_starts_over_with_a_recreated_topic(scripts, adult)
     trainer_knows_the_log_before_any_training(scripts, adult)
+    scripts_go_on_when_their_offsets_have_expired(scripts, adult)
     assert scripts.predictor.end() == 0 and scripts.trainer.end() == 0
 
 
@@ -156,11 +175,15 @@ def scripts_skip_expired_records(scripts: Scripts, adult: list[Row]) -> None:
 def trainer_starts_over_with_a_recreated_topic(scripts: Scripts, adult: list[Row]) -> None:
     """Offsets, and so the ids of batches, begin at 0 again."""
     pipeline = scripts.pipeline
+    pipeline.send_rows(adult[:35], "first")
+    pipeline.wait_for_events("training_completed", 1)
+    until(lambda: pipeline.stored_messages() == 35, 30)
+    pipeline.wait_for(PREDICTIONS, 35)
     with admin_of(scripts.broker) as admin:
         admin.delete_topics([APP_MESSAGES])
-    kafka_io.ensure_topics(pipeline.settings.kafka.model_copy(update={"partitions": 22}), GROUPS)
+    kafka_io.ensure_topics(pipeline.settings.kafka, GROUPS)
     pipeline.send_rows(adult[100:125], "again")
-    pipeline.wait_for(PREDICTIONS, 58)
+    pipeline.wait_for(PREDICTIONS, 60)
     scripts.trainer.says("app_messages was deleted and recreated; the old file is now")
     completed = pipeline.wait_for_events("training_completed", 2)
     assert [c["batch_id"] for c in completed] == ["app_messages-0-0"] * 2
@@ -189,6 +212,39 @@ def trainer_knows_the_log_before_any_training(scripts: Scripts, adult: list[Row]
     # A request's age is that of its record.
     waited = re.search(r"seconds: waiting ([0-9.]+)", trainer.text())
     assert waited is not None and 2 < float(waited[1]) < 100
+
+
+def scripts_go_on_when_their_offsets_have_expired(scripts: Scripts, adult: list[Row]) -> None:
+    """A broker forgets the offsets of a group that nobody is in: nothing is answered twice."""
+    pipeline = scripts.pipeline
+    pipeline.send_rows(adult[225:235], "before")
+    pipeline.send([(APP_MESSAGES, b"bad", b"{")])
+    pipeline.wait_for_records(DEAD_LETTERS, 1)
+    pipeline.wait_for(PREDICTIONS, 35)
+    assert scripts.trainer.end() == 0 and scripts.predictor.end() == 0
+    with admin_of(scripts.broker) as admin:
+        groups = [PREDICTOR_GROUP, TRAINER_GROUP]
+        until(lambda: not any(_members(admin, group) for group in groups), 20)
+        admin.delete_groups(groups)
+    pipeline.send_rows(adult[235:255], "after")
+    scripts.start_predictor()
+    scripts.predictor.says("app_messages-0 has no committed offset any more, but work was done")
+    pipeline.wait_for(PREDICTIONS, 55)
+    scripts.start_trainer()
+    completed = pipeline.wait_for_events("training_completed", 2)
+    requested = pipeline.events("retrain")
+    assert [(e["first_offset"], e["last_offset"], e["count"]) for e in requested] == [
+        (0, 24, 25),
+        (25, 50, 25),
+    ]
+    assert [e["batch_id"] for e in completed] == [e["batch_id"] for e in requested]
+    assert len(pipeline.records(PREDICTIONS)) == 55
+    assert len(pipeline.records(DEAD_LETTERS)) == 1
+
+
+def _members(admin: KafkaAdminClient, group: str) -> list[object]:
+    found: list[object] = admin.describe_groups([group])[group]["members"]
+    return found
 
 
 @contextmanager

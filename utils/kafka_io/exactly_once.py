@@ -41,6 +41,9 @@ ANSWERS_TIMEOUT_MS = 1_000
 LOOK_AGAIN_S = 0.2
 
 
+Resume = Callable[[Mapping[TopicPartition, int]], Mapping[TopicPartition, Position]]
+
+
 class Fenced(UserError):
     """Another process has joined the group under this instance id; this one has to end."""
 
@@ -96,6 +99,8 @@ class ExactlyOnce:
         report: Called with one line of text for the user (records expired, a wait).
         answers: By topic, the one that answers go to, with the same partition number. A
             partition without such a counterpart is not read.
+        resume: Takes the first offsets of partitions without a committed offset, and returns
+            the positions of those of which something was done all the same.
     """
 
     def __init__(
@@ -108,11 +113,13 @@ class ExactlyOnce:
         max_records: int,
         report: Callable[[str], None],
         answers: Mapping[str, str] | None = None,
+        resume: Resume = lambda starts: {},
     ) -> None:
         self._kafka = kafka
         self._group = group
         self._topics = list(topics)
         self._answers = dict(answers or {})
+        self._resume = resume
         self._instance_id = instance_id
         self._max_records = max_records
         self._report = report
@@ -306,7 +313,7 @@ class ExactlyOnce:
                 continue
             self._suspects.pop(tp, None)
             if committed is None:
-                beginnings[tp] = positions[tp] = Position(start)
+                beginnings[tp] = Position(start)
             elif start <= committed.offset <= end:
                 self._newest[tp] = committed.offset
                 positions[tp] = Position(committed.offset, committed.metadata or "")
@@ -319,8 +326,11 @@ class ExactlyOnce:
                 expired = committed.offset < start  # else the topic was deleted and recreated
                 positions[tp] = Position(start, (committed.metadata or "") if expired else "")
         if beginnings:
-            self._report(f"no committed offset: reading from the start of {in_words(beginnings)}")
-        return positions, beginnings
+            done = self._resume({tp: position.offset for tp, position in beginnings.items()})
+            if new := beginnings.keys() - done.keys():
+                self._report(f"no committed offset: reading from the start of {in_words(new)}")
+            beginnings |= done
+        return positions | beginnings, beginnings
 
     def _replace_producer(self) -> None:
         """Open a new producer: one that has aborted keeps the offsets of that transaction."""
