@@ -33,7 +33,7 @@ from utils.model_store import (
     ModelStoreError,
 )
 from utils.model_store.bundle import disk_errors_as
-from utils.settings import Kafka, Settings
+from utils.settings import Kafka, Settings, sqlite_url
 
 #: The topics that models are trained on, besides the data set's training file.
 TRAINING_TOPICS = (messages.APP_MESSAGES, messages.OUTCOMES)
@@ -649,7 +649,7 @@ def _compacted(kafka: Kafka, read: Offsets) -> str:
 def _rows_of(bundle: Bundle, batches: Iterable[Batch]) -> Snapshot:
     """Store batches in a temporary message store; a snapshot of it."""
     with tempfile.TemporaryDirectory() as folder:
-        url = f"sqlite:///{Path(folder) / 'messages.db'}"
+        url = sqlite_url(Path(folder) / "messages.db")
         with MessageStore(url, bundle.features) as store:
             for batch in batches:
                 store.ingest(batch)
