@@ -125,6 +125,9 @@ def replay(
     if partition is not None and partition not in message_bounds:
         raise UserError(f"{messages.APP_MESSAGES} has no partition {partition}")
     chosen = sorted(message_bounds) if partition is None else [partition]
+    if first and all(first >= message_bounds[p][1] for p in chosen):
+        ends = max(message_bounds[p][1] for p in chosen)
+        raise UserError(f"{messages.APP_MESSAGES} ends before offset {first}, at {ends}")
     compacted = {
         topic
         for topic in (messages.APP_MESSAGES, messages.PREDICTIONS)

@@ -410,6 +410,8 @@ def test_replay_reproduces_every_bit(used_home: Pipeline, command: Command) -> N
     assert "19 predictions reproduced bit for bit: 17 by model 1, 2 by model 2" in out
     status, _, err = command("replay", "--partition", "9")
     assert (status, "no partition 9" in err) == (1, True)
+    status, _, err = command("replay", "--from", str(2**70))
+    assert (status, "app_messages ends before offset" in err) == (1, True)
 
 
 def test_replay_finds_the_first_bit_that_differs(used_home: Pipeline, command: Command) -> None:
