@@ -182,7 +182,7 @@ def _letters_list(settings: Settings, arguments: Arguments) -> None:
 
 def _letters_show(settings: Settings, arguments: Arguments) -> None:
     """Write one record's bytes to standard output, to be corrected in a file."""
-    sys.stdout.buffer.write(dead_letters.content(settings.kafka, arguments.offset))
+    _print_bytes(dead_letters.content(settings.kafka, arguments.offset))
 
 
 def _letters_resend(settings: Settings, arguments: Arguments) -> None:
@@ -215,7 +215,13 @@ def _demo(settings: Settings, arguments: Arguments) -> int:
 
 
 def _print_json(value: object) -> None:
-    print(to_pretty_json(value).decode(), end="")
+    _print_bytes(to_pretty_json(value))  # JSON is UTF-8, whatever the terminal's encoding
+
+
+def _print_bytes(content: bytes) -> None:
+    sys.stdout.flush()
+    sys.stdout.buffer.write(content)
+    sys.stdout.buffer.flush()
 
 
 def _console(width: int = 120) -> Console:
@@ -264,13 +270,18 @@ def _add_models(commands: "Commands") -> None:
         help="wait for the training and print what came of it (%(default)s)",
     )
     commands.choices["rollback"].add_argument(
-        "--reason", default="requested by hand", help="kept in the history (%(default)s)"
+        "--reason",
+        type=process.text,
+        default="requested by hand",
+        help="kept in the history (%(default)s)",
     )
 
 
 def _add_looking_back(commands: "Commands") -> None:
     why = _add(commands, "why", _why)
-    why.add_argument("request_id", metavar="REQUEST_ID", help="the request to explain")
+    why.add_argument(
+        "request_id", type=process.text, metavar="REQUEST_ID", help="the request to explain"
+    )
     why.add_argument("--json", action="store_true", help="print everything as JSON")
     why.add_argument(
         "--log", action="store_true", help="read the log even if the message store has it"

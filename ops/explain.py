@@ -1,6 +1,6 @@
 """Explains a prediction: all that is known about a request, and each feature's contribution."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 import numpy as np
@@ -16,7 +16,7 @@ from utils.message_store.ingest import TOPICS, RecordDecoder
 from utils.metrics import BothMetrics, Comparison
 from utils.model_store import Bundle, ModelStore, predicted_codes
 from utils.model_store.manifest import MemoryRecord, PublishedModel, TopicOffsets
-from utils.settings import Settings
+from utils.settings import Kafka, Settings
 from utils.value_counts import KINDS, new_tally
 from utils.values import Label, date_text
 
@@ -151,6 +151,7 @@ class Explanation(msgspec.Struct, kw_only=True):
         message: The newest of them; None if there is none.
         predictions: The predictions for them, oldest first.
         answer: The one of them that belongs to `message`; None if there is none.
+        gone: What is no longer in the log, as text: the message, or its prediction.
         outcome: The outcome; None while it is not known.
         rejected_outcome: The outcome inside the message, if it is none of the classes.
         model: The answer's model; None without an answer.
@@ -166,6 +167,7 @@ class Explanation(msgspec.Struct, kw_only=True):
     rejected_outcome: str | None = None
     predictions: list[MadePrediction] = []
     answer: MadePrediction | None = None
+    gone: list[str] = []
     model: Model | None = None
     contributions: Contributions | None = None
     recomputed: Recomputed | None = None
@@ -294,10 +296,14 @@ def _look_up(
             raise UserError(f"{request_id!r}: {also}{error}") from None
         stored.source += f"; the log could not be read: {error}"
         return stored, sent
-    if found is not None:
+    if found is not None and (stored is None or found.message is not None):
         return found, record
     if stored is None:
-        raise UserError(f"no request {request_id!r}, neither in the message store nor in the log")
+        gone = "; ".join(_missing_records(settings.kafka, TOPICS))
+        raise UserError(
+            f"no request {request_id!r}, neither in the message store nor in the log"
+            + (f" ({gone})" if gone else "")
+        )
     return stored, sent
 
 
@@ -336,6 +342,8 @@ def _in_log(
 ) -> tuple[Explanation | None, bytes | None]:
     """Search the whole log; returns the newest message's bytes, too."""
     same: dict[str, list[Record]] = {}
+    # Read first, so that the log has the prediction of every message before these offsets.
+    finished = log_scan.committed(settings.kafka, messages.PREDICTOR_GROUP, messages.APP_MESSAGES)
     for topic in TOPICS:
         bounds = log_scan.bounds(settings.kafka, topic)
         records = log_scan.scan(settings.kafka, topic, bounds)
@@ -354,7 +362,9 @@ def _in_log(
                 MadePrediction(*_place(record), model_id=row[1], probability=row[2])
             )
     if sent:
-        _describe_newest(found, sent, decoder)
+        _describe_newest(settings.kafka, found, sent, decoder, finished)
+    else:
+        found.gone = _gone("message", settings.kafka, messages.APP_MESSAGES)
     for record in same[messages.OUTCOMES]:  # the last one counts, also over one inside the message
         for late in decoder.batch({_partition(record): [record]}).outcomes:
             if late[1] in serving.features.classes:
@@ -362,16 +372,52 @@ def _in_log(
     return found, sent[-1].value if sent else None
 
 
-def _describe_newest(found: Explanation, sent: Sequence[Record], decoder: RecordDecoder) -> None:
+def _describe_newest(
+    kafka: Kafka,
+    found: Explanation,
+    sent: Sequence[Record],
+    decoder: RecordDecoder,
+    finished: Mapping[int, int],
+) -> None:
     """Add the newest message and its answer; predictions have the order of the messages."""
     record, usable = sent[-1], 0
     for each in sent:
         rows = decoder.batch({_partition(each): [each]}).messages
         usable += bool(rows) and each.partition == record.partition
     found.message = Message(*_place(record))
+    if not rows:
+        return
     answers = [each for each in found.predictions if each.partition == record.partition]
-    if rows and len(answers) >= usable:
+    missing = _missing_records(
+        kafka, (messages.APP_MESSAGES, messages.PREDICTIONS), record.partition
+    )
+    end = finished.get(record.partition, log_scan.END if missing else 0)
+    # Those of a whole log can be counted, also where the predictor has committed no offset.
+    if answers and (record.offset < end or (len(answers) >= usable and not missing)):
         found.answer = answers[-1]
+    elif record.offset < end:
+        found.gone = _gone("prediction", kafka, messages.PREDICTIONS, record.partition)
+
+
+def _gone(what: str, kafka: Kafka, topic: str, partition: int | None = None) -> list[str]:
+    causes = "; ".join(_missing_records(kafka, (topic,), partition))
+    return [f"its {what} is gone: {causes}"] if causes else [f"its {what} is not in the log"]
+
+
+def _missing_records(
+    kafka: Kafka, topics: Iterable[str], partition: int | None = None
+) -> list[str]:
+    """Why records may be missing in the log, as lines of text; empty if it is whole."""
+    causes = []
+    for topic in topics:
+        causes += [
+            f"the records of {topic}-{number} before offset {first} have expired"
+            for number, (first, _) in log_scan.bounds(kafka, topic).items()
+            if first and partition in (None, number)
+        ]
+        if log_scan.is_compacted(kafka, topic):
+            causes.append(f"{topic} is compacted")
+    return causes
 
 
 def _partition(record: Record) -> TopicPartition:

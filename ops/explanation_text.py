@@ -79,6 +79,8 @@ def _show_values(console: Console, values: Sequence[Value]) -> None:
 def _show_predictions(say: _Lines, found: Explanation) -> None:
     if not found.predictions:
         say("prediction", "none")
+    for line in found.gone:
+        say("", line)
     for each in found.predictions:
         name = "prediction" if each is found.answer else "(another)"
         decided = "" if each.label is UNSET else f"{each.prediction} ({each.label}), "
@@ -87,7 +89,7 @@ def _show_predictions(say: _Lines, found: Explanation) -> None:
             f"{decided}probability {each.probability!r}, by model {each.model_id}; "
             f"{_at(messages.PREDICTIONS, each)}",
         )
-    if found.predictions and found.answer is None:
+    if found.predictions and found.message is not None and found.answer is None:
         say("", "none of them answers the newest message")
 
 

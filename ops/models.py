@@ -130,10 +130,10 @@ def manifest(settings: Settings, model_id: int) -> Manifest | PublishedModel:
     store = ModelStore(settings.models_dir)
     if model_id in store.on_disk():
         return store.load(model_id).manifest
-    line = store.published(model_id)
+    line, missing = store.published(model_id), store.describe_missing(model_id)
     if line is None:
-        raise ModelStoreError(f"bundle {model_id} never existed in {store.path}")
-    print(f"bundle {model_id} was pruned; this is its line of the history:", file=sys.stderr)
+        raise ModelStoreError(missing)
+    print(f"{missing}; this is its line of the history:", file=sys.stderr)
     return line
 
 

@@ -7,9 +7,10 @@ with the trainer's. Neither writes anything.
 import hashlib
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from importlib import metadata
+from itertools import takewhile
 from pathlib import Path
 
 import msgspec
@@ -32,13 +33,16 @@ from utils.model_store import (
     ModelStoreError,
 )
 from utils.model_store.bundle import disk_errors_as
-from utils.settings import Kafka, Settings
+from utils.settings import Kafka, Settings, sqlite_url
 
 #: The topics that models are trained on, besides the data set's training file.
 TRAINING_TOPICS = (messages.APP_MESSAGES, messages.OUTCOMES)
 
 #: Called with (records done, records in total).
 Progress = Callable[[int, int], object]
+
+#: A prediction and its offset.
+FoundPrediction = tuple[int, messages.Prediction]
 
 
 class Difference(Exception):
@@ -54,14 +58,16 @@ class Replayed:
         pruned: Number of predictions whose model was deleted, by model.
         rejected: Number of messages without a prediction because they were rejected.
         unanswered: Number of messages at the end that have no prediction yet.
-        notes: Further lines of text for the user.
+        no_prediction: Number of messages whose prediction is no longer in the log.
+        no_message: Number of predictions whose message is no longer in the log.
     """
 
     reproduced: Counter[int] = field(default_factory=Counter)
     pruned: Counter[int] = field(default_factory=Counter)
     rejected: int = 0
     unanswered: int = 0
-    notes: list[str] = field(default_factory=list)
+    no_prediction: int = 0
+    no_message: int = 0
 
     def lines(self) -> list[str]:
         """The result as lines of text for the user."""
@@ -76,7 +82,12 @@ class Replayed:
             lines.append(f"{self.rejected} messages were rejected and have no prediction")
         if self.unanswered:
             lines.append(f"{self.unanswered} messages at the end have no prediction yet")
-        return lines + self.notes
+        lines += [
+            f"{number} cannot be replayed: its {what} is gone (compacted, expired or deleted)"
+            for what, number in (("prediction", self.no_prediction), ("message", self.no_message))
+            if number
+        ]
+        return lines
 
 
 def replay(
@@ -90,7 +101,8 @@ def replay(
     """Score the log again with the models that the predictions name.
 
     The k-th usable message of a partition belongs to the k-th prediction there, so they are
-    paired from the beginning of the partition, wherever the range begins.
+    paired from the beginning of the partition, wherever the range begins. Where records of
+    either topic are gone, they are paired by request_id.
 
     Args:
         settings: The pipeline's settings.
@@ -106,23 +118,47 @@ def replay(
     kafka = settings.kafka
     # Read in this order, so that the message of every prediction is within `message_bounds`.
     rejected = _rejected_offsets(kafka)
+    answered = log_scan.committed(kafka, messages.PREDICTOR_GROUP, messages.APP_MESSAGES)
     prediction_bounds = log_scan.bounds(kafka, messages.PREDICTIONS)
+    now_answered = log_scan.committed(kafka, messages.PREDICTOR_GROUP, messages.APP_MESSAGES)
     message_bounds = log_scan.bounds(kafka, messages.APP_MESSAGES)
     if partition is not None and partition not in message_bounds:
         raise UserError(f"{messages.APP_MESSAGES} has no partition {partition}")
     chosen = sorted(message_bounds) if partition is None else [partition]
-    if last is not None:
-        message_bounds = {
-            p: (begin, max(begin, min(end, last + 1))) for p, (begin, end) in message_bounds.items()
-        }
+    if first and all(first >= message_bounds[p][1] for p in chosen):
+        ends = max(message_bounds[p][1] for p in chosen)
+        raise UserError(f"{messages.APP_MESSAGES} ends before offset {first}, at {ends}")
+    compacted = {
+        topic
+        for topic in (messages.APP_MESSAGES, messages.PREDICTIONS)
+        if log_scan.is_compacted(kafka, topic)
+    }
+    wanted = range(first, log_scan.END if last is None else last + 1)
     replayed = Replayed()
     models = _Models(ModelStore(settings.models_dir))
-    total, done = sum(message_bounds[p][1] - message_bounds[p][0] for p in chosen), 0
+    total = sum(
+        max(0, min(message_bounds[p][1], wanted.stop) - message_bounds[p][0]) for p in chosen
+    )
+    done = 0
     for number in chosen:
+        logs = {
+            messages.APP_MESSAGES: log_scan.narrow(number, message_bounds),
+            messages.PREDICTIONS: log_scan.narrow(number, prediction_bounds),
+        }
+        gone = {
+            topic for topic, log in logs.items() if topic in compacted or log.get(number, (0, 0))[0]
+        }
         partition_replay = _Partition(
-            kafka, number, models, rejected.get(number, set()), first, replayed
+            kafka, number, models, rejected.get(number, set()), wanted, replayed, logs
         )
-        for _ in partition_replay.replay(message_bounds, prediction_bounds, whole=last is None):
+        records = (
+            partition_replay.replay_by_id(
+                gone, (answered.get(number, 0), now_answered.get(number, log_scan.END))
+            )
+            if gone
+            else partition_replay.replay()
+        )
+        for _ in records:
             done += 1
             if done % 500 == 0:
                 progress(done, total)
@@ -186,8 +222,97 @@ class _Run:
         return len(self.rows)
 
 
+@dataclass(frozen=True)
+class Pairing:
+    """Which prediction belongs to which message, in one partition.
+
+    Attributes:
+        predictions: The offset of the prediction, by that of its message.
+        no_message: The offset and the request_id of each prediction whose message is not there.
+        answered: The first offset of the messages that have no prediction yet.
+    """
+
+    predictions: Mapping[int, int]
+    no_message: Sequence[tuple[int, str]]
+    answered: int
+
+
+def pair_by_id(
+    sent: Iterable[tuple[str, int]],
+    answers: Iterable[tuple[str, int]],
+    finished: tuple[int, int] = (0, log_scan.END),
+) -> Pairing:
+    """Pair messages and predictions by request_id; of several, the latest with the latest.
+
+    What is gone is always older than what remains of the same request_id, whether it was
+    compacted, expired or deleted.
+
+    Args:
+        sent: The request_id and the offset of each usable message, in the order of the log.
+        answers: The same of each prediction.
+        finished: The predictor has answered all messages before the first of these offsets,
+            and none at or after the second, unless its newest prediction says otherwise.
+
+    >>> pair_by_id([("a", 1), ("b", 2), ("a", 3), ("c", 4)], [("b", 6), ("a", 8)])
+    Pairing(predictions={2: 6, 3: 8}, no_message=[], answered=4)
+    """
+    offsets: dict[str, list[int]] = {}
+    newest = ""
+    for newest, offset in answers:
+        offsets.setdefault(newest, []).append(offset)
+    by_id: dict[str, list[int]] = {}
+    for request_id, offset in sent:
+        by_id.setdefault(request_id, []).append(offset)
+    # Predictions have the order of the messages, and the newest one is never compacted.
+    of_newest = by_id.get(newest, [])
+    last = max((n for n in of_newest if n < finished[1]), default=max(of_newest, default=-1))
+    end = max(finished[0], last + 1)
+    pairs: dict[int, int] = {}
+    no_message: list[tuple[int, str]] = []
+    for request_id, made in offsets.items():
+        of_id = [offset for offset in by_id.get(request_id, ()) if offset < end]
+        pairs |= zip(reversed(of_id), reversed(made), strict=False)
+        no_message += ((offset, request_id) for offset in made[: max(0, len(made) - len(of_id))])
+    return Pairing(pairs, sorted(no_message), end)
+
+
+class _PairedPredictions:
+    """Reads the predictions of messages that are asked for in about the order of the log.
+
+    Args:
+        records: The records of `predictions`.
+        pairs: The offset of the prediction, by that of its message.
+    """
+
+    def __init__(self, records: Iterator[Record], pairs: Mapping[int, int]) -> None:
+        paired = set(pairs.values())
+        self._records = (record for record in records if record.offset in paired)
+        self._pairs = pairs
+        self._skipped: dict[int, messages.Prediction] = {}
+
+    def take(self, offset: int) -> FoundPrediction | None:
+        """The prediction of the message at an offset; None if there is none."""
+        wanted = self._pairs.get(offset)
+        while wanted is not None and wanted not in self._skipped:
+            found = _next_prediction(self._records)
+            if found is None:  # expired since
+                return None
+            self._skipped[found[0]] = found[1]
+        return None if wanted is None else (wanted, self._skipped.pop(wanted))
+
+
 class _Partition:
-    """Replays one partition."""
+    """Replays one partition.
+
+    Args:
+        kafka: How to reach the cluster.
+        number: The partition.
+        models: The models that made the predictions.
+        rejected: The offsets of the messages in `dead_letters`.
+        wanted: The offsets of the messages to score again; those before are only paired.
+        replayed: Gets the result.
+        logs: The bounds of `app_messages` and of `predictions`, narrowed to the partition.
+    """
 
     def __init__(
         self,
@@ -195,58 +320,89 @@ class _Partition:
         number: int,
         models: _Models,
         rejected: set[int],
-        first: int,
+        wanted: range,
         replayed: Replayed,
+        logs: Mapping[str, log_scan.Bounds],
     ) -> None:
         self._kafka = kafka
         self._tp = TopicPartition(messages.APP_MESSAGES, number)
         self._models = models
         self._rejected = rejected
-        self._first = first
+        self._wanted = wanted
         self._replayed = replayed
+        self._logs = logs
         self._run: _Run | None = None
         self._previous_id = ""
 
-    def replay(
-        self, message_bounds: log_scan.Bounds, prediction_bounds: log_scan.Bounds, *, whole: bool
-    ) -> Iterator[None]:
-        """Replay the partition; yields after each message.
-
-        Args:
-            message_bounds: The first and last offsets of `app_messages`.
-            prediction_bounds: The same of `predictions`.
-            whole: Whether the messages are read to their end; then no prediction may be
-                left over.
+    def replay(self) -> Iterator[None]:
+        """Replay a complete log; yields after each message.
 
         Raises:
             Difference: See `replay`.
         """
-        number = self._tp.partition
-        message_bounds, prediction_bounds = self._align(message_bounds, prediction_bounds)
-        predictions = log_scan.scan(
-            self._kafka, messages.PREDICTIONS, log_scan.narrow(number, prediction_bounds)
-        )
+        predictions = self._scan(messages.PREDICTIONS)
         prediction = _next_prediction(predictions)
-        for record in log_scan.scan(
-            self._kafka, self._tp.topic, log_scan.narrow(number, message_bounds)
-        ):
+        for record in self._messages():
             if self._take(record, prediction):
                 prediction = _next_prediction(predictions)
             yield
         self._flush()
-        if whole and prediction is not None:
-            raise Difference(
-                f"{messages.PREDICTIONS}-{number}, offset {prediction[0]}: the prediction for "
-                f"{prediction[1].request_id!r} has no message: a prediction is duplicated"
-            )
+        if self._wanted.stop == log_scan.END and prediction is not None:
+            raise Difference(self._describe_doubled(prediction[0], prediction[1].request_id))
 
-    def _take(self, record: Record, prediction: tuple[int, messages.Prediction] | None) -> bool:
+    def replay_by_id(self, gone: Set[str], finished: tuple[int, int]) -> Iterator[None]:
+        """Replay a log of which records are gone; yields after each message.
+
+        Args:
+            gone: The topics of which records are gone; of the other, none may be missing.
+            finished: See `pair_by_id`.
+
+        Raises:
+            Difference: See `replay`.
+        """
+        pairing = pair_by_id(
+            (
+                (request_id, offset)
+                for request_id, offset in self._named(self._tp.topic)
+                if offset not in self._rejected
+            ),
+            self._named(messages.PREDICTIONS),
+            finished,
+        )
+        predictions = _PairedPredictions(
+            self._scan(messages.PREDICTIONS),
+            {sent: made for sent, made in pairing.predictions.items() if sent in self._wanted},
+        )
+        for record in self._messages():
+            if record.offset in self._wanted:
+                prediction = predictions.take(record.offset)
+                self._take_paired(record, prediction, pairing.answered, gone)
+            yield
+        self._flush()
+        if self._wanted != range(log_scan.END):  # it is not known which were in the range
+            return
+        if pairing.no_message and self._tp.topic not in gone:
+            raise Difference(self._describe_doubled(*pairing.no_message[0]))
+        self._replayed.no_message += len(pairing.no_message)
+
+    def _messages(self) -> Iterator[Record]:
+        ended = self._wanted.stop
+        return takewhile(lambda record: record.offset < ended, self._scan(self._tp.topic))
+
+    def _scan(self, topic: str) -> Iterator[Record]:
+        return log_scan.scan(self._kafka, topic, self._logs[topic])
+
+    def _named(self, topic: str) -> Iterator[tuple[str, int]]:
+        for record in self._scan(topic):
+            request_id = request_id_of(record.value)
+            if request_id is not None:
+                yield request_id, record.offset
+
+    def _take(self, record: Record, prediction: FoundPrediction | None) -> bool:
         """Pair a message; returns whether `prediction` belongs to it."""
-        in_range = record.offset >= self._first
+        in_range = record.offset in self._wanted
         bundle = self._bundle_of(prediction)
-        decoded = scoring.DecodedRecords()
-        if record.offset not in self._rejected:
-            decoded = scoring.decode_messages([record], bundle or self._models.serving)
+        decoded = self._decode(record, bundle)
         if not decoded.rows:
             self._replayed.rejected += in_range
             return False
@@ -261,16 +417,54 @@ class _Partition:
                 self._describe_mismatch(record.offset, request_id, prediction_offset, recorded)
             )
         self._previous_id = request_id
-        if in_range and bundle is None:
-            self._replayed.pruned[recorded.model_id] += 1
-        elif in_range and bundle is not None:
-            run = self._run_of(bundle)
-            run.request_ids.append(request_id)
-            run.rows += decoded.rows
-            run.predictions.append((record.offset, prediction_offset, recorded))
+        if in_range:
+            self._compare(record.offset, decoded, bundle, prediction)
         return True
 
-    def _bundle_of(self, prediction: tuple[int, messages.Prediction] | None) -> Bundle | None:
+    def _take_paired(
+        self, record: Record, prediction: FoundPrediction | None, answered: int, gone: Set[str]
+    ) -> None:
+        """Count or compare a message whose prediction was found by its request_id, or not."""
+        bundle = self._bundle_of(prediction)
+        decoded = self._decode(record, bundle)
+        if not decoded.rows:
+            self._replayed.rejected += 1
+            self._replayed.no_message += prediction is not None  # of an earlier message
+        elif prediction is not None:
+            self._compare(record.offset, decoded, bundle, prediction)
+        elif record.offset >= answered:
+            self._replayed.unanswered += 1
+        elif messages.PREDICTIONS in gone:
+            self._replayed.no_prediction += 1
+        else:
+            self._flush()
+            raise Difference(
+                f"{self._tp.topic}-{self._tp.partition}, offset {record.offset}: the message "
+                f"{decoded.request_ids[0]!r} has no prediction: a prediction is missing"
+            )
+
+    def _decode(self, record: Record, bundle: Bundle | None) -> scoring.DecodedRecords:
+        if record.offset in self._rejected:
+            return scoring.DecodedRecords()
+        return scoring.decode_messages([record], bundle or self._models.serving)
+
+    def _compare(
+        self,
+        offset: int,
+        decoded: scoring.DecodedRecords,
+        bundle: Bundle | None,
+        prediction: FoundPrediction,
+    ) -> None:
+        """Add a message and its prediction to those that are scored together."""
+        if bundle is None:
+            self._replayed.pruned[prediction[1].model_id] += 1
+            return
+        run = self._run_of(bundle)
+        run.request_ids += decoded.request_ids
+        run.rows += decoded.rows
+        run.predictions.append((offset, *prediction))
+
+    def _bundle_of(self, prediction: FoundPrediction | None) -> Bundle | None:
         if prediction is None:
             return None
         prediction_offset, recorded = prediction
@@ -295,6 +489,12 @@ class _Partition:
         if run is not None:
             self._replayed.reproduced[run.bundle.model_id] += run.check()
 
+    def _describe_doubled(self, prediction_offset: int, request_id: str) -> str:
+        return (
+            f"{messages.PREDICTIONS}-{self._tp.partition}, offset {prediction_offset}: the "
+            f"prediction for {request_id!r} has no message: a prediction is duplicated"
+        )
+
     def _describe_mismatch(
         self, offset: int, request_id: str, prediction_offset: int, recorded: messages.Prediction
     ) -> str:
@@ -306,40 +506,8 @@ class _Partition:
             f"{recorded.request_id!r}: a prediction is {what}"
         )
 
-    def _align(
-        self, message_bounds: log_scan.Bounds, prediction_bounds: log_scan.Bounds
-    ) -> tuple[log_scan.Bounds, log_scan.Bounds]:
-        """Begin both topics with the same request if records of either have expired."""
-        number = self._tp.partition
-        if prediction_bounds.get(number, (0, 0))[0] == 0 and message_bounds[number][0] == 0:
-            return message_bounds, prediction_bounds
 
-        def named(topic: str, within: log_scan.Bounds) -> Iterator[tuple[str, int]]:
-            for record in log_scan.scan(self._kafka, topic, log_scan.narrow(number, within)):
-                request_id = request_id_of(record.value)
-                if request_id is not None:
-                    yield request_id, record.offset
-
-        first_offsets: dict[str, int] = {}
-        for request_id, offset in named(messages.PREDICTIONS, prediction_bounds):
-            first_offsets.setdefault(request_id, offset)
-        pairs = (
-            (offset, first_offsets[request_id])
-            for request_id, offset in named(self._tp.topic, message_bounds)
-            if request_id in first_offsets
-        )
-        ends = message_bounds[number][1], prediction_bounds[number][1]
-        begin, predictions_from = next(pairs, ends)
-        self._replayed.notes.append(
-            f"records of partition {number} have expired: it was replayed from offset {begin} on"
-        )
-        return (
-            {**message_bounds, number: (begin, ends[0])},
-            {**prediction_bounds, number: (predictions_from, ends[1])},
-        )
-
-
-def _next_prediction(predictions: Iterator[Record]) -> tuple[int, messages.Prediction] | None:
+def _next_prediction(predictions: Iterator[Record]) -> FoundPrediction | None:
     record = next(predictions, None)
     if record is None:
         return None
@@ -398,9 +566,7 @@ def rebuild(settings: Settings, model_id: int) -> list[str]:
     """
     store = ModelStore(settings.models_dir)
     if model_id not in store.on_disk():
-        pruned = store.published(model_id) is not None
-        why = "was pruned, and its parameters with it" if pruned else "never existed"
-        raise ModelStoreError(f"model {model_id} {why}")
+        raise ModelStoreError(store.describe_missing(model_id))
     bundle = store.load(model_id)
     _check_base(settings, bundle)
     snapshot, notes = _training_snapshot(settings, bundle)
@@ -451,7 +617,7 @@ def _training_snapshot(settings: Settings, bundle: Bundle) -> tuple[Snapshot | N
         return None, []
     try:
         within = {topic: log_scan.bounds(settings.kafka, topic) for topic in TRAINING_TOPICS}
-        reason = _not_in_log(read, within)
+        reason = _not_in_log(read, within) or _compacted(settings.kafka, read)
         if not reason:
             return _rows_of(bundle, _from_log(settings.kafka, bundle, read)), []
     except KafkaUnavailable as error:
@@ -475,10 +641,18 @@ def _not_in_log(read: Offsets, within: dict[str, dict[int, tuple[int, int]]]) ->
     return ""
 
 
+def _compacted(kafka: Kafka, read: Offsets) -> str:
+    """Which topic that the training read may have lost records since; empty if none."""
+    topics = sorted({topic for (topic, _), end in read.items() if end})
+    return "; ".join(
+        f"{topic} is compacted" for topic in topics if log_scan.is_compacted(kafka, topic)
+    )
+
+
 def _rows_of(bundle: Bundle, batches: Iterable[Batch]) -> Snapshot:
     """Store batches in a temporary message store; a snapshot of it."""
     with tempfile.TemporaryDirectory() as folder:
-        url = f"sqlite:///{Path(folder) / 'messages.db'}"
+        url = sqlite_url(Path(folder) / "messages.db")
         with MessageStore(url, bundle.features) as store:
             for batch in batches:
                 store.ingest(batch)

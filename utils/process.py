@@ -20,10 +20,10 @@ from types import FrameType
 from rich.console import Console
 from rich.markup import escape
 
+from utils import interpreter, version
 from utils import settings as settings_module
-from utils import version
 from utils.durable_files import try_lock
-from utils.errors import UserError
+from utils.errors import UserError, one_line
 from utils.settings import Settings
 
 #: Prints one line of text for the user.
@@ -65,6 +65,11 @@ def at_least(lowest: int) -> Callable[[str], int]:
     return whole_number
 
 
+def text(argument: str) -> str:
+    """An argparse type: text in UTF-8, whatever the locale."""
+    return interpreter.decode_text(argument)
+
+
 def seconds(text: str) -> float:
     """An argparse type: a number of seconds, 0 or more."""
     number = float(text)
@@ -85,6 +90,7 @@ def run(main: Callable[[Settings], int | None], *, errors: Sequence[type[Excepti
     """
     expected: tuple[type[Exception], ...] = (UserError, *errors)
     try:
+        interpreter.prepare()
         settings = settings_module.load()
         _log(settings)
         return main(settings) or 0
@@ -96,8 +102,25 @@ def run(main: Callable[[Settings], int | None], *, errors: Sequence[type[Excepti
     except BrokenPipeError:  # `... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # a full disk, a missing folder for temporary files
+        print(f"{_program()}: {_describe(error)}", file=sys.stderr)
+        return 1
+    except UnicodeEncodeError as error:
+        if error.encoding == "utf-8":
+            raise
+        print(
+            f"{_program()}: {error.object!r} cannot be used where the encoding is "
+            f"{error.encoding}: set PYTHONUTF8=1",
+            file=sys.stderr,
+        )
+        return 1
     finally:
         gc.freeze()  # otherwise the garbage collector scans all imported objects at exit
+
+
+def _describe(error: OSError) -> str:
+    reason = error.strerror or one_line(error)
+    return reason if error.filename is None else f"cannot use {error.filename}: {reason}"
 
 
 def _program() -> str:
@@ -218,7 +241,7 @@ def be_nice(niceness: int) -> None:
     os.nice(niceness)
     with suppress(OSError):  # a session leader already, not Linux, or Linux without autogroups
         os.setsid()
-        Path("/proc/self/autogroup").write_text(str(niceness))
+        Path("/proc/self/autogroup").write_text(str(niceness), "ascii")
 
 
 @contextmanager
@@ -238,7 +261,7 @@ def claim_instance_id(settings: Settings, role: str, limit: int = 1000) -> Itera
     killed = sorted(path for path in locks if path.stat().st_size)
     in_turn = (settings.data_dir / f".{role}-{number}.lock" for number in range(limit))
     for path in chain(killed, in_turn):
-        with path.open("a") as lock:
+        with path.open("a", encoding="ascii") as lock:
             if not try_lock(lock):
                 continue
             with suppress(OSError):  # on a full disk the id is just not claimed first later
@@ -253,7 +276,7 @@ def claim_instance_id(settings: Settings, role: str, limit: int = 1000) -> Itera
 def _instance_id(home: Path, place: str) -> str:
     role, number = place.rsplit("-", 1)
     host = re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:100]
-    return f"{role}-{host}-{zlib.crc32(str(home).encode()):08x}-{number}"
+    return f"{role}-{host}-{zlib.crc32(os.fsencode(home)):08x}-{number}"
 
 
 @contextmanager

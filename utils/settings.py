@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from pydantic import (
     BaseModel,
@@ -25,7 +25,8 @@ from pydantic import (
     model_validator,
 )
 
-from utils.errors import UserError
+from utils.errors import UserError, one_line
+from utils.interpreter import decode_text
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -268,7 +269,7 @@ class Settings(_Section):
     @property
     def messages_url(self) -> str:
         """The database URL of the trainer's message store."""
-        return self.messages.url or f"sqlite:///{self.messages_dir / 'messages.db'}"
+        return self.messages.url or sqlite_url(self.messages_dir / "messages.db")
 
     @property
     def mlflow_dir(self) -> Path:
@@ -359,13 +360,52 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
     for variable in VARIABLES:
         text = environ.get(variable.name, "")
         if text and variable.path:
-            _put(values, variable.path, text)
+            _put(
+                values,
+                variable.path,
+                text if variable.name == "PIPELINE_HOME" else _decode(variable.name, text),
+            )
             names[variable.path] = variable.name
     try:
         settings = Settings.model_validate(values)
     except ValidationError as error:
         raise SettingsError(_first_line(error, names, config)) from None
-    return settings.model_copy(update={"home": settings.home.expanduser().resolve()})
+    return settings.model_copy(update={"home": _home(settings.home)})
+
+
+def _decode(name: str, text: str) -> str:
+    try:
+        return decode_text(text)
+    except ValueError:
+        raise SettingsError(f"{name}: is not UTF-8") from None
+
+
+def _home(path: Path) -> Path:
+    """The home as an absolute path.
+
+    Raises:
+        SettingsError: There is no such user, or the path is not UTF-8: Kafka, SQLite and
+            MLflow could not use it.
+    """
+    try:
+        home = path.expanduser().resolve()
+        os.fsencode(home).decode("utf-8")
+    except UnicodeDecodeError:
+        raise SettingsError(
+            f"the path {str(home)!a} is not UTF-8: set PIPELINE_HOME to another folder"
+        ) from None
+    except (RuntimeError, OSError) as error:  # no such user, a loop of links
+        raise SettingsError(f"PIPELINE_HOME is {path}: {one_line(error)}") from None
+    return home
+
+
+def sqlite_url(path: Path) -> str:
+    """The URL of a SQLite file, which may have any name.
+
+    >>> sqlite_url(Path("/tmp/50%?/a b.db"))
+    'sqlite:////tmp/50%25%3F/a b.db'
+    """
+    return f"sqlite:///{quote(os.fsencode(path), safe=' /+')}"
 
 
 def environment_help() -> str:

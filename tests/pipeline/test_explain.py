@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from kafka.admin import ConfigResource
 
 from ops import __main__ as ops_command
 from tests.harness import Pipeline, delete_topics_and_groups
@@ -328,9 +329,9 @@ def test_commands_say_when_a_model_was_pruned(command: Command, copied_home: Pat
     assert "10 predictions reproduced bit for bit: 10 by model 2" in out
     assert "27 cannot be replayed: model 1 was pruned" in out
     status, _, err = command("rebuild", "1", **home)
-    assert (status, "model 1 was pruned" in err) == (1, True)
+    assert (status, "model 1 was pruned; there is 2" in err) == (1, True)
     status, _, err = command("rebuild", "7", **home)
-    assert (status, "model 7 never existed" in err) == (1, True)
+    assert (status, "model 7 never existed; there is 2" in err) == (1, True)
 
 
 def test_contributions_explain_the_predicted_class_of_several(
@@ -409,6 +410,8 @@ def test_replay_reproduces_every_bit(used_home: Pipeline, command: Command) -> N
     assert "19 predictions reproduced bit for bit: 17 by model 1, 2 by model 2" in out
     status, _, err = command("replay", "--partition", "9")
     assert (status, "no partition 9" in err) == (1, True)
+    status, _, err = command("replay", "--from", str(2**70))
+    assert (status, "app_messages ends before offset" in err) == (1, True)
 
 
 def test_replay_finds_the_first_bit_that_differs(used_home: Pipeline, command: Command) -> None:
@@ -466,13 +469,14 @@ def test_replay_finds_what_is_missing_or_doubled(used_home: Pipeline, command: C
 def test_replay_and_rebuild_name_expired_records(
     used_home: Pipeline, command: Command, copied_home: Path
 ) -> None:
-    admin = open_admin(used_home.settings.kafka)
-    admin.delete_records({TopicPartition(messages.APP_MESSAGES, 0): 6})
-    admin.close()
+    delete_records(used_home, messages.APP_MESSAGES, 6)
     status, out, _ = command("replay", "--partition", "0")
     assert status == 0
     assert "26 predictions reproduced" in out
-    assert "have expired: it was replayed from offset 6 on" in out
+    assert "6 cannot be replayed: its message is gone" in out
+    cause = "the records of app_messages-0 before offset 6 have expired"
+    assert f"its message is gone: {cause}" in command("why", "p-3", "--log")[1]
+    assert cause in command("why", "nobody")[2]
     home = {"PIPELINE_HOME": str(copied_home)}
     url = used_home.settings.model_copy(update={"home": copied_home}).messages_url
     MessageStore(url, FEATURES).close()  # drops the rows, but not the copy of the records
@@ -484,3 +488,46 @@ def test_replay_and_rebuild_name_expired_records(
     assert status == 1
     assert "records of app_messages-0 before offset 6 have expired" in err
     assert "has not made it yet" in err
+
+
+def test_replay_and_why_name_missing_predictions(used_home: Pipeline, command: Command) -> None:
+    """Runs after the test above, which has deleted the first six messages of partition 0."""
+    (first,) = [
+        record.offset
+        for record in used_home.records(messages.PREDICTIONS)
+        if json.loads(record.value)["request_id"] == "p-10"
+    ]
+    delete_records(used_home, messages.PREDICTIONS, first)
+    row = remove_outcome(make_rows(60, 2, seed=3)[0])
+    used_home.send([(messages.APP_MESSAGES, b"q-9", {"request_id": "q-9", "data": row})])
+    status, out, _ = command("replay", "--partition", "0")
+    assert status == 0
+    assert out.splitlines() == [
+        "20 predictions reproduced bit for bit: 10 by model 1, 10 by model 2",
+        "1 messages were rejected and have no prediction",
+        "1 messages at the end have no prediction yet",
+        "6 cannot be replayed: its prediction is gone (compacted, expired or deleted)",
+    ]
+    cause = f"its prediction is gone: the records of predictions-0 before offset {first}"
+    assert cause in command("why", "twice", "--log")[1]
+    out = command("why", "q-9", "--log")[1]  # its older message has a prediction
+    assert "none of them answers the newest message" in out and "gone" not in out
+
+    answer = next(v for v in used_home.values(messages.PREDICTIONS) if v["request_id"] == "a-0")
+    used_home.send([(messages.PREDICTIONS, b"a-0", answer)], partition=1)
+    status, _, err = command("replay", "--partition", "1")
+    assert (status, "DIFFERENT" in err) == (1, True)
+    admin = open_admin(used_home.settings.kafka)
+    policy = {"cleanup.policy": "compact"}
+    admin.alter_configs([ConfigResource("topic", messages.APP_MESSAGES, policy)])
+    admin.close()
+    status, out, _ = command("replay", "--partition", "1")
+    assert status == 0
+    assert "5 predictions" in out and "1 cannot be replayed: its message is gone" in out
+
+
+def delete_records(pipeline: Pipeline, topic: str, before: int) -> None:
+    """Delete the records of partition 0 before an offset, as their expiry would."""
+    admin = open_admin(pipeline.settings.kafka)
+    admin.delete_records({TopicPartition(topic, 0): before})
+    admin.close()

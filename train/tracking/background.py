@@ -15,7 +15,7 @@ from train.tracking.tracker import Tracker, loop
 from utils import process
 from utils.errors import UserError
 from utils.process import Report, Stop
-from utils.settings import Settings
+from utils.settings import Settings, sqlite_url
 
 
 def add_argument(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +34,7 @@ def with_tracking(settings: Settings, wanted: bool) -> Settings:
         UserError: Tracking is on, but MLflow is not installed.
     """
     if wanted and not settings.mlflow.tracking_uri:
-        uri = f"sqlite:///{settings.mlflow_dir / 'mlflow.db'}"
+        uri = sqlite_url(settings.mlflow_dir / "mlflow.db")
         section = settings.mlflow.model_copy(update={"tracking_uri": uri})
         settings = settings.model_copy(update={"mlflow": section})
     if settings.mlflow.tracking_uri and find_spec("mlflow") is None:

@@ -9,10 +9,11 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from utils import version
+from utils import interpreter, version
 from utils.broker.jars import LOCK, VERSION, BrokerError, write_lock
 from utils.broker.ports import LOOPBACK, is_answering
 from utils.broker.server import Broker, prepare
+from utils.errors import UserError
 
 if TYPE_CHECKING:
     from utils.settings import Kafka
@@ -53,6 +54,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help=f"pin the jars of another version of Kafka in {LOCK.name}, then exit",
     )
     options = parser.parse_args(arguments)
+    try:
+        interpreter.prepare()
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 1
     from utils import settings  # here: importing it takes longer than all the rest
 
     for signal_number in (signal.SIGINT, signal.SIGTERM):
@@ -72,7 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (BrokerError, settings.SettingsError) as error:
         print(error, file=sys.stderr)
     except OSError as error:
-        print(f"cannot use {error.filename}: {error.strerror}", file=sys.stderr)
+        where = "" if error.filename is None else f"cannot use {error.filename}: "
+        print(f"{where}{error.strerror or error}", file=sys.stderr)
     return 1
 
 

@@ -59,13 +59,20 @@ def ensure_jars(cache: Path | None = None) -> list[Path]:
     Raises:
         BrokerError: A jar cannot be fetched, or does not match its SHA-256.
     """
-    cache = cache or Path(os.environ.get("M2_REPO") or Path.home() / ".m2" / "repository")
+    cache = cache or _repository()
     jars = load_lock()
     if find_damaged(jars, cache):
         with _one_at_a_time(cache):
             if missing := find_damaged(jars, cache):  # another process may have fetched them
                 _fetch(missing, cache)
     return [cache / jar.path for jar in jars]
+
+
+def _repository() -> Path:
+    try:
+        return Path(os.environ.get("M2_REPO") or Path.home() / ".m2" / "repository")
+    except RuntimeError:
+        raise BrokerError("there is no home folder for Kafka's jars: set M2_REPO") from None
 
 
 @contextmanager

@@ -199,7 +199,7 @@ class Broker:
             self._lock = None
 
     def _lock_folder(self) -> None:
-        lock = (self.home / "lock").open("a")
+        lock = (self.home / "lock").open("a", encoding="ascii")
         if not _within(1.0, lambda: try_lock(lock)):
             lock.close()
             raise BrokerError(f"another broker is using {self.home}")
@@ -215,7 +215,7 @@ class Broker:
         }
         if more := self._overrides.get("listeners"):
             properties["listeners"] += f",{more}"
-        (self.home / "log4j2.properties").write_text(LOG4J)
+        (self.home / "log4j2.properties").write_text(LOG4J, "ascii")
         write_properties(self.home / "server.properties", properties)
         if not (self.home / "log").exists():
             java.format(properties, self._scram)

@@ -4,16 +4,27 @@ import time
 from collections.abc import Iterator, Mapping
 
 from kafka import TopicPartition
+from kafka.admin import ConfigFilterType, ConfigResource, ConfigResourceType
 from kafka.errors import KafkaError
 
 from utils.errors import one_line
-from utils.kafka_io.clients import KafkaUnavailable
+from utils.kafka_io.clients import (
+    KafkaUnavailable,
+    committed_offset,
+    open_admin,
+    open_consumer,
+    partitions_of,
+    translate_connection_errors,
+)
 from utils.kafka_io.log_reader import LogReader, partition_bounds
 from utils.kafka_io.record_batches import Record
 from utils.settings import Kafka
 
 #: How long to wait for the next records before the scan fails.
 SILENCE_TIMEOUT_S = 30.0
+
+#: An offset after every record.
+END = 2**63 - 1
 
 #: By partition: the first offset, and the offset after the last.
 Bounds = Mapping[int, tuple[int, int]]
@@ -32,6 +43,50 @@ def bounds(kafka: Kafka, topic: str) -> dict[int, tuple[int, int]]:
     if not found:
         raise KafkaUnavailable(f"there is no topic {topic}: run initialize.py first")
     return found
+
+
+def is_compacted(kafka: Kafka, topic: str) -> bool:
+    """Whether the broker may delete all but the newest record of each key of a topic.
+
+    Raises:
+        KafkaUnavailable: No broker answers.
+    """
+    resource = ConfigResource(ConfigResourceType.TOPIC, topic, configs={"cleanup.policy": None})
+    try:
+        admin = open_admin(kafka)
+        try:
+            # Not only what the topic overrides: the broker's default may compact, too.
+            found = admin.describe_configs([resource], config_filter=ConfigFilterType.ALL)
+        finally:
+            admin.close()
+    except KafkaError as error:
+        raise KafkaUnavailable(f"{topic} cannot be read: {one_line(error)}") from None
+    # Empty for a client that may read the records but not the topic's settings.
+    policy = found.get("topic", {}).get(topic, {}).get("cleanup.policy", {}).get("value")
+    return "compact" in (policy or "")
+
+
+def committed(kafka: Kafka, group: str, topic: str) -> dict[int, int]:
+    """The offset after the last record that a consumer group has finished, by partition.
+
+    Partitions without a committed offset are left out.
+
+    Raises:
+        KafkaUnavailable: No broker answers.
+    """
+    try:
+        with translate_connection_errors(kafka):
+            consumer = open_consumer(kafka, group_id=group)
+        try:
+            offsets = {
+                tp.partition: committed_offset(consumer, tp)
+                for tp in partitions_of(consumer, [topic])
+            }
+        finally:
+            consumer.close(timeout_ms=1_000)
+    except KafkaError as error:
+        raise KafkaUnavailable(f"{topic} cannot be read: {one_line(error)}") from None
+    return {number: each.offset for number, each in offsets.items() if each is not None}
 
 
 def narrow(partition: int, found: Bounds) -> dict[int, tuple[int, int]]:

@@ -184,6 +184,20 @@ class ModelStore:
         lines = published(self.history())
         return next((line for line in lines if line.model_id == model_id), None)
 
+    def describe_missing(self, model_id: int) -> str:
+        """What became of a bundle that is not there, and which are, in one line.
+
+        Raises:
+            ModelStoreError: The folder or the history cannot be read.
+        """
+        what = "never existed" if self.published(model_id) is None else "was pruned"
+        there = [str(each) for each in self.on_disk()]
+        if not there and not self.history():
+            return f"no models in {self.path}: run initialize.py first"
+        listed = " and ".join(part for part in (", ".join(there[:-1]), *there[-1:]) if part)
+        be = "is" if len(there) == 1 else "are"
+        return f"model {model_id} {what}; there {be} {listed or 'none'}"
+
     def trainings_for(self, batch_ids: Iterable[str]) -> dict[str, PublishedModel]:
         """The history lines of the bundles that answered retrain requests, by batch id."""
         asked = set(batch_ids)
@@ -293,11 +307,13 @@ class ModelStore:
             written.
 
         Raises:
-            BundleError: The bundle does not load.
+            BundleError: The bundle does not load, was pruned or never existed.
             ModelStoreError: The rollback could not be written; the old state is kept.
         """
+        self._check_there(model_id)  # before anything is written
         with self.writing(), disk_errors_as(f"cannot roll back to bundle {model_id}"):
             self.reconcile()
+            self._check_there(model_id)
             self.load(model_id)
             served = serving_id(self.history())
             if served != model_id:
@@ -309,6 +325,10 @@ class ModelStore:
                     self._cut_history(size)
                     raise
             return served
+
+    def _check_there(self, model_id: int) -> None:
+        if model_id not in self.on_disk():
+            raise BundleError(self.describe_missing(model_id))
 
     def prune(self, keep_extra: int) -> list[int]:
         """Delete old bundles, never the serving one.

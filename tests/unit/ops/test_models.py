@@ -98,10 +98,33 @@ def test_list_show_and_rollback_errors_are_one_line(
         assert (status, out) == (1, "")
         assert len(err.splitlines()) == 1, err
         assert arguments[1] in err
+    store.publish(draft)
+    store.prune(0)
+    for number, what in (("1", "was pruned"), ("7", "never existed"), ("-1", "never existed")):
+        status, out, err = quick_command(store.path.parent, "rollback", number)
+        assert (status, out) == (1, "")
+        assert f"model {number} {what}; there is 2" in err
     status, out, err = quick_command(store.path.parent, "--help")
     assert status == 0
     assert "rollback" in out
     assert "PIPELINE_HOME" in out
+
+
+def test_rollback_in_an_empty_home_writes_nothing(store: ModelStore, quick_command: Any) -> None:
+    status, _, err = quick_command(store.path.parent, "rollback", "1")
+    assert (status, "run initialize.py first" in err) == (1, True)
+    assert not store.path.exists()
+
+
+def test_output_needs_no_unicode_locale(store: ModelStore, draft: Draft) -> None:
+    home = store.path.parent
+    store.publish(draft)
+    store.publish(replace(draft, parent_id=1, batch_ids=["b\xfcro \u2603"]))
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    for arguments in (["list"], ["show", "2"], ["--help"]):
+        done = command(home, *arguments, **ascii_only, PYTHONIOENCODING="ascii")
+        assert (done.returncode, done.stderr) == (0, "")
+    assert "b\xfcro \u2603" in command(home, "show", "2", **ascii_only).stdout
 
 
 def test_rollback_without_a_broker_still_changes_the_model(store: ModelStore, draft: Draft) -> None:
