@@ -10,7 +10,7 @@ from kafka.errors import KafkaError
 from utils.errors import one_line
 from utils.kafka_io.clients import (
     KafkaUnavailable,
-    committed_offset,
+    committed_offsets,
     open_admin,
     open_consumer,
     partitions_of,
@@ -78,15 +78,12 @@ def committed(kafka: Kafka, group: str, topic: str) -> dict[int, int]:
         with translate_connection_errors(kafka):
             consumer = open_consumer(kafka, group_id=group)
         try:
-            offsets = {
-                tp.partition: committed_offset(consumer, tp)
-                for tp in partitions_of(consumer, [topic])
-            }
+            offsets = committed_offsets(consumer, partitions_of(consumer, [topic]))
         finally:
             consumer.close(timeout_ms=1_000)
     except KafkaError as error:
         raise KafkaUnavailable(f"{topic} cannot be read: {one_line(error)}") from None
-    return {number: each.offset for number, each in offsets.items() if each is not None}
+    return {tp.partition: each.offset for tp, each in offsets.items()}
 
 
 def narrow(partition: int, found: Bounds) -> dict[int, tuple[int, int]]:

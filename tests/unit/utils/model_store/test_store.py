@@ -309,7 +309,7 @@ def test_rollback_changes_the_serving_bundle(store: ModelStore, draft: Draft) ->
     store.prune(1)
     assert store.on_disk() == [2, 4]
     before = state(store)
-    with pytest.raises(BundleError, match="bundle 3 "):
+    with pytest.raises(BundleError, match="model 3 was pruned; there are 2 and 4"):
         store.rollback(3, "gone")
     assert state(store) == before
 
