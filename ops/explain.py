@@ -1,6 +1,8 @@
 """Explains a prediction: all that is known about a request, and each feature's contribution."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from operator import attrgetter
 
 import msgspec
 import numpy as np
@@ -13,6 +15,7 @@ from utils.kafka_io import KafkaUnavailable, Record, TopicPartition, log_scan
 from utils.message_decoder import class_name, load_json, request_id_of
 from utils.message_store import MessageStore, RawLog, StoreError
 from utils.message_store.ingest import TOPICS, RecordDecoder
+from utils.message_store.timestamps import Timestamps
 from utils.metrics import BothMetrics, Comparison
 from utils.model_store import Bundle, ModelStore, predicted_codes
 from utils.model_store.manifest import MemoryRecord, PublishedModel, TopicOffsets
@@ -148,10 +151,12 @@ class Explanation(msgspec.Struct, kw_only=True):
         request_id: The id of the request.
         source: Where the request was found, as text.
         sent: How many messages have the request_id; None if that is not known.
-        message: The newest of them; None if there is none.
+        message: The latest of them, by timestamp; None if there is none.
         predictions: The predictions for them, oldest first.
         answer: The one of them that belongs to `message`; None if there is none.
         outcome: The outcome; None while it is not known.
+        outcomes: How many valid records on `outcomes` are about the request, of which the latest
+            counts; None if that is not known.
         rejected_outcome: The outcome inside the message, if it is none of the classes.
         model: The answer's model; None without an answer.
         contributions: None without an answer, its bundle or a valid message.
@@ -163,6 +168,7 @@ class Explanation(msgspec.Struct, kw_only=True):
     sent: int | None = None
     message: Message | None = None
     outcome: KnownOutcome | None = None
+    outcomes: int | None = None
     rejected_outcome: str | None = None
     predictions: list[MadePrediction] = []
     answer: MadePrediction | None = None
@@ -179,7 +185,9 @@ class Explanation(msgspec.Struct, kw_only=True):
 def why(settings: Settings, request_id: str, *, log: bool = False) -> Explanation:
     """Explain a prediction.
 
-    The request is looked up in the message store, then in the log.
+    The request is looked up in the message store, then in the log. The log also decides if the
+    stored prediction is not that of the stored message: the store keeps the latest of each, and
+    those of a request_id sent twice need not belong together.
 
     Args:
         settings: The pipeline's settings.
@@ -191,6 +199,15 @@ def why(settings: Settings, request_id: str, *, log: bool = False) -> Explanatio
         UserError: There is no such request, or neither store nor log can be read.
         ModelStoreError: The models cannot be read.
     """
+    found = _why(settings, request_id, log)
+    if not log and found.recomputed is not None and not found.recomputed.same_bits:
+        with suppress(UserError):  # what the store has may be all that is left
+            in_log = _why(settings, request_id, log=True)
+            found = in_log if in_log.is_whole else found
+    return found
+
+
+def _why(settings: Settings, request_id: str, log: bool) -> Explanation:
     store = ModelStore(settings.models_dir)
     serving = store.load_current()
     found, sent = _look_up(settings, serving, request_id, log)
@@ -275,7 +292,7 @@ def _code(probability: Probability) -> int:
 def _look_up(
     settings: Settings, serving: Bundle, request_id: str, log: bool
 ) -> tuple[Explanation, bytes | None]:
-    """What is known about a request, and its newest message as it was sent."""
+    """What is known about a request, and its latest message as it was sent."""
     stored, sent, failure = None, None, ""
     if not log:
         try:
@@ -308,15 +325,16 @@ def _in_store(settings: Settings, serving: Bundle, request_id: str) -> Explanati
         return None
     found = Explanation(
         request_id=request_id,
-        source="the message store, which keeps the newest of a request_id sent twice",
+        source="the message store, which keeps the latest of a request_id sent twice",
     )
     if row.message is not None:
         found.message = Message(*row.message)
     if row.prediction is not None and row.model_id is not None and row.probability is not None:
-        found.answer = MadePrediction(
-            *row.prediction, model_id=row.model_id, probability=row.probability
-        )
-        found.predictions = [found.answer]
+        made = MadePrediction(*row.prediction, model_id=row.model_id, probability=row.probability)
+        found.predictions = [made]
+        # A message and its prediction have the same partition number.
+        if row.message is None or row.message[0] == made.partition:
+            found.answer = made
     if row.outcome is not None:
         found.outcome = KnownOutcome(row.outcome, *(row.late_outcome or ()))
     return found
@@ -334,44 +352,53 @@ def _copy_of(settings: Settings, message: Message | None) -> bytes | None:
 def _in_log(
     settings: Settings, serving: Bundle, request_id: str
 ) -> tuple[Explanation | None, bytes | None]:
-    """Search the whole log; returns the newest message's bytes, too."""
+    """Search the whole log; returns the latest message's bytes, too."""
+    timestamps = Timestamps()
     same: dict[str, list[Record]] = {}
     for topic in TOPICS:
         bounds = log_scan.bounds(settings.kafka, topic)
-        records = log_scan.scan(settings.kafka, topic, bounds)
+        records = timestamps.stream(log_scan.scan(settings.kafka, topic, bounds))
         same[topic] = sorted(
             (record for record in records if request_id_of(record.value) == request_id),
-            key=lambda record: (record.partition, record.offset),
+            key=attrgetter("timestamp", "partition", "offset"),
         )
     if not any(same.values()):
         return None, None
     sent = same[messages.APP_MESSAGES]
-    found = Explanation(request_id=request_id, source="the log", sent=len(sent))
-    decoder = RecordDecoder(serving.features)
+    found = Explanation(request_id=request_id, source="the log", sent=len(sent), outcomes=0)
+    decoder = RecordDecoder(serving.features, serving.manifest.training.outcomes_from)
     for record in same[messages.PREDICTIONS]:
         for row in decoder.batch({_partition(record): [record]}).predictions:
             found.predictions.append(
                 MadePrediction(*_place(record), model_id=row[1], probability=row[2])
             )
-    if sent:
-        _describe_newest(found, sent, decoder)
-    for record in same[messages.OUTCOMES]:  # the last one counts, also over one inside the message
-        for late in decoder.batch({_partition(record): [record]}).outcomes:
-            if late[1] in serving.features.classes:
-                found.outcome = KnownOutcome(late[1], *_place(record))
-    return found, sent[-1].value if sent else None
+    latest = _describe_latest(found, sent, decoder) if sent else None
+    late = [
+        KnownOutcome(outcome[1], *_place(record))
+        for record in same[messages.OUTCOMES]
+        for outcome in decoder.batch({_partition(record): [record]}).outcomes
+        if outcome[1] in serving.features.classes
+    ]
+    if late:
+        found.outcome, found.outcomes = late[-1], len(late)  # also over one inside the message
+    return found, latest.value if latest else None
 
 
-def _describe_newest(found: Explanation, sent: Sequence[Record], decoder: RecordDecoder) -> None:
-    """Add the newest message and its answer; predictions have the order of the messages."""
-    record, usable = sent[-1], 0
-    for each in sent:
-        rows = decoder.batch({_partition(each): [each]}).messages
-        usable += bool(rows) and each.partition == record.partition
-    found.message = Message(*_place(record))
-    answers = [each for each in found.predictions if each.partition == record.partition]
-    if rows and len(answers) >= usable:
-        found.answer = answers[-1]
+def _describe_latest(found: Explanation, sent: Sequence[Record], decoder: RecordDecoder) -> Record:
+    """Add the latest usable message, or the latest if none is, and its answer; returns it."""
+    usable = [each for each in sent if decoder.batch({_partition(each): [each]}).messages]
+    latest = (usable or sent)[-1]
+    found.message = Message(*_place(latest))
+    # The predictions of a partition have the order of its usable messages. If more are left of
+    # them than of the messages, the first messages have expired.
+    offsets = sorted(each.offset for each in usable if each.partition == latest.partition)
+    answers = sorted(
+        (each for each in found.predictions if each.partition == latest.partition),
+        key=attrgetter("offset"),
+    )
+    if len(answers) >= len(offsets) > 0:
+        found.answer = answers[offsets.index(latest.offset) - len(offsets)]
+    return latest
 
 
 def _partition(record: Record) -> TopicPartition:
