@@ -1,6 +1,8 @@
 """Explains a prediction: all that is known about a request, and each feature's contribution."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from operator import attrgetter
 
 import msgspec
 import numpy as np
@@ -13,6 +15,7 @@ from utils.kafka_io import KafkaUnavailable, Record, TopicPartition, log_scan
 from utils.message_decoder import class_name, load_json, request_id_of
 from utils.message_store import MessageStore, RawLog, StoreError
 from utils.message_store.ingest import TOPICS, RecordDecoder
+from utils.message_store.timestamps import Timestamps
 from utils.metrics import BothMetrics, Comparison
 from utils.model_store import Bundle, ModelStore, predicted_codes
 from utils.model_store.manifest import MemoryRecord, PublishedModel, TopicOffsets
@@ -148,11 +151,13 @@ class Explanation(msgspec.Struct, kw_only=True):
         request_id: The id of the request.
         source: Where the request was found, as text.
         sent: How many messages have the request_id; None if that is not known.
-        message: The newest of them; None if there is none.
+        message: The latest of them, by timestamp; None if there is none.
         predictions: The predictions for them, oldest first.
         answer: The one of them that belongs to `message`; None if there is none.
         gone: What is no longer in the log, as text: the message, or its prediction.
         outcome: The outcome; None while it is not known.
+        outcomes: How many valid records on `outcomes` are about the request, of which the latest
+            counts; None if that is not known.
         rejected_outcome: The outcome inside the message, if it is none of the classes.
         model: The answer's model; None without an answer.
         contributions: None without an answer, its bundle or a valid message.
@@ -164,6 +169,7 @@ class Explanation(msgspec.Struct, kw_only=True):
     sent: int | None = None
     message: Message | None = None
     outcome: KnownOutcome | None = None
+    outcomes: int | None = None
     rejected_outcome: str | None = None
     predictions: list[MadePrediction] = []
     answer: MadePrediction | None = None
@@ -181,7 +187,9 @@ class Explanation(msgspec.Struct, kw_only=True):
 def why(settings: Settings, request_id: str, *, log: bool = False) -> Explanation:
     """Explain a prediction.
 
-    The request is looked up in the message store, then in the log.
+    The request is looked up in the message store, then in the log. The log also decides if the
+    stored prediction is not that of the stored message: the store keeps the latest of each, and
+    those of a request_id sent twice need not belong together.
 
     Args:
         settings: The pipeline's settings.
@@ -193,6 +201,15 @@ def why(settings: Settings, request_id: str, *, log: bool = False) -> Explanatio
         UserError: There is no such request, or neither store nor log can be read.
         ModelStoreError: The models cannot be read.
     """
+    found = _why(settings, request_id, log)
+    if not log and found.recomputed is not None and not found.recomputed.same_bits:
+        with suppress(UserError):  # what the store has may be all that is left
+            in_log = _why(settings, request_id, log=True)
+            found = in_log if in_log.is_whole else found
+    return found
+
+
+def _why(settings: Settings, request_id: str, log: bool) -> Explanation:
     store = ModelStore(settings.models_dir)
     serving = store.load_current()
     found, sent = _look_up(settings, serving, request_id, log)
@@ -277,7 +294,7 @@ def _code(probability: Probability) -> int:
 def _look_up(
     settings: Settings, serving: Bundle, request_id: str, log: bool
 ) -> tuple[Explanation, bytes | None]:
-    """What is known about a request, and its newest message as it was sent."""
+    """What is known about a request, and its latest message as it was sent."""
     stored, sent, failure = None, None, ""
     if not log:
         try:
@@ -314,15 +331,16 @@ def _in_store(settings: Settings, serving: Bundle, request_id: str) -> Explanati
         return None
     found = Explanation(
         request_id=request_id,
-        source="the message store, which keeps the newest of a request_id sent twice",
+        source="the message store, which keeps the latest of a request_id sent twice",
     )
     if row.message is not None:
         found.message = Message(*row.message)
     if row.prediction is not None and row.model_id is not None and row.probability is not None:
-        found.answer = MadePrediction(
-            *row.prediction, model_id=row.model_id, probability=row.probability
-        )
-        found.predictions = [found.answer]
+        made = MadePrediction(*row.prediction, model_id=row.model_id, probability=row.probability)
+        found.predictions = [made]
+        # A message and its prediction have the same partition number.
+        if row.message is None or row.message[0] == made.partition:
+            found.answer = made
     if row.outcome is not None:
         found.outcome = KnownOutcome(row.outcome, *(row.late_outcome or ()))
     return found
@@ -340,63 +358,92 @@ def _copy_of(settings: Settings, message: Message | None) -> bytes | None:
 def _in_log(
     settings: Settings, serving: Bundle, request_id: str
 ) -> tuple[Explanation | None, bytes | None]:
-    """Search the whole log; returns the newest message's bytes, too."""
+    """Search the whole log; returns the latest message's bytes, too."""
+    timestamps = Timestamps()
     same: dict[str, list[Record]] = {}
     # Read first, so that the log has the prediction of every message before these offsets.
     finished = log_scan.committed(settings.kafka, messages.PREDICTOR_GROUP, messages.APP_MESSAGES)
     for topic in TOPICS:
         bounds = log_scan.bounds(settings.kafka, topic)
-        records = log_scan.scan(settings.kafka, topic, bounds)
+        records = timestamps.stream(log_scan.scan(settings.kafka, topic, bounds))
         same[topic] = sorted(
             (record for record in records if request_id_of(record.value) == request_id),
-            key=lambda record: (record.partition, record.offset),
+            key=attrgetter("timestamp", "partition", "offset"),
         )
     if not any(same.values()):
         return None, None
     sent = same[messages.APP_MESSAGES]
-    found = Explanation(request_id=request_id, source="the log", sent=len(sent))
-    decoder = RecordDecoder(serving.features)
+    found = Explanation(request_id=request_id, source="the log", sent=len(sent), outcomes=0)
+    decoder = RecordDecoder(serving.features, serving.manifest.training.outcomes_from)
     for record in same[messages.PREDICTIONS]:
         for row in decoder.batch({_partition(record): [record]}).predictions:
             found.predictions.append(
                 MadePrediction(*_place(record), model_id=row[1], probability=row[2])
             )
+    latest = None
     if sent:
-        _describe_newest(settings.kafka, found, sent, decoder, finished)
+        latest = _describe_latest(settings.kafka, found, sent, decoder, finished)
     else:
         found.gone = _gone("message", settings.kafka, messages.APP_MESSAGES)
-    for record in same[messages.OUTCOMES]:  # the last one counts, also over one inside the message
-        for late in decoder.batch({_partition(record): [record]}).outcomes:
-            if late[1] in serving.features.classes:
-                found.outcome = KnownOutcome(late[1], *_place(record))
-    return found, sent[-1].value if sent else None
+    late = [
+        KnownOutcome(outcome[1], *_place(record))
+        for record in same[messages.OUTCOMES]
+        for outcome in decoder.batch({_partition(record): [record]}).outcomes
+        if outcome[1] in serving.features.classes
+    ]
+    if late:
+        found.outcome, found.outcomes = late[-1], len(late)  # also over one inside the message
+    return found, latest.value if latest else None
 
 
-def _describe_newest(
+def _describe_latest(
     kafka: Kafka,
     found: Explanation,
     sent: Sequence[Record],
     decoder: RecordDecoder,
     finished: Mapping[int, int],
-) -> None:
-    """Add the newest message and its answer; predictions have the order of the messages."""
-    record, usable = sent[-1], 0
-    for each in sent:
-        rows = decoder.batch({_partition(each): [each]}).messages
-        usable += bool(rows) and each.partition == record.partition
-    found.message = Message(*_place(record))
-    if not rows:
-        return
-    answers = [each for each in found.predictions if each.partition == record.partition]
-    missing = _missing_records(
-        kafka, (messages.APP_MESSAGES, messages.PREDICTIONS), record.partition
+) -> Record:
+    """Add the latest usable message, or the latest if none is, and its answer; returns it."""
+    usable = [each for each in sent if decoder.batch({_partition(each): [each]}).messages]
+    latest = (usable or sent)[-1]
+    found.message, number = Message(*_place(latest)), latest.partition
+    if usable:
+        topics = (messages.APP_MESSAGES, messages.PREDICTIONS)
+        is_whole = not _missing_records(kafka, topics, number)
+        end = finished.get(number, 0 if is_whole else log_scan.END)
+        found.answer = answer_of(latest, usable, found.predictions, None if is_whole else end)
+        if found.answer is None and latest.offset < end:
+            found.gone = _gone("prediction", kafka, messages.PREDICTIONS, number)
+    return latest
+
+
+def answer_of(
+    message: Record,
+    usable: Sequence[Record],
+    predictions: Sequence[MadePrediction],
+    finished: int | None = None,
+) -> MadePrediction | None:
+    """The prediction of one of the messages with the same request_id; None if it has none.
+
+    The predictions of a partition have the order of its usable messages.
+
+    Args:
+        message: One of the messages.
+        usable: All usable ones.
+        predictions: The predictions with that request_id.
+        finished: If records are gone: all messages before this offset were answered. What is
+            gone is older than what remains, so that the last ones are paired then.
+    """
+    offsets = sorted(each.offset for each in usable if each.partition == message.partition)
+    answers = sorted(
+        (each for each in predictions if each.partition == message.partition),
+        key=attrgetter("offset"),
     )
-    end = finished.get(record.partition, log_scan.END if missing else 0)
-    # Those of a whole log can be counted, also where the predictor has committed no offset.
-    if answers and (record.offset < end or (len(answers) >= usable and not missing)):
-        found.answer = answers[-1]
-    elif record.offset < end:
-        found.gone = _gone("prediction", kafka, messages.PREDICTIONS, record.partition)
+    if finished is not None:
+        offsets = [offset for offset in offsets if offset < finished]
+        count = min(len(offsets), len(answers))
+        offsets, answers = offsets[len(offsets) - count :], answers[len(answers) - count :]
+    return dict(zip(offsets, answers, strict=False)).get(message.offset)
 
 
 def _gone(what: str, kafka: Kafka, topic: str, partition: int | None = None) -> list[str]:

@@ -32,10 +32,12 @@ def show(found: Explanation, console: Console) -> None:
     say = _Lines(console)
     say("request", f"{found.request_id!r}, from {found.source}")
     if (found.sent or 0) > 1:
-        say("", f"sent {found.sent} times; this is about the newest")
+        say("", f"sent {found.sent} times; this is about the latest")
     _show_message(say, console, found.message)
     _show_predictions(say, found)
     _show_outcome(say, found.outcome)
+    if (found.outcomes or 0) > 1:
+        say("", f"the latest of {found.outcomes} records on {messages.OUTCOMES}")
     if found.rejected_outcome is not None:
         say("rejected", f"the outcome inside the message, {found.rejected_outcome!r}, is no class")
     if found.model is not None:
@@ -90,7 +92,7 @@ def _show_predictions(say: _Lines, found: Explanation) -> None:
             f"{_at(messages.PREDICTIONS, each)}",
         )
     if found.predictions and found.message is not None and found.answer is None:
-        say("", "none of them answers the newest message")
+        say("", "none of them answers the latest message")
 
 
 def _show_outcome(say: _Lines, outcome: KnownOutcome | None) -> None:

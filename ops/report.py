@@ -211,7 +211,9 @@ def totals(counts: Counts) -> str:
     return (
         f"{counts.messages} messages, {counts.known_outcomes} of them with an outcome; "
         f"{counts.predictions} predictions; {counts.unmatched_outcomes} outcomes without a "
-        f"message, {counts.rejected_outcomes} rejected (unknown class)"
+        f"message, {counts.rejected_outcomes} rejected (unknown class); replaced by a later one: "
+        f"{counts.superseded_messages} messages, {counts.superseded_outcomes} outcomes; "
+        f"{counts.misdated_records} records without a sensible timestamp"
     )
 
 

@@ -9,6 +9,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from datetime import datetime
 from importlib import metadata
 from itertools import takewhile
 from pathlib import Path
@@ -24,6 +25,7 @@ from utils.kafka_io import KafkaUnavailable, Record, TopicPartition, log_scan
 from utils.message_decoder import request_id_of
 from utils.message_store import Batch, MessageStore, Offsets, RawLog, Snapshot, StoreError
 from utils.message_store.ingest import RecordDecoder, kafka_records
+from utils.message_store.timestamps import Timestamps
 from utils.model_store import (
     FEATURES,
     MODEL,
@@ -661,11 +663,11 @@ def _rows_of(bundle: Bundle, batches: Iterable[Batch]) -> Snapshot:
 
 def _from_log(kafka: Kafka, bundle: Bundle, read: Offsets) -> Iterator[Batch]:
     """Read Kafka up to the offsets."""
-    decoder = RecordDecoder(bundle.features, bundle.manifest.training.outcomes_from)
+    decode = _decoder(bundle)
     for topic in TRAINING_TOPICS:
         within = {number: (0, end) for (name, number), end in read.items() if name == topic}
         for records in _in_chunks(log_scan.scan(kafka, topic, within)):
-            yield _batch(decoder, records)
+            yield decode(_by_partition(records))
 
 
 def _in_chunks(records: Iterator[Record], size: int = 5_000) -> Iterator[list[Record]]:
@@ -680,11 +682,20 @@ def _in_chunks(records: Iterator[Record], size: int = 5_000) -> Iterator[list[Re
         yield chunk
 
 
-def _batch(decoder: RecordDecoder, records: list[Record]) -> Batch:
+def _by_partition(records: list[Record]) -> dict[TopicPartition, list[Record]]:
     by_partition: dict[TopicPartition, list[Record]] = {}
     for record in records:
         by_partition.setdefault(TopicPartition(record.topic, record.partition), []).append(record)
-    return decoder.batch(by_partition)
+    return by_partition
+
+
+def _decoder(bundle: Bundle) -> Callable[[Mapping[TopicPartition, Sequence[Record]]], Batch]:
+    """Decodes records as the trainer did, with the timestamps that counted then."""
+    training = bundle.manifest.training
+    decoder = RecordDecoder(bundle.features, training.outcomes_from)
+    created = datetime.fromisoformat(bundle.manifest.created).timestamp() * 1000
+    timestamps = Timestamps(now=created)
+    return lambda records: decoder.batch(timestamps.correct(records).records)
 
 
 def _from_copy(settings: Settings, bundle: Bundle, read: Offsets) -> tuple[Snapshot, list[str]]:
@@ -711,7 +722,7 @@ def _from_copy(settings: Settings, bundle: Bundle, read: Offsets) -> tuple[Snaps
 def _batches_of_copy(
     copy: RawLog, bundle: Bundle, read: Offsets, notes: list[str]
 ) -> Iterator[Batch]:
-    decoder = RecordDecoder(bundle.features, bundle.manifest.training.outcomes_from)
+    decode = _decoder(bundle)
     then = bundle.manifest.training.topic_ids
     for topic in TRAINING_TOPICS:
         within = {number: (0, end) for (name, number), end in read.items() if name == topic}
@@ -724,7 +735,7 @@ def _batches_of_copy(
                 for record in chunk.records
                 if record.omitted
             ]
-            yield decoder.batch({TopicPartition(topic, chunk.partition): kafka_records(chunk)})
+            yield decode({TopicPartition(topic, chunk.partition): kafka_records(chunk)})
 
 
 def _first_difference(old: bytes, new: bytes) -> str:

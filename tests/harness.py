@@ -9,15 +9,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from kafka import KafkaAdminClient
-from kafka.admin import MemberToRemove
+from kafka.admin import ConfigResource, ConfigResourceType, MemberToRemove
 
 from utils import kafka_io, messages, settings
-from utils.kafka_io import LogReader, Outgoing, Sender
+from utils.kafka_io import LogReader, Sender
+from utils.kafka_io.clients import open_admin
 from utils.message_store import MessageStore, StoreError
 from utils.model_store import ModelStore
 from utils.settings import ROOT, Settings
@@ -113,13 +114,29 @@ class Pipeline:
         except StoreError:
             return 0
 
-    def send(self, records: Iterable[tuple[str, bytes | None, Any]], partition: int = 0) -> None:
-        """Send records (topic, key, value): bytes unchanged, other values as JSON."""
+    def send(
+        self,
+        records: Iterable[tuple[str, bytes | None, Any]],
+        partition: int = 0,
+        timestamp: int | None = None,
+    ) -> None:
+        """Send records (topic, key, value): bytes unchanged, other values as JSON.
+
+        A timestamp is in milliseconds since 1970; None is now.
+        """
         with Sender(self.settings.kafka, linger_ms=5) as sender:
             for topic, key, value in records:
                 raw = value if value is None or isinstance(value, bytes) else _json(value)
-                sender.send(Outgoing(topic, partition, key, raw))
+                sender._producer.send(
+                    topic, key=key, value=raw, partition=partition, timestamp_ms=timestamp
+                )
             sender.flush()
+
+    def accept_any_timestamp(self, topic: str) -> None:
+        """Make the broker accept timestamps of the future, as those before Kafka 3.6 do."""
+        accepted = {"message.timestamp.after.max.ms": str(2**63 - 1)}
+        with closing(open_admin(self.settings.kafka)) as admin:
+            admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, accepted)])
 
     def send_rows(self, rows: Iterable[dict[str, Any]], prefix: str = "r") -> list[str]:
         """Send rows as messages with the ids prefix-0, prefix-1, ...; return the ids."""

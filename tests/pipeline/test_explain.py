@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -296,6 +297,29 @@ def test_why_shows_the_newer_of_two_messages(command: Command) -> None:
     assert "sent 2 times" in command("why", "twice", "--log")[1]
 
 
+def test_outcome_is_corrected_by_timestamp_on_any_partition(
+    used_home: Pipeline, command: Command, copied_home: Path
+) -> None:
+    """In the log and in the store alike, and whatever makes no sense."""
+    used_home.accept_any_timestamp(messages.OUTCOMES)
+    now = round(time.time() * 1000)
+    steps = [(1, now, 0), (0, now + 1, 1), (1, now * 1000, 0), (1, now // 1000, 0)]
+    for partition, timestamp, kind in steps:
+        outcome = {"request_id": "a-4", "outcome": f"class {kind}"}
+        used_home.send([(messages.OUTCOMES, b"a-4", outcome)], partition, timestamp)
+    read_log(Pipeline(copied_home, **{**used_home.env, "PIPELINE_HOME": str(copied_home)}))
+    home = {"PIPELINE_HOME": str(copied_home)}
+    for arguments in (["--log"], []):
+        report = json.loads(command("why", "a-4", "--json", *arguments, **home)[1])
+        found = report["outcome"]
+        assert (found["outcome"], found["partition"]) == ("class 1", 0)
+        assert found["timestamp"] == now + 1
+        assert report["source"].startswith("the log" if arguments else "the message store")
+    assert "the latest of 4 records on outcomes" in command("why", "a-4", "--log")[1]
+    shown = " ".join(command("report", **home)[1].split())
+    assert "replaced by a later one: 1 messages, 3 outcomes; 2 records without" in shown
+
+
 def test_why_explains_requests_without_a_prediction(command: Command) -> None:
     status, out, _ = command("why", "bad")
     assert status == 0
@@ -511,7 +535,7 @@ def test_replay_and_why_name_missing_predictions(used_home: Pipeline, command: C
     cause = f"its prediction is gone: the records of predictions-0 before offset {first}"
     assert cause in command("why", "twice", "--log")[1]
     out = command("why", "q-9", "--log")[1]  # its older message has a prediction
-    assert "none of them answers the newest message" in out and "gone" not in out
+    assert "none of them answers the latest message" in out and "gone" not in out
 
     answer = next(v for v in used_home.values(messages.PREDICTIONS) if v["request_id"] == "a-0")
     used_home.send([(messages.PREDICTIONS, b"a-0", answer)], partition=1)

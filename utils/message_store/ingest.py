@@ -8,8 +8,16 @@ from utils.feature_tools import FeatureTools
 from utils.kafka_io import LogReader, Record, TopicPartition
 from utils.message_decoder import MessageDecoder, OutcomeDecoder, class_name
 from utils.message_store.lifecycle import StoreReplaced
-from utils.message_store.records import Batch, Offsets, RawChunk, StoredMessage
+from utils.message_store.records import (
+    Batch,
+    Offsets,
+    RawChunk,
+    RawRecord,
+    SentRecord,
+    StoredMessage,
+)
 from utils.message_store.store import MessageStore
+from utils.message_store.timestamps import Dated, Timestamps
 from utils.metrics import ValueShares
 from utils.settings import Kafka
 from utils.value_counts import ValueCounts, new_tally
@@ -22,6 +30,7 @@ class Ingest:
 
     As long as the store's own copy has records at or after its offsets, the next ones come from
     there, then from Kafka. The copy is ahead of the offsets after the columns have changed.
+    Timestamps that make no sense are replaced before anything uses them, see `Timestamps`.
 
     Args:
         kafka: How to reach the cluster.
@@ -48,6 +57,7 @@ class Ingest:
         self._offsets: Offsets = {}
         self._kept: Offsets = {}  # the end of the copy, where it is ahead of the offsets
         self._reread: int | None = None  # records read from the copy; None if it is not ahead
+        self._timestamps = Timestamps()
         self._reader: LogReader | None = None
         self._ends: dict[TopicPartition, int] | None = {}  # None if they are to be asked for
         self._open_reader()
@@ -93,6 +103,7 @@ class Ingest:
                 raise
             self._reader = reader
             self._offsets, self._kept = offsets, kept
+            self._timestamps = Timestamps(self._store.last_timestamps())
             if not kept:
                 self._reread = None
             elif self._reread is None:
@@ -114,9 +125,10 @@ class Ingest:
         polled = reader.poll(timeout_ms=0)
         if not polled:
             return 0
-        batch = self._decoder.batch(polled)
-        batch.topic_ids = reader.topic_ids()
-        batch.raw = {(tp.topic, tp.partition): records for tp, records in polled.items()}
+        dated = self._timestamps.correct(polled)
+        batch = self._decoder.batch(dated.records)
+        batch.topic_ids, batch.misdated = reader.topic_ids(), dated.misdated
+        batch.raw = _raw(dated)
         self._ingest(batch)
         if batch.messages and batch.tally is not None:
             self.values.add(len(batch.messages), batch.tally)
@@ -131,7 +143,10 @@ class Ingest:
         chunk = self._store.raw_log.chunk(*place, self._offsets.get(place, 0))
         count = len(chunk.records) if chunk else 0
         if chunk:
-            batch = self._decoder.batch({TopicPartition(*place): kafka_records(chunk)})
+            dated = self._timestamps.correct({TopicPartition(*place): kafka_records(chunk)})
+            batch = self._decoder.batch(dated.records)
+            known = {record.offset for record in chunk.records if record.misdated}
+            batch.misdated = {place: known | dated.misdated.get(place, frozenset())}
             batch.topic_ids = {place[0]: chunk.topic_id} if chunk.topic_id else {}
             self._ingest(batch)
         if chunk is None or self._offsets[place] >= end:
@@ -250,6 +265,7 @@ class RecordDecoder:
                     with suppress(messages.BadRecord):
                         take(record, batch)
             batch.offsets[(tp.topic, tp.partition)] = records[-1].offset + 1
+            batch.timestamps[(tp.topic, tp.partition)] = records[-1].timestamp
         return batch
 
     def _add_messages(self, records: Sequence[Record], batch: Batch) -> None:
@@ -287,6 +303,22 @@ class RecordDecoder:
         made = self._prediction(record.value)
         where = (record.partition, record.offset, record.timestamp)
         batch.predictions.append((made.request_id, made.model_id, made.probability, *where))
+
+
+def _raw(dated: Dated) -> dict[tuple[str, int], Sequence[SentRecord]]:
+    """The records to be copied; those without a sensible timestamp are marked."""
+    raw: dict[tuple[str, int], Sequence[SentRecord]] = {}
+    for tp, records in dated.records.items():
+        wrong = dated.misdated.get((tp.topic, tp.partition))
+        raw[tp.topic, tp.partition] = (
+            records
+            if wrong is None
+            else [
+                RawRecord(r.offset, r.timestamp, r.value, misdated=r.offset in wrong)
+                for r in records
+            ]
+        )
+    return raw
 
 
 def kafka_records(chunk: RawChunk) -> list[Record]:

@@ -20,6 +20,7 @@ from utils.message_store.tables import LAYOUTS, Damaged, Tables
 
 FROM_THE_LOG = "it is read again from the log"
 
+_DIFFERENTLY = "for other columns or by another version"
 _LOCK = 0x6D657373  # PostgreSQL's advisory lock for writers
 
 #: The meaning of SQLite's error codes, by the prefix of their names.
@@ -127,7 +128,7 @@ class StoreDatabase:
                 fits = _layout_of(connection) == tables.layout
                 if fits and tables.names <= there:
                     return ""
-                why = "its tables are missing" if fits else "it was created for other columns"
+                why = "its tables are missing" if fits else f"it was created {_DIFFERENTLY}"
                 tables.drop(connection)
             elif "messages" in there:
                 raise StoreError(
@@ -163,7 +164,7 @@ class StoreDatabase:
         """
         if self._tables is not None and _layout_of(connection) != self._tables.layout:
             raise StoreError(
-                f"{self._shown} was created for other columns; "
+                f"{self._shown} was created {_DIFFERENTLY}; "
                 "the trainer builds it again when it starts"
             )
 

@@ -52,6 +52,8 @@ class _Packed(msgspec.Struct, array_like=True, gc=False):
         timestamps: The timestamps, less the first one.
         values: The values; None for a tombstone or an omitted value.
         omitted: The sizes of the omitted values, by their index.
+        misdated: The indexes of the records whose own timestamps made no sense; older rows
+            lack it.
     """
 
     first_offset: int
@@ -60,6 +62,7 @@ class _Packed(msgspec.Struct, array_like=True, gc=False):
     timestamps: list[int]
     values: list[bytes | None]
     omitted: dict[int, int]
+    misdated: list[int] = []
 
 
 _HERE = sa.and_(LOG.c.topic == sa.bindparam("topic"), LOG.c.partition == sa.bindparam("partition"))
@@ -88,6 +91,7 @@ def pack(records: Sequence[SentRecord]) -> bytes:
     omitted = {n: size for n, record in enumerate(records) if (size := _omitted_size(record))}
     for place in omitted:
         values[place] = None
+    misdated = [n for n, r in enumerate(records) if isinstance(r, RawRecord) and r.misdated]
     packed = _Packed(
         offset,
         timestamp,
@@ -95,6 +99,7 @@ def pack(records: Sequence[SentRecord]) -> bytes:
         [record.timestamp - timestamp for record in records],
         values,
         omitted,
+        misdated,
     )
     return zlib.compress(_encode(packed), _LEVEL)
 
@@ -109,9 +114,14 @@ def _omitted_size(record: SentRecord) -> int:
 def unpack(packed: bytes) -> list[RawRecord]:
     """The records of a row."""
     row = _decode(zlib.decompress(packed))
+    misdated = frozenset(row.misdated)
     return [
         RawRecord(
-            row.first_offset + offset, row.first_timestamp + after, value, row.omitted.get(place, 0)
+            row.first_offset + offset,
+            row.first_timestamp + after,
+            value,
+            row.omitted.get(place, 0),
+            place in misdated,
         )
         for place, (offset, after, value) in enumerate(
             zip(row.offsets, row.timestamps, row.values, strict=True)

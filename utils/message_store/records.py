@@ -1,6 +1,6 @@
 """The types that the message store takes and returns."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -38,19 +38,21 @@ class SentRecord(Protocol):
 
 
 class RawRecord(NamedTuple):
-    """A record as it was sent.
+    """A record as it was sent, but for a timestamp that made no sense.
 
     Attributes:
         offset: The offset in its partition.
         timestamp: Milliseconds since 1970.
         value: The value; None for a tombstone, and if it was too large to be kept.
         omitted: The size in bytes of a value that was too large to be kept; otherwise 0.
+        misdated: Whether its own timestamp made no sense, and was replaced.
     """
 
     offset: int
     timestamp: int
     value: bytes | None
     omitted: int = 0
+    misdated: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,9 @@ class Batch:
         tally: The values of the messages that are missing, unknown or leniently read, as
             `FeatureTools.transform_rows` counts them; None if they were not counted.
         offsets: The next offset to read of each partition that was read.
+        timestamps: The timestamp of the last record of each partition that was read.
+        misdated: The offsets of records whose own timestamps made no sense, by topic and
+            partition.
         topic_ids: Kafka's ids of the topics; a recreated topic has another id.
         raw: The records themselves by topic and partition, also rejected ones, to be copied;
             empty if they come from the copy.
@@ -107,6 +112,8 @@ class Batch:
     )
     tally: npt.NDArray[np.int64] | None = None
     offsets: Offsets = field(default_factory=dict)
+    timestamps: dict[tuple[str, int], int] = field(default_factory=dict)
+    misdated: Mapping[tuple[str, int], Collection[int]] = field(default_factory=dict)
     topic_ids: Mapping[str, str] = field(default_factory=dict)
     raw: Mapping[tuple[str, int], Sequence[SentRecord]] = field(default_factory=dict)
 
@@ -201,10 +208,24 @@ class KnownPredictions:
 
 @dataclass(frozen=True)
 class Counts:
-    """The number of messages and other rows; unmatched outcomes have no message."""
+    """The number of messages and other rows, and of records that the rows do not show.
+
+    Attributes:
+        messages: Messages, each request_id once.
+        known_outcomes: Those of them with a valid outcome.
+        predictions: Predictions, each request_id once.
+        unmatched_outcomes: Outcomes without a message.
+        rejected_outcomes: Outcomes of an unknown class.
+        superseded_messages: Messages that a later one with the same request_id replaced.
+        superseded_outcomes: Valid records on `outcomes` that a later one replaced.
+        misdated_records: Records of all topics whose own timestamps made no sense.
+    """
 
     messages: int
     known_outcomes: int
     predictions: int
     unmatched_outcomes: int
     rejected_outcomes: int
+    superseded_messages: int = 0
+    superseded_outcomes: int = 0
+    misdated_records: int = 0

@@ -8,9 +8,11 @@ again from the copy.
 
 The content depends only on the offsets up to which each partition was read:
 
-- If two messages have the same request_id, the one at the higher (partition, offset) stays.
+- If two messages have the same request_id, the later one stays. Later is by the record's
+  timestamp, on whatever partitions they lie; ties are broken by (partition, offset).
 - A record on `outcomes` replaces an outcome inside the message. If there are several, the
-  one at the higher (partition, offset) is valid, so an outcome can be corrected.
+  later one is valid, so an outcome can be corrected.
+- Of several predictions for a request_id, the later one stays.
 - An outcome or a prediction may come before its message. Without a message it is kept and
   counted, but not trained on.
 - An outcome of an unknown class is rejected and counted.
@@ -154,6 +156,14 @@ class MessageStore:
         with self._database.transaction() as connection:
             return self._read_offsets(connection)
 
+    def last_timestamps(self) -> dict[tuple[str, int], int]:
+        """The timestamp of the last record that was read, by (topic, partition)."""
+        c = self._tables.offsets.c
+        query = sa.select(c.topic, c.partition, c.last_timestamp)
+        with self._database.transaction() as connection:
+            rows = connection.execute(query.where(c.last_timestamp.is_not(None)))
+            return {(topic, partition): timestamp for topic, partition, timestamp in rows}
+
     def topic_ids(self) -> dict[str, str]:
         """Kafka's ids of the topics read so far."""
         with self._database.transaction() as connection:
@@ -191,10 +201,19 @@ class MessageStore:
             if m.outcome is not None and m.outcome not in classes
         )
         outcomes = [outcome for outcome in outcomes if outcome[1] in classes]
+        stored = _by_partition(messages, APP_MESSAGES, 1)
+        stored += _by_partition(outcomes, OUTCOMES, 2)
+        stored += _by_partition(predictions, PREDICTIONS, 3)
+        misdated = Counter(
+            place
+            for place, offsets in batch.misdated.items()
+            for offset in offsets
+            if offset >= read.get(place, 0)
+        )
         rows = {
-            APP_MESSAGES: self._message_rows(_keep_newest(messages, 1), classes),
-            OUTCOMES: self._with_ids(_keep_newest(outcomes, 2)),
-            PREDICTIONS: self._with_ids(map(_prediction_row, _keep_newest(predictions, 3))),
+            APP_MESSAGES: self._message_rows(_keep_latest(messages, 1), classes),
+            OUTCOMES: self._with_ids(_keep_latest(outcomes, 2)),
+            PREDICTIONS: self._with_ids(map(_prediction_row, _keep_latest(predictions, 3))),
         }
         if self._text_ids.fresh:
             self._insert_texts(connection)
@@ -203,7 +222,9 @@ class MessageStore:
         # A batch's tally cannot be split: one that is partly stored counts nothing.
         if messages and batch.tally is not None and len(messages) == len(batch.messages):
             self._count_values(connection, len(messages), batch.tally)
-        self._write_offsets(connection, batch, read, refused)
+        self._write_offsets(
+            connection, batch, read, {"refused": refused, "stored": stored, "misdated": misdated}
+        )
         log_table.append(connection, batch.raw, batch.topic_ids)
 
     def check_log(self, topic_ids: Mapping[str, str]) -> None:
@@ -317,12 +338,12 @@ class MessageStore:
         connection: Connection,
         batch: Batch,
         read: Offsets,
-        refused: Counter[tuple[str, int]],
+        counts: Mapping[str, Counter[tuple[str, int]]],
     ) -> None:
+        """Write the offsets, and add to the counts: by column, then by topic and partition."""
         offsets = batch.offsets
-        moved = {
-            place: max(offsets.get(place, 0), read.get(place, 0)) for place in {*offsets, *refused}
-        }
+        places = {*offsets, *(place for counted in counts.values() for place in counted)}
+        moved = {place: max(offsets.get(place, 0), read.get(place, 0)) for place in places}
         if not moved:
             return
         table = self._tables.offsets
@@ -332,8 +353,11 @@ class MessageStore:
                 index_elements=[table.c.topic, table.c.partition],
                 set_={
                     "next_offset": insert.excluded.next_offset,
-                    "refused": table.c.refused + insert.excluded.refused,
-                    "topic_id": sa.func.coalesce(insert.excluded.topic_id, table.c.topic_id),
+                    **{name: table.c[name] + insert.excluded[name] for name in counts},
+                    **{
+                        name: sa.func.coalesce(insert.excluded[name], table.c[name])
+                        for name in ("last_timestamp", "topic_id")
+                    },
                 },
             ),
             [
@@ -341,7 +365,11 @@ class MessageStore:
                     "topic": place[0],
                     "partition": place[1],
                     "next_offset": offset,
-                    "refused": refused[place],
+                    **{name: counted[place] for name, counted in counts.items()},
+                    # A batch that was read before is no news of the last record.
+                    "last_timestamp": batch.timestamps.get(place)
+                    if offset > read.get(place, 0)
+                    else None,
                     "topic_id": batch.topic_ids.get(place[0]),
                 }
                 for place, offset in moved.items()
@@ -576,11 +604,29 @@ class MessageStore:
             sa.func.count().filter(self._tables.is_known),
             sa.func.count(c.model_id),
             sa.func.count().filter(c.offset.is_(None), c.outcome.is_not(None)),
+            sa.func.count(c.outcome),
         )
+        o = self._tables.offsets.c
+        sums = [sa.func.sum(column) for column in (o.stored, o.refused, o.misdated)]
         with self._database.transaction() as connection:
-            found = connection.execute(query).one()
-            refused = connection.execute(sa.select(sa.func.sum(self._tables.offsets.c.refused)))
-            return Counts(*found, rejected_outcomes=int(refused.scalar_one() or 0))
+            messages, known, predictions, unmatched, outcomes = connection.execute(query).one()
+            by_topic = {
+                topic: [int(number) for number in numbers]  # PostgreSQL returns decimals
+                for topic, *numbers in connection.execute(
+                    sa.select(o.topic, *sums).group_by(o.topic)
+                )
+            }
+        stored = {topic: numbers[0] for topic, numbers in by_topic.items()}
+        return Counts(
+            messages,
+            known,
+            predictions,
+            unmatched,
+            rejected_outcomes=sum(numbers[1] for numbers in by_topic.values()),
+            superseded_messages=stored.get(APP_MESSAGES, 0) - messages,
+            superseded_outcomes=stored.get(OUTCOMES, 0) - outcomes,
+            misdated_records=sum(numbers[2] for numbers in by_topic.values()),
+        )
 
 
 def _drop_already_read(records: Sequence[R], topic: str, place: int, read: Offsets) -> list[R]:
@@ -588,9 +634,15 @@ def _drop_already_read(records: Sequence[R], topic: str, place: int, read: Offse
     return [r for r in records if r[place + 1] >= read.get((topic, r[place]), 0)]
 
 
-def _keep_newest(records: Sequence[R], place: int) -> list[R]:
-    """Keep the record at the highest (partition, offset) of each request_id."""
-    in_order = sorted(records, key=itemgetter(place, place + 1))
+def _by_partition(records: Sequence[R], topic: str, place: int) -> Counter[tuple[str, int]]:
+    """Count records by topic and partition."""
+    counted = Counter(map(itemgetter(place), records))
+    return Counter({(topic, partition): number for partition, number in counted.items()})
+
+
+def _keep_latest(records: Sequence[R], place: int) -> list[R]:
+    """Keep the record with the highest (timestamp, partition, offset) of each request_id."""
+    in_order = sorted(records, key=itemgetter(place + 2, place, place + 1))
     return list({record[0]: record for record in in_order}.values())
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 #: The version of the tables of rows; those of another version are built again.
-LAYOUT_VERSION = 3
+LAYOUT_VERSION = 4
 
 PARTITION = 2**48  # times the partition, plus the offset: a place in the log as one number
 _CHUNK = 8000  # rows that the database returns as one
@@ -69,7 +69,10 @@ class Tables:
 
     Attributes:
         messages: A row per request_id.
-        offsets: The next offset and the number of rejected outcomes of each partition (`refused`).
+        offsets: Of each partition, the next offset, the last record's timestamp, and how many of
+            its records were outcomes of no class (`refused`), were stored in a row, perhaps
+            until a later one replaced them (`stored`), or had a timestamp that made no sense
+            (`misdated`).
         texts: Texts by id.
         values: How many values of each column are missing, unknown or leniently read (`kind`).
             The number of messages is that of the column "" and the kind "rows".
@@ -119,6 +122,9 @@ class Tables:
             sa.Column("partition", big, primary_key=True, autoincrement=False),
             sa.Column("next_offset", big, nullable=False),
             sa.Column("refused", big, nullable=False),
+            sa.Column("stored", big, nullable=False),
+            sa.Column("misdated", big, nullable=False),
+            sa.Column("last_timestamp", big),
             sa.Column("topic_id", sa.Text),
         )
         self.texts = sa.Table(
@@ -194,29 +200,32 @@ def _place(prefix: str) -> list[sa.Column[int]]:
 
 
 class Upsert:
-    """Upserts the records of one topic into `messages`; a newer record replaces an older one."""
+    """Upserts the records of one topic into `messages`; a later record replaces an earlier one.
+
+    Later is by timestamp, then by (partition, offset).
+    """
 
     def __init__(self, dialect: Dialect, tables: Tables, topic: str) -> None:
         table = tables.messages
-        names, partition, offset = {
+        names, prefix = {
             APP_MESSAGES: (
                 ["packed", "partition", "offset", "timestamp", "inline_outcome"]
                 + [column.name for column in tables.columns],
-                "partition",
-                "offset",
+                "",
             ),
             OUTCOMES: (
                 ["outcome", *(column.name for column in _place("outcome"))],
-                "outcome_partition",
-                "outcome_offset",
+                "outcome_",
             ),
             PREDICTIONS: (
                 ["model_id", "probability", "probabilities"]
                 + [column.name for column in _place("prediction")],
-                "prediction_partition",
-                "prediction_offset",
+                "prediction_",
             ),
         }[topic]
+        timestamp, partition, offset = (
+            f"{prefix}{name}" for name in ("timestamp", "partition", "offset")
+        )
         columns = ["request_id", *names]
         self._incoming = sa.Table(
             f"incoming_{topic}",
@@ -236,8 +245,8 @@ class Upsert:
             set_={name: new[name] for name in names},
             where=sa.or_(
                 table.c[offset].is_(None),
-                sa.tuple_(new[partition], new[offset])
-                > sa.tuple_(table.c[partition], table.c[offset]),
+                sa.tuple_(new[timestamp], new[partition], new[offset])
+                > sa.tuple_(table.c[timestamp], table.c[partition], table.c[offset]),
             ),
         )
         self._sql = str(self._statement.compile(dialect=dialect))

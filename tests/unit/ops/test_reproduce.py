@@ -14,6 +14,8 @@ from utils.message_store import MessageStore, StoreError
 from utils.message_store.ingest import RecordDecoder
 from utils.messages import APP_MESSAGES, OUTCOMES
 
+SENT_AT = 1_700_000_000_000  # milliseconds since 1970
+
 
 def fill(store: MessageStore, first: int, end: int, size: int = 0) -> None:
     """Store messages as read from the log; `size` pads them."""
@@ -22,14 +24,15 @@ def fill(store: MessageStore, first: int, end: int, size: int = 0) -> None:
         records = []
         for n in range(first, end):
             value = {"request_id": f"r{n}", "data": {"age": n, "pad": "x" * size}, "outcome": "no"}
-            records.append(Record(topic, 0, n, n, None, msgspec.json.encode(value), ()))
+            records.append(Record(topic, 0, n, SENT_AT + n, None, msgspec.json.encode(value), ()))
         batch = decoder.batch({TopicPartition(topic, 0): records})
         batch.raw, batch.topic_ids = {(topic, 0): records}, {topic: "one"}
         store.ingest(batch)
 
 
 def bundle(**topic_ids: str) -> Any:
-    manifest = SimpleNamespace(training=SimpleNamespace(topic_ids=topic_ids, outcomes_from={}))
+    training = SimpleNamespace(topic_ids=topic_ids, outcomes_from={})
+    manifest = SimpleNamespace(created="2026-01-01T00:00:00+00:00", training=training)
     return SimpleNamespace(features=FEATURES, manifest=manifest)
 
 

@@ -1,9 +1,10 @@
 """Filling the store from a real Kafka and from its own copy, on SQLite and on PostgreSQL."""
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from utils.kafka_io.clients import open_admin
 from utils.kafka_io.transactions import open_transactional_producer
 from utils.message_store import MessageStore, Offsets, StoreError, StoreReplaced, ingest, log_table
 from utils.message_store.ingest import Ingest
+from utils.message_store.timestamps import Dated, Timestamps
 from utils.messages import APP_MESSAGES, OUTCOMES, PREDICTIONS, RetrainRequest
 
 WIDER = make_features(numerical=["age", "hours"], classes=["no", "yes", "maybe"])
@@ -166,10 +168,42 @@ def test_other_columns_give_the_rows_of_a_fresh_read(
     assert read_all(url, WIDER, log) == wanted
     log.send(OUTCOMES, {"request_id": "r1", "outcome": "maybe"}, partition=1)
     again = read_all(url, WIDER, log)
-    assert len(again["copied"]) == count + 1 and again["counts"] == wanted["counts"]
+    assert len(again["copied"]) == count + 1
+    assert again["counts"] == replace(wanted["counts"], superseded_outcomes=1)
     names = [row[0] for row in wanted["rows"] if row[0] != "r1"]
     assert [row[0] for row in again["rows"]] == [*names, "r1"]  # known last, since its correction
     assert again["rows"][-1] == ("r1", 1.0, 0.5, "a", "maybe")
+
+
+def test_timestamp_that_makes_no_sense_counts_as_the_one_before(
+    database: Database, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also after restarts, and in rows that are built again from the copy."""
+    log.pipeline.accept_any_timestamp(OUTCOMES)
+    urls, now = [database.new_url() for _ in range(2)], round(time.time() * 1000)
+    steps = [(1, now, "yes"), (1, now // 1000, "no"), (1, now * 1000, "yes"), (1, 2**63 - 1, "no")]
+    steps += [(1, 0, "no"), (0, now + 1, "yes"), (1, now, "no")]  # corrected on a lower partition
+    for partition, timestamp, outcome in steps:
+        record = {"request_id": "r1", "outcome": outcome}
+        log.pipeline.send([(OUTCOMES, b"key", record)], partition, timestamp)
+        stepwise = read_all(urls[0], FEATURES, log)
+    at_once = read_all(urls[1], FEATURES, log)
+    assert stepwise == at_once and at_once["counts"].misdated_records == 4
+    assert at_once["counts"].superseded_outcomes == len(steps)
+    assert (at_once["rows"][-1], at_once["times"][-1][0]) == (("r1", 1.0, "a", "yes"), now + 1)
+    again = [read_all(url, WIDER, log) for url in (urls[0], database.new_url())]
+    assert again[0] == again[1] and again[0]["counts"].misdated_records == 4
+    assert [r.timestamp for r in again[0]["copied"] if r.misdated] == [now] * 4
+    with opened(urls[0], WIDER, log) as (store, _):
+        assert store.counts() == again[0]["counts"]
+        request = store.request("r1")
+        assert request is not None and request.late_outcome == (0, 60, now + 1)
+    old_url = database.new_url()
+    with monkeypatch.context() as patched:  # a copy as older versions made it
+        patched.setattr(Timestamps, "correct", lambda _, polled: Dated(polled, {}))
+        assert read_all(old_url, FEATURES, log)["counts"].misdated_records == 0
+    of_old_copy = read_all(old_url, WIDER, log)
+    assert {**of_old_copy, "copied": again[0]["copied"]} == again[0]
 
 
 def stop_while_rereading(url: str, log: Log) -> None:

@@ -1,8 +1,10 @@
 """The store's copy of the records, on SQLite and on PostgreSQL."""
 
+import zlib
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 
@@ -37,6 +39,13 @@ def sent(first: int, end: int) -> list[RawRecord]:
 
 def copied(log: RawLog, topic: str = APP_MESSAGES) -> list[RawRecord]:
     return [record for chunk in log.chunks(topic, log.bounds(topic)) for record in chunk.records]
+
+
+def test_marks_of_replaced_timestamps_are_kept_and_older_rows_lack_them() -> None:
+    records = [RawRecord(n, 1000, b"x", misdated=n % 2 == 1) for n in range(5)]
+    assert log_table.unpack(log_table.pack(records)) == records
+    older = msgspec.msgpack.encode([7, 1000, [0], [0], [b"x"], {}])
+    assert log_table.unpack(zlib.compress(older)) == [RawRecord(7, 1000, b"x")]
 
 
 @pytest.mark.parametrize("size", [1, 7, 1000])

@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,8 @@ from utils.values import Rules
 class Log:
     """Records by topic and partition; a record's offset is its index.
 
-    Timestamps of outcomes fall, and some are equal to others and to those of messages.
+    Timestamps of messages rise with the offset and those of outcomes fall; some are equal to
+    others, on the other partition too.
     """
 
     records: dict[tuple[str, int], list[Any]]
@@ -61,37 +63,49 @@ class Log:
             elif topic == OUTCOMES:
                 batch.outcomes.append((*record, partition, offset, self.outcome_time(offset)))
             else:
-                batch.predictions.append((*record, partition, offset, 3000 + offset))
+                time = self.later((topic, partition), offset)[0]
+                batch.predictions.append((*record, partition, offset, time))
         return batch
 
     def outcome_time(self, offset: int) -> int:
         return 1002 - offset // 2
 
+    def later(self, place: tuple[str, int], offset: int) -> tuple[int, int, int]:
+        """What decides which record is later: its timestamp, its partition and its offset."""
+        topic, partition = place
+        times = {APP_MESSAGES: 1000 + offset, OUTCOMES: self.outcome_time(offset)}
+        return times.get(topic, 3000 + offset), partition, offset
+
     def expected(self) -> dict[str, Any]:
         """The contents of a store that has read the whole log."""
-        newest: dict[str, dict[str, Any]] = {topic: {} for topic in (APP_MESSAGES, OUTCOMES)}
-        for (topic, partition), records in sorted(self.records.items()):
-            for offset, record in enumerate(records):
-                if topic == PREDICTIONS or (
-                    topic == OUTCOMES and record[1] not in FEATURES.classes
-                ):
-                    continue
-                newest[topic][record[0]] = ((partition, offset), record)
-        rows = {}
-        for place, (name, age, job, inside) in newest[APP_MESSAGES].values():
-            sent_at = 1000 + place[1]
-            known = (sent_at, APP_MESSAGES, place)
-            late, (_, outcome) = newest[OUTCOMES].get(name, (None, (name, inside)))
+        latest = {topic: self.latest(topic) for topic in (APP_MESSAGES, OUTCOMES)}
+        rows: list[Any] = []
+        for (sent_at, *place), (name, age, job, inside) in latest[APP_MESSAGES].values():
+            known = (sent_at, APP_MESSAGES, tuple(place))
+            late, (_, outcome) = latest[OUTCOMES].get(name, (None, (name, inside)))
             if late is not None:
-                known = (self.outcome_time(late[1]), OUTCOMES, late)
+                known = (late[0], OUTCOMES, late[1:])
             if outcome in FEATURES.classes:
-                rows[known] = (name, age, job, outcome), (known[0], sent_at)
-        in_order = [rows[known] for known in sorted(rows)]
+                rows.append((known, ((name, age, job, outcome), (known[0], sent_at))))
+        in_order = [row for _, row in sorted(rows, key=itemgetter(0))]
         return {
             "rows": [row for row, _ in in_order],
             "times": [times for _, times in in_order],
             "offsets": self.ends(),
         }
+
+    def usable(self, topic: str) -> list[tuple[tuple[int, int, int], Any]]:
+        """The usable records of a topic in order, each with what decides it."""
+        return sorted(
+            (self.later(place, offset), record)
+            for place, records in self.records.items()
+            for offset, record in enumerate(records)
+            if place[0] == topic and (topic != OUTCOMES or record[1] in FEATURES.classes)
+        )
+
+    def latest(self, topic: str) -> dict[str, tuple[tuple[int, int, int], Any]]:
+        """The latest usable record of each request_id, with what decides it."""
+        return {record[0]: (decisive, record) for decisive, record in self.usable(topic)}
 
     def ends(self) -> Offsets:
         return {place: len(records) for place, records in self.records.items()}
@@ -107,8 +121,24 @@ RULES: dict[str, tuple[Batch, dict[str, str]]] = {
         Batch([message("a", 0, 0)], [("a", "no", 0, 0, 1), ("a", "no", 0, 1, 2)]),
         {"a": "no"},
     ),
-    "a corrected outcome: the last counts": (
-        Batch([message("a", 0, 0)], [("a", "no", 0, 0, 9), ("a", "yes", 0, 1, 2)]),
+    "a corrected outcome: the later one counts": (
+        Batch([message("a", 0, 0)], [("a", "no", 0, 0, 2), ("a", "yes", 0, 1, 9)]),
+        {"a": "yes"},
+    ),
+    "later is by the timestamp, not by the offset": (
+        Batch([message("a", 0, 0)], [("a", "yes", 0, 0, 9), ("a", "no", 0, 1, 2)]),
+        {"a": "yes"},
+    ),
+    "a correction counts on whatever partition it lies": (
+        Batch([message("a", 1, 0)], [("a", "no", 1, 5, 2), ("a", "yes", 0, 0, 9)]),
+        {"a": "yes"},
+    ),
+    "at the same time the higher (partition, offset) counts": (
+        Batch([message("a", 0, 0)], [("a", "yes", 1, 0, 9), ("a", "no", 0, 5, 9)]),
+        {"a": "yes"},
+    ),
+    "the later message of a request_id sent on two partitions counts": (
+        Batch([message("a", 1, 0, "no"), message("a", 0, 1, "yes")]),
         {"a": "yes"},
     ),
     "a record on outcomes beats the message's own": (
@@ -195,6 +225,11 @@ def check_any_interleaving(url: str, log: Log, data: st.DataObject) -> None:
         assert contents(store.snapshot()) == log.expected()
         assert contents(store.newer_than({})) == log.expected()  # reads row by row
         assert store.offsets() == log.ends()
+        counts = store.counts()
+        superseded = counts.superseded_messages, counts.superseded_outcomes
+        assert superseded == tuple(
+            len(log.usable(topic)) - len(log.latest(topic)) for topic in (APP_MESSAGES, OUTCOMES)
+        )
         check_newer(store, data.draw(st.fixed_dictionaries(dict.fromkeys(read, st.integers(0, 6)))))
         for name in {record[0] for records in log.records.values() for record in records}:
             check_request(store, log, name)
@@ -214,18 +249,13 @@ def check_newer(store: MessageStore, offsets: Offsets) -> None:
 
 
 def check_request(store: MessageStore, log: Log, name: str) -> None:
-    """The prediction in `request` is the last one of the log."""
-    made = [
-        (*record[1:], partition, offset)
-        for partition in (0, 1)
-        for offset, record in enumerate(log.records[(PREDICTIONS, partition)])
-        if record[0] == name
-    ]
+    """The prediction in `request` is the latest one of the log."""
+    made = log.latest(PREDICTIONS).get(name)
     known = store.request(name)
     found = None
     if known is not None and known.prediction is not None:
         found = (known.model_id, known.probability, *known.prediction[:2])
-    assert found == (made[-1] if made else None)
+    assert found == (made and (*made[1][1:], *made[0][1:]))
 
 
 quiet = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
