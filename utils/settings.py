@@ -72,6 +72,8 @@ class Data(_Section):
     categorical: tuple[str, ...] = ()
     cross: tuple[tuple[str, str], ...] = ()
     types: tuple[tuple[str, ColumnType], ...] = ()
+    #: The most categories of a column that are learnt one by one; 0 for no limit.
+    max_categories: Annotated[int, Field(ge=0)] = 1000
     missing: tuple[str, ...] | None = None
     comment: str = ""
     target_suffix: str = ""

@@ -274,7 +274,7 @@ class MessageStore:
         )
 
     def value_shares(self) -> ValueShares:
-        """The shares of values that are missing, unknown or leniently read, of all messages.
+        """The shares of values that training did not have as they are, of all messages.
 
         Raises:
             StoreError: The store cannot be read.
