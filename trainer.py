@@ -23,7 +23,7 @@ from train import optimisers, reasons, tracking
 from train.drift import Alarm
 from train.input_alarm import InputAlarm
 from train.results import Judgement, Result, Review
-from train.schedule import JUDGE_EVERY, RETRY_SECONDS, Schedule
+from train.schedule import JUDGE_EVERY, Schedule
 from train.tracking import Tracking
 from train.worker import Job, Worker
 from utils import changes, kafka_io, messages, process
@@ -91,6 +91,7 @@ class Trainer:
         self._announcements: list[messages.Event] = []
         self._alarms: list[Alarm | InputAlarm] = []
         self._schedule = Schedule()
+        self._failure = ""
 
     @property
     def busy(self) -> bool:
@@ -149,6 +150,8 @@ class Trainer:
                 self._waiting.append((record.offset, event))
                 self._answers_may_be_new = True
                 self._schedule.request_arrived()
+                if event.reason == "manual":  # by someone who may have mended the reason
+                    self._schedule.forget_failures()
                 requested = True
             elif isinstance(event, Rollback | TrainingCompleted):
                 # By hand or by initialize.py --force: the model may have other columns.
@@ -166,6 +169,7 @@ class Trainer:
         bundle = self.store.load_current()
         self.ingest.use(bundle.features, bundle.manifest.training.outcomes_from)
         self._model_may_be_other = False
+        self._schedule.forget_failures()
 
     def _collect(self) -> None:
         if self._job is not None and self._job.done():
@@ -174,11 +178,10 @@ class Trainer:
             try:
                 result = job.result()
             except Exception as error:  # whatever it is, the requests wait for another training
-                self._schedule.training_failed()
-                self.report(
-                    f"the training failed, again in {RETRY_SECONDS:.0f} s: {one_line(error)}"
-                )
+                self._report_failure(one_line(error), self._schedule.training_failed())
             else:
+                self._failure = ""
+                self._schedule.forget_failures()
                 self._report_training(result)
         if self._reviewing is not None and self._reviewing.done():
             reviewing, self._reviewing = self._reviewing, None
@@ -227,6 +230,14 @@ class Trainer:
                 if isinstance(event, RetrainRequest) and event.batch_id == request.batch_id:
                     return True
         return False
+
+    def _report_failure(self, reason: str, delay: float) -> None:
+        """Report a failed training; the same reason is given once."""
+        if reason == self._failure:
+            self.report(f"the training failed for the same reason, again in {delay:.0f} s")
+        else:
+            self.report(f"the training failed, again in {delay:.0f} s: {reason}")
+        self._failure = reason
 
     def _report_training(self, result: Result) -> None:
         self.trainings += 1
