@@ -13,6 +13,7 @@ from rich.table import Table
 from train import evaluate
 from utils.data_set import DataSet
 from utils.feature_tools import IntegerCodes, Matrix, usual_range
+from utils.message_store.tables import MOST_COLUMNS
 from utils.metrics import Metrics
 from utils.preprocess_data import classes_of
 from utils.settings import Data
@@ -241,6 +242,11 @@ def _warnings(profile: Profile, found: DataSet, data: Data, folds: int) -> list[
         for number, name in enumerate(found.types, 1)
         if name.startswith("Unnamed: ")
     ]
+    if len(profile.columns) > MOST_COLUMNS:
+        lines.append(
+            f"{len(profile.columns):,} columns: the database of messages keeps their values "
+            "packed, without a column for each that could be queried"
+        )
     if found.blank_names:
         lines.append(
             f"the header has blanks around {', '.join(map(repr, found.blank_names[:NAMED]))}: "

@@ -7,7 +7,7 @@ from utils.settings import Data
 
 def test_model_of_a_version_without_a_limit_learns_all_categories_again() -> None:
     now = Data(train="some.csv", target="y")
-    assert now.max_categories == 1000
+    assert now.max_categories == 10_000
     assert TrainingRecord().problem(now).max_categories == 0
     before = {"train": "some.csv", "target": "y"}
     assert TrainingRecord(data=before).problem(now).max_categories == 0
