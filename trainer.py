@@ -24,7 +24,7 @@ from train import optimisers, reasons, tracking
 from train.drift import Alarm
 from train.input_alarm import InputAlarm
 from train.results import Judgement, Result, Review
-from train.schedule import JUDGE_EVERY, RETRY_SECONDS, Schedule
+from train.schedule import JUDGE_EVERY, Schedule
 from train.tracking import Tracking
 from train.worker import Job, Worker
 from utils import changes, kafka_io, messages, process
@@ -104,6 +104,7 @@ class Trainer:
         self._announcements: list[messages.Event] = []
         self._alarms: list[Alarm | InputAlarm] = []
         self._schedule = Schedule()
+        self._failure = ""
 
     @property
     def busy(self) -> bool:
@@ -162,6 +163,8 @@ class Trainer:
             if isinstance(event, RetrainRequest):
                 self._waiting.append(_Waiting(record.offset, record.timestamp, event))
                 self._answers_may_be_new = requested = True
+                if event.reason == "manual":  # by someone who may have mended the reason
+                    self._schedule.forget_failures()
             elif isinstance(event, Rollback | TrainingCompleted):
                 if isinstance(event, TrainingCompleted):
                     # Announced already, if the group's offsets have expired.
@@ -183,6 +186,7 @@ class Trainer:
         bundle = self.store.load_current()
         self.ingest.use(bundle.features, bundle.manifest.training.outcomes_from)
         self._model_may_be_other = False
+        self._schedule.forget_failures()
 
     def _collect(self) -> None:
         if self._job is not None and self._job.done():
@@ -191,11 +195,10 @@ class Trainer:
             try:
                 result = job.result()
             except Exception as error:  # whatever it is, the requests wait for another training
-                self._schedule.training_failed()
-                self.report(
-                    f"the training failed, again in {RETRY_SECONDS:.0f} s: {one_line(error)}"
-                )
+                self._report_failure(one_line(error), self._schedule.training_failed())
             else:
+                self._failure = ""
+                self._schedule.forget_failures()
                 self._report_training(result)
         if self._reviewing is not None and self._reviewing.done():
             reviewing, self._reviewing = self._reviewing, None
@@ -244,6 +247,14 @@ class Trainer:
                 if isinstance(event, RetrainRequest) and event.batch_id == request.batch_id:
                     return True
         return False
+
+    def _report_failure(self, reason: str, delay: float) -> None:
+        """Report a failed training; the same reason is given once."""
+        if reason == self._failure:
+            self.report(f"the training failed for the same reason, again in {delay:.0f} s")
+        else:
+            self.report(f"the training failed, again in {delay:.0f} s: {reason}")
+        self._failure = reason
 
     def _report_training(self, result: Result) -> None:
         self.trainings += 1

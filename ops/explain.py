@@ -45,7 +45,9 @@ class Value(msgspec.Struct, frozen=True):
         sent: The value as it was sent; unset if the column was not, or if that is not known.
         read: What it means: a number, a date as text, a category; None if it is missing.
         kind: "known", "missing", "unknown" (a category that training did not see), "lenient"
-            (written in another way than in the data set), or "as sent" if the model was pruned.
+            (written in another way than in the data set), "other" (a category that shares its
+            code with all that are not among the most frequent ones), or "as sent" if the model
+            was pruned.
     """
 
     column: str

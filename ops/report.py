@@ -138,7 +138,7 @@ def latest_messages(copy: RawLog, features: FeatureTools, last: int) -> Batch:
 
 
 def value_shares(found: Batch, features: FeatureTools) -> ValueShares:
-    """The shares of values that are missing, unknown or leniently read in messages."""
+    """The shares of values in messages that the model was not trained on as they are."""
     if found.tally is None:
         return ValueShares()
     return shares(len(found.messages), found.tally, features.columns)
@@ -182,12 +182,13 @@ def drift_table(shifts: Sequence[Shift], rows: int) -> Table:
 
 
 def values_table(values: ValueShares, recent: ValueShares, columns: Sequence[str]) -> Table:
-    """A table of the columns with values that are missing, unknown or leniently read."""
+    """A table of the columns with values that the model was not trained on as they are."""
     shown = Table(
-        title=f"values that are missing, unknown or leniently read: in all {values.rows:,} "
+        title=f"values that are missing, unknown, leniently read or other: in all {values.rows:,} "
         f"messages, and in the last {recent.rows:,}",
         caption="unknown: a category that training did not see; leniently read: written in "
-        "another way than in the data set",
+        "another way than in the data set; other: none of the most frequent categories, which "
+        "alone were learnt one by one",
     )
     shown.add_column("column")
     for kind in KINDS:

@@ -13,6 +13,7 @@ from rich.table import Table
 from train import evaluate
 from utils.data_set import DataSet
 from utils.feature_tools import IntegerCodes, Matrix, usual_range
+from utils.message_store.tables import MOST_COLUMNS
 from utils.metrics import Metrics
 from utils.preprocess_data import classes_of
 from utils.settings import Data
@@ -45,6 +46,8 @@ class ColumnProfile:
         type: Its type, and `reason` why it has that.
         missing: The share of rows without a value.
         distinct: The number of different values.
+        learnt: How many of them are learnt one by one; all, but for a column of many categories.
+        other: The share of rows with one of its other categories, which count as one.
         values: Its range, or its commonest values, as text.
         warnings: What looks wrong, each with what to do.
     """
@@ -56,6 +59,8 @@ class ColumnProfile:
     distinct: int
     values: str
     warnings: tuple[str, ...] = ()
+    learnt: int = 0
+    other: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,10 @@ def describe(found: DataSet, data: Data, folds: int) -> Profile:
     frame, target = found.frame[target.notna()], target[target.notna()]
     codes = pd.Categorical(target, categories=classes).codes.astype(np.int64)
     sample = np.random.default_rng(0).permutation(len(frame))[:LEAK_ROWS]
-    columns = [_describe_column(frame[name], name, found, codes, sample) for name in found.types]
+    columns = [
+        _describe_column(frame[name], name, found, codes, sample, data.max_categories)
+        for name in found.types
+    ]
     counts = dict(zip(classes, np.bincount(codes, minlength=len(classes)).tolist(), strict=True))
     profile = Profile(len(frame), len(found.frame) - len(frame), counts, columns)
     profile.warnings.extend(_warnings(profile, found, data, folds))
@@ -120,7 +128,7 @@ def tables(profile: Profile) -> list[Table]:
             one.type,
             escape(one.reason),
             f"{one.missing:.1%}" if one.missing else "",
-            f"{one.distinct:,}",
+            f"{one.distinct:,}" + (f", {one.learnt:,} learnt" if one.other else ""),
             escape(one.values),
         )
     classes = Table(box=box.SIMPLE_HEAD)
@@ -138,7 +146,12 @@ def tables(profile: Profile) -> list[Table]:
 
 
 def _describe_column(
-    column: "pd.Series", name: str, found: DataSet, codes: IntegerCodes, sample: IntegerCodes
+    column: "pd.Series",
+    name: str,
+    found: DataSet,
+    codes: IntegerCodes,
+    sample: IntegerCodes,
+    max_categories: int,
 ) -> ColumnProfile:
     known = column.dropna()
     kind, different = found.types[name], int(known.nunique())
@@ -150,6 +163,14 @@ def _describe_column(
                 f"{name} gives the target away by itself (AUC {area:.3f}): drop it, unless it is "
                 "really known when a prediction is asked for"
             )
+    learnt, other = different, 0.0
+    if kind == "category" and 0 < max_categories < different:
+        learnt = max_categories
+        other = float(known.value_counts().iloc[learnt:].sum() / len(column))
+        warnings.append(
+            f"{name} has {different:,} different values: the {learnt:,} most frequent ones are "
+            f"learnt, all others ({other:.1%} of the rows) count as one ([data] max_categories)"
+        )
     return ColumnProfile(
         name,
         kind,
@@ -158,6 +179,8 @@ def _describe_column(
         different,
         _values_text(known, kind),
         tuple(warnings),
+        learnt,
+        other,
     )
 
 
@@ -219,6 +242,11 @@ def _warnings(profile: Profile, found: DataSet, data: Data, folds: int) -> list[
         for number, name in enumerate(found.types, 1)
         if name.startswith("Unnamed: ")
     ]
+    if len(profile.columns) > MOST_COLUMNS:
+        lines.append(
+            f"{len(profile.columns):,} columns: the database of messages keeps their values "
+            "packed, without a column for each that could be queried"
+        )
     if found.blank_names:
         lines.append(
             f"the header has blanks around {', '.join(map(repr, found.blank_names[:NAMED]))}: "

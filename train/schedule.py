@@ -13,8 +13,10 @@ from dataclasses import dataclass
 READ_SECONDS = 0.5
 #: After a read of at least this many records the log is read again at once: there is more to read.
 LARGE_READ = 1_000
-#: Seconds from a failed training to the next try.
+#: Seconds from a failed training to the next try. They double with each further failure, because
+#: what fails for a lasting reason costs a whole training each time.
 RETRY_SECONDS = 5.0
+LONGEST_RETRY_SECONDS = 3600.0
 #: New outcomes after which the serving model is judged again.
 JUDGE_EVERY = 50
 #: Seconds by which a judgement is delayed. Its outcomes often complete a retrain request as
@@ -33,6 +35,7 @@ class Schedule:
     >>> schedule.may_train()
     True
     >>> schedule.training_failed()
+    5.0
     >>> schedule.may_train()
     False
     >>> now = 5.0
@@ -45,6 +48,7 @@ class Schedule:
 
     clock: Callable[[], float] = time.monotonic
     _train_from: float = 0.0
+    _retry_seconds: float = RETRY_SECONDS
     _read_from: float = 0.0
     _judged_outcomes: int = 0
     _judge_from: float | None = None
@@ -54,9 +58,20 @@ class Schedule:
         """Whether the pause after a failed training is over."""
         return self.clock() >= self._train_from
 
-    def training_failed(self) -> None:
-        """Record that the training failed: the next try is delayed."""
-        self._train_from = self.clock() + RETRY_SECONDS
+    def training_failed(self) -> float:
+        """Record that the training failed: the next try is delayed.
+
+        Returns:
+            Seconds until then.
+        """
+        delay = self._retry_seconds
+        self._train_from = self.clock() + delay
+        self._retry_seconds = min(2 * delay, LONGEST_RETRY_SECONDS)
+        return delay
+
+    def forget_failures(self) -> None:
+        """Record that a training may succeed: the next one is not delayed."""
+        self._train_from, self._retry_seconds = 0.0, RETRY_SECONDS
 
     def may_read(self, *, training: bool) -> bool:
         """Whether the log may be read now; during a training it is read less often."""

@@ -59,6 +59,7 @@ class Worker:
             # Not fork: the parent has threads, which a forked child would lack.
             mp_context=multiprocessing.get_context("spawn"),
             initializer=_prepare,
+            initargs=(self._settings,),
         )
         pool.submit(_warm_up, self._settings, self._hyper)
         return pool
@@ -89,7 +90,8 @@ class Worker:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _prepare() -> None:
+def _prepare(settings: Settings) -> None:
+    process.configure_logging(settings)
     # A signal may reach the whole process group; the trainer handles it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -39,8 +39,11 @@ def since_training(settings: Settings, bundle: Bundle, *, content: bool = False)
 
 
 def _changed_settings(data: Data, bundle: Bundle) -> list[str]:
-    before = bundle.manifest.training.data
+    before = dict(bundle.manifest.training.data)
     now = data.model_dump(mode="json", exclude={"files"})
+    before.setdefault("max_categories", 0)  # versions without it learnt all categories
+    if not bundle.features.is_changed_by(data.max_categories):
+        del now["max_categories"]
     return [
         f"[data] {name} has changed from {before[name]!r} to {now[name]!r}"
         for name in now

@@ -30,6 +30,10 @@ from utils.values import (
 SEPARATORS = (",", ";", "\t", "|")
 ENCODINGS = ("utf-8", "cp1252", "latin-1")
 
+#: If most of so many values of a column are text, not every value is looked at.
+SAMPLE = 1_000
+
+_LINE = re.compile(r"[^\n]*\n|[^\n]+")
 _LEADING_ZERO = re.compile(r"0\d+", re.ASCII)
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}([.,]\d{3})*", re.ASCII)
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+", re.ASCII)
@@ -91,16 +95,19 @@ def read_data(path: Path, data: Data, types: Mapping[str, ColumnType] | None = N
     for name in data.categorical:
         known[name] = "category"
     reader = _Reader(data, rules_of(data))
-    texts = _parse_as_text(text, data, _text_columns(frame, text, data, known))
+    names = list(frame.columns)
+    text_columns = _text_columns(frame, text, data, known)
+    frame = frame.drop(columns=text_columns)  # millions of texts should not be there twice
+    texts = _parse_as_text(text, data, text_columns)
     columns: dict[str, pd.Series] = {}
-    for name in frame.columns:
+    for name in names:
         if name not in texts:
             reader.take_numbers(name)
             columns[name] = frame[name]
             if columns[name].dtype.kind == "f":  # an infinite number is no number
                 columns[name] = frame[name].replace([np.inf, -np.inf], np.nan)
         else:
-            columns[name] = reader.read(name, texts[name], known.get(name))
+            columns[name] = reader.read(name, texts.pop(name), known.get(name))
     return DataSet(
         pd.DataFrame(columns), reader.types, reader.reasons, reader.unread, duplicates, blank_names
     )
@@ -145,6 +152,8 @@ class _Reader:
 
     def _infer(self, values: list[str]) -> tuple[ColumnType, str]:
         """The type of a column from its different values, and why."""
+        if len(values) > SAMPLE and self._is_text(values[:: len(values) // SAMPLE]):
+            return "category", "text"
         numbers = [self._read(value, read_number) for value in values]
         if None not in numbers:
             codes = [v.strip() for v in values if _LEADING_ZERO.fullmatch(v.strip())]
@@ -156,6 +165,16 @@ class _Reader:
         if all(map(self._is_missing_or_iso, values)):
             return "date", "ISO dates"
         return "category", self._why_text(values, values[numbers.index(None)])
+
+    def _is_text(self, values: list[str]) -> bool:
+        """Whether most values are neither numbers nor dates, nor numbers in another notation."""
+        return len(values) < 2 * sum(
+            self._read(value, read_number) is None
+            and not self._is_missing_or_iso(value)
+            and not _DECIMAL_COMMA.fullmatch(value.strip())
+            and not _THOUSANDS.fullmatch(value.strip())
+            for value in values
+        )
 
     def _read(self, value: str, read: Callable[[object, Rules], float]) -> float | None:
         """What a value means as a number or date; None if it is neither that nor missing."""
@@ -240,7 +259,8 @@ def _without_comments(text: str, comment: str) -> str:
 
 
 def _first_fields(text: str, separator: str) -> list[str]:
-    reader = csv.reader(io.StringIO(text), delimiter=separator)
+    lines = (line[0] for line in _LINE.finditer(text))  # not all of them are copied
+    reader = csv.reader(lines, delimiter=separator)
     return next((row for row in reader if row), [])
 
 
@@ -284,7 +304,7 @@ def _parse(path: Path, text: str, data: Data) -> pd.DataFrame:
     try:
         with warnings.catch_warnings(action="error", category=pd.errors.ParserWarning):
             frame = pd.read_csv(
-                io.StringIO(text),
+                io.BytesIO(text.encode()),  # StringIO takes four bytes per character
                 sep=data.separator,
                 decimal=data.decimal,
                 names=list(data.columns) or None,
@@ -348,7 +368,7 @@ def _parse_as_text(text: str, data: Data, names: list[str]) -> dict[str, "pd.Ser
     if not names:
         return {}
     columns = pd.read_csv(
-        io.StringIO(text),
+        io.BytesIO(text.encode()),
         sep=data.separator,
         names=list(data.columns) or None,
         index_col=False,

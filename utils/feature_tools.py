@@ -5,13 +5,14 @@ same rules (`utils.values`) and arithmetic, so the same values give bitwise the 
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from heapq import nsmallest
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from utils.values import (
     DAY,
@@ -72,6 +73,7 @@ class _State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class _Cross(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     columns: tuple[str, str]
     pairs: list[tuple[int, int]]  # the pairs of codes with the codes 1, 2, ..., ascending
+    other_share: float | UnsetType = UNSET  # as that of a `CategoryColumn`
 
 
 class _StateOfVersion1(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -101,17 +103,21 @@ class _StateOfVersion1(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class _Pairs:
     """Maps two columns of codes to the codes of their cross."""
 
-    def __init__(self, pairs: Sequence[tuple[int, int]], width: int) -> None:
-        """Take `pairs` in ascending order; `width` is the second column's highest code plus 1."""
+    def __init__(self, cross: _Cross, width: int) -> None:
+        """Take a cross; `width` is the second column's highest code plus 1."""
         self._width = width
         # The last key matches nothing; it keeps the found positions inside the array.
-        keys = [first * width + second for first, second in pairs]
+        keys = [first * width + second for first, second in cross.pairs]
         self._keys = np.array([*keys, np.inf], dtype=np.float64)
+        self._other = None if cross.other_share is UNSET else len(keys) + 1.0
 
     def __call__(self, first: Matrix, second: Matrix) -> Matrix:
         keys = first * self._width + second
         places = np.searchsorted(self._keys, keys)
-        codes: Matrix = np.where(self._keys[places] == keys, places + 1.0, 0.0)
+        rest: Matrix | float = 0.0
+        if self._other is not None:
+            rest = np.where((first > 0) & (second > 0), self._other, 0.0)
+        codes: Matrix = np.where(self._keys[places] == keys, places + 1.0, rest)
         return codes
 
 
@@ -119,7 +125,8 @@ class _Pairs:
 #: each column and is made at run time.
 Row = Any
 
-#: How many values of each column are missing, unknown or leniently read: (3, columns).
+#: How many values of each column are missing, unknown, leniently read or scored as the other
+#: categories of a column: (4, columns).
 ValueTally = npt.NDArray[np.int64]
 
 
@@ -128,7 +135,9 @@ class FeatureTools:
 
     A row of the matrix holds the numbers (min-max scaled to the range in training, NaN if
     missing), the parts of the dates (`DATE_PARTS`, scaled likewise), the codes of the
-    categorical columns, and the codes of the crosses (0 if missing or not seen in training).
+    categorical columns, and the codes of the crosses. A code is 0 if the value is missing or was
+    not seen in training. If training learnt the most frequent categories (or pairs) alone, all
+    others have a code of their own, also those that it did not see.
 
     Attributes:
         columns: The raw feature columns: `numerical`, `dates`, then `categorical`.
@@ -175,6 +184,7 @@ class FeatureTools:
         dates: Sequence[str] = (),
         rules: Rules | None = None,
         suffix: str = "",
+        max_categories: int = 0,
     ) -> "FeatureTools":
         """Learn the ranges, categories and pairs.
 
@@ -189,6 +199,9 @@ class FeatureTools:
             dates: Columns of dates.
             rules: The rules of the data set, if they are not the default.
             suffix: What may follow the name of a class.
+            max_categories: The most categories of a column and pairs of a cross that are learnt
+                one by one: the most frequent ones, of equally frequent ones the first by name;
+                0 for no limit.
 
         Returns:
             Itself.
@@ -203,13 +216,16 @@ class FeatureTools:
         learn: dict[str, Callable[[str], Column]] = {
             **dict.fromkeys(numerical, lambda name: _number_column(name, _numbers(frame, name))),
             **dict.fromkeys(dates, lambda name: _date_column(name, _numbers(frame, name))),
-            **dict.fromkeys(categorical, lambda name: _category_column(frame[name], rules)),
+            **dict.fromkeys(
+                categorical, lambda name: _category_column(frame[name], rules, max_categories)
+            ),
         }
         columns = [learn[name](name) for name in map(str, frame.columns) if name in learn]
+        crossed = {name for pair in crosses for name in pair}
         codes = {
-            column.name: _codes_of(frame[column.name], Codes(column.categories, rules))
+            column.name: _codes_of(frame[column.name], _codes(column, rules))
             for column in columns
-            if isinstance(column, CategoryColumn)
+            if isinstance(column, CategoryColumn) and column.name in crossed
         }
         return self._restore(
             _State(
@@ -217,7 +233,7 @@ class FeatureTools:
                 target=Target(name=target, classes=list(classes), suffix=suffix),
                 rules=rules,
                 columns=columns,
-                crosses=[_cross(pair, codes) for pair in crosses],
+                crosses=[_cross(pair, codes, max_categories) for pair in crosses],
             )
         )
 
@@ -246,7 +262,7 @@ class FeatureTools:
 
         Args:
             rows: Values of `row_type`.
-            tally: The values that are missing, unknown or leniently read are added to it.
+            tally: The values that it counts are added to it.
 
         Returns:
             float64, (rows, features), C order.
@@ -336,6 +352,16 @@ class FeatureTools:
         """What was learnt about a raw column."""
         return self._columns[name]
 
+    def is_changed_by(self, max_categories: int) -> bool:
+        """Whether with this limit of `fit` something else is learnt of the same rows."""
+        columns, crosses = self._state.of_type(CategoryColumn), self._state.crosses
+        sizes = [(len(column.categories), column.other_share) for column in columns]
+        sizes += [(len(cross.pairs), cross.other_share) for cross in crosses]
+        return any(
+            0 < max_categories < size if share is UNSET else size != max_categories
+            for size, share in sizes
+        )
+
     def codes_of(self, name: str) -> Codes:
         """The codes of a column's categories; none for other columns."""
         return self._codes.get(name, Codes((), self.rules))
@@ -403,7 +429,10 @@ class FeatureTools:
         for column in dates:
             self._date_places[column.name] = place
             place += len(_parts_of(column))
-        self._codes = {column.name: Codes(column.categories, state.rules) for column in categories}
+        self._codes = {column.name: _codes(column, state.rules) for column in categories}
+        others = [np.nan if one.other_share is UNSET else one.other_code for one in categories]
+        self._others = np.array(others, dtype=np.float64)
+        self._has_others = not np.isnan(self._others).all()
         self._crosses = [self._crosser(cross) for cross in state.crosses]
         self._read_date = {column.name: _date_reader(column, state.rules) for column in dates}
         self._getters: list[Callable[[Row], Any]]  # any JSON value
@@ -416,8 +445,9 @@ class FeatureTools:
 
     def _crosser(self, cross: _Cross) -> tuple[int, int, _Pairs]:
         first, second = (self.feature_names.index(name) for name in cross.columns)
-        width = len(self._codes[cross.columns[1]]) - 1  # without None and UNSET, plus 1
-        return first, second, _Pairs(cross.pairs, width)
+        column = self._columns[cross.columns[1]]
+        assert isinstance(column, CategoryColumn)
+        return first, second, _Pairs(cross, column.highest_code + 1)
 
     def _empty(self, rows: int) -> Matrix:
         return np.empty((rows, len(self.feature_names)), dtype=np.float64)
@@ -441,6 +471,8 @@ class FeatureTools:
         tally[0, n_plain:] += (codes == MISSING).sum(axis=0)
         tally[1, n_plain:] += (codes == UNKNOWN).sum(axis=0)
         tally[2, n_plain:] += (codes % 1 == LENIENT).sum(axis=0)
+        if self._has_others:
+            tally[3, n_plain:] += (codes == self._others).sum(axis=0)
 
     def _remove_marks(self, matrix: Matrix) -> None:
         """Replace the numbers that mean "missing"."""
@@ -513,19 +545,20 @@ def _check(state: _State) -> None:
             )
     if len(target.classes) < 2 or len(set(target.classes)) < len(target.classes):
         raise ValueError(f"needs two or more different classes, not {target.classes}")
-    categories = {column.name: column.categories for column in state.of_type(CategoryColumn)}
-    for name, known in categories.items():
-        if len(set(known)) < len(known):
-            raise ValueError(f"column {name!r} has a category twice")
+    highest_codes = {}
+    for column in state.of_type(CategoryColumn):
+        highest_codes[column.name] = column.highest_code
+        if len(set(column.categories)) < len(column.categories):
+            raise ValueError(f"column {column.name!r} has a category twice")
     for cross in state.crosses:
-        _check_cross(cross, categories)
+        _check_cross(cross, highest_codes)
 
 
-def _check_cross(cross: _Cross, categories: Mapping[str, list[str]]) -> None:
+def _check_cross(cross: _Cross, highest_codes: Mapping[str, int]) -> None:
     for name in cross.columns:
-        if name not in categories:
+        if name not in highest_codes:
             raise ValueError(f"cannot cross {name!r}: it is not a categorical column")
-    sizes = [len(categories[name]) for name in cross.columns]
+    sizes = [highest_codes[name] for name in cross.columns]
     if cross.pairs != sorted(set(cross.pairs)):
         raise ValueError(f"the pairs of {cross.columns} are not in order")
     if any(
@@ -606,13 +639,28 @@ def _date_column(name: str, seconds: Matrix) -> DateColumn:
     )
 
 
-def _category_column(column: "pd.Series", rules: Rules) -> CategoryColumn:
-    texts = {read_category(value, rules) for value in column.dropna().unique().tolist()}
+def _category_column(column: "pd.Series", rules: Rules, max_categories: int) -> CategoryColumn:
+    places, values = column.factorize()  # place -1 where missing
+    rows: dict[str, int] = {}
+    for value, count in zip(values.tolist(), np.bincount(places + 1)[1:].tolist(), strict=True):
+        text = read_category(value, rules)
+        if text is not None:
+            rows[text] = rows.get(text, 0) + count
+    categories: Iterable[str] = rows
+    if is_limited := 0 < max_categories < len(rows):
+        categories = nsmallest(max_categories, rows, key=lambda text: (-rows[text], text))
+    categories = sorted(categories)
+    rest = sum(rows.values()) - sum(rows[text] for text in categories)
     return CategoryColumn(
         name=str(column.name),
-        categories=sorted(text for text in texts if text is not None),
+        categories=categories,
+        other_share=rest / len(column) if is_limited else UNSET,
         missing_share=_missing_share(int(column.count()), column),
     )
+
+
+def _codes(column: CategoryColumn, rules: Rules) -> Codes:
+    return Codes(column.categories, rules, column.other_code)
 
 
 def _missing_share(known: int, rows: "Matrix | pd.Series") -> float:
@@ -626,7 +674,7 @@ def _codes_of(column: "pd.Series", codes: Codes) -> Matrix:
     return encoded
 
 
-def _cross(names: tuple[str, str], codes: Mapping[str, Matrix]) -> _Cross:
+def _cross(names: tuple[str, str], codes: Mapping[str, Matrix], max_pairs: int) -> _Cross:
     for name in names:
         if name not in codes:
             raise ValueError(f"cannot cross {name!r}: it is not a categorical column")
@@ -634,5 +682,14 @@ def _cross(names: tuple[str, str], codes: Mapping[str, Matrix]) -> _Cross:
     known = (first > 0) & (second > 0)
     # Each pair as one number: unique() of pairs would take half the time of the whole fit.
     width = int(second.max(initial=0)) + 1
-    pairs = np.unique(first[known] * width + second[known]).tolist()
-    return _Cross(columns=(names[0], names[1]), pairs=[divmod(pair, width) for pair in pairs])
+    pairs, counts = np.unique(first[known] * width + second[known], return_counts=True)
+    rest: float | UnsetType = UNSET
+    if 0 < max_pairs < len(pairs):
+        ranked = np.lexsort((pairs, -counts))
+        rest = float(counts[ranked[max_pairs:]].sum() / len(first))
+        pairs = np.sort(pairs[ranked[:max_pairs]])
+    return _Cross(
+        columns=(names[0], names[1]),
+        pairs=[divmod(pair, width) for pair in pairs.tolist()],
+        other_share=rest,
+    )

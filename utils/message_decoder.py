@@ -61,8 +61,9 @@ class MessageDecoder:
         self._decode_any: Callable[[bytes], Any] = msgspec.json.Decoder(_any_type(features)).decode
         self._has_no_known_column = features.has_no_known_column
         self._dates = [(name, attrgetter(features.field_names[name])) for name in features.dates]
+        places = {name: place for place, name in enumerate(features.columns)}
         self._columns = [
-            _Column(features.columns.index(name), name, kind, features.codes_of(name))
+            _Column(places[name], name, kind, features.codes_of(name))
             for name, kind in features.types.items()
         ]
         self._names = [*features.types, features.target]

@@ -71,9 +71,12 @@ class ValueShares(msgspec.Struct, frozen=True, kw_only=True):
             out, here and below.
         unknown: The share of categories that training did not see.
         lenient: The share of values that are written in another way than in the data set.
+        other: The share of categories that are none of those that were learnt one by one, in a
+            column of which only the most frequent ones were.
     """
 
     rows: int = 0
     missing: Mapping[str, float] = msgspec.field(default_factory=dict)
     unknown: Mapping[str, float] = msgspec.field(default_factory=dict)
     lenient: Mapping[str, float] = msgspec.field(default_factory=dict)
+    other: Mapping[str, float] = msgspec.field(default_factory=dict)

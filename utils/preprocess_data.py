@@ -50,6 +50,7 @@ def fit_features(
             classes=classes or classes_of(frame[data.target], data),
             rules=rules_of(data),
             suffix=data.target_suffix,
+            max_categories=data.max_categories,
         )
     except ValueError as error:
         raise DataError(str(error)) from None

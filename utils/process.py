@@ -92,7 +92,7 @@ def run(main: Callable[[Settings], int | None], *, errors: Sequence[type[Excepti
     try:
         interpreter.prepare()
         settings = settings_module.load()
-        _log(settings)
+        configure_logging(settings)
         return main(settings) or 0
     except expected as error:
         print(f"{_program()}: {error}", file=sys.stderr)
@@ -129,8 +129,8 @@ def _program() -> str:
     return path.parent.name if path.name == "__main__.py" else path.name
 
 
-def _log(settings: Settings) -> None:
-    """Log to stderr at the level in PIPELINE_LOG, with secrets masked.
+def configure_logging(settings: Settings) -> None:
+    """Log to stderr at the level in PIPELINE_LOG, with secrets masked, Python's warnings too.
 
     The default level is high because the libraries log every lost connection; the scripts
     report what matters. At level debug, Kafka's client logs its whole configuration.
@@ -138,6 +138,7 @@ def _log(settings: Settings) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(Masking(settings.secrets))
     logging.basicConfig(level=settings.log.upper(), handlers=[handler])
+    logging.captureWarnings(True)  # of a library, with a line of its source
 
 
 class Masking(logging.Formatter):

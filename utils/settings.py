@@ -73,6 +73,10 @@ class Data(_Section):
     categorical: tuple[str, ...] = ()
     cross: tuple[tuple[str, str], ...] = ()
     types: tuple[tuple[str, ColumnType], ...] = ()
+    #: The most categories of a column that are learnt one by one; 0 for no limit. Fewer cost
+    #: log loss: of 10,000 with 20 rows each, 1,000 gave 0.619, 3,000 0.606 and all 0.576. More
+    #: gained nothing where most of 50,000 are rare, and a split in model.txt has a bit for each.
+    max_categories: Annotated[int, Field(ge=0)] = 10_000
     missing: tuple[str, ...] | None = None
     comment: str = ""
     target_suffix: str = ""

@@ -1,4 +1,4 @@
-"""Counts the values of messages that are missing, unknown or leniently read, by column."""
+"""Counts the values of messages that the model was not trained on as they are, by column."""
 
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -7,11 +7,17 @@ import numpy as np
 
 from utils.feature_tools import FeatureTools, ValueTally
 from utils.metrics import ValueShares
+from utils.values import CategoryColumn
 
 #: The kinds of values that are counted, in the order of a tally's rows.
-KINDS = ("missing", "unknown", "lenient")
+KINDS = ("missing", "unknown", "lenient", "other")
 #: What a line for the user calls them.
-SHOWN = {"missing": "missing", "unknown": "unknown", "lenient": "leniently read"}
+SHOWN = {
+    "missing": "missing",
+    "unknown": "unknown",
+    "lenient": "leniently read",
+    "other": "scored as other",
+}
 #: How many messages "the last" are.
 WINDOW = 1_000
 #: A share is compared after this many further messages.
@@ -41,14 +47,19 @@ class ValueCounts:
         self._last = new_tally(features)
         self._unchecked = 0
         self._reference = np.zeros(self.total.shape)
-        self._reference[0] = [features.column(name).missing_share for name in self.columns]
+        columns = [features.column(name) for name in self.columns]
+        self._reference[0] = [column.missing_share for column in columns]
+        self._reference[3] = [
+            column.other_share or 0.0 if isinstance(column, CategoryColumn) else 0.0
+            for column in columns
+        ]
 
     def add(self, rows: int, tally: ValueTally) -> None:
         """Add the values of some messages.
 
         Args:
             rows: The number of messages.
-            tally: (3, columns), as `FeatureTools.transform_rows` fills it.
+            tally: (kinds, columns), as `FeatureTools.transform_rows` fills it.
         """
         self.rows += rows
         self.total += tally

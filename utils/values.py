@@ -96,9 +96,27 @@ class DateColumn(_Column, frozen=True, tag="date", kw_only=True):
 
 
 class CategoryColumn(_Column, frozen=True, tag="category", kw_only=True):
-    """A column of categories: those with the codes 1, 2, ..."""
+    """A column of categories.
+
+    Attributes:
+        categories: Those with the codes 1, 2, ...
+        other_share: The share of the training rows with another category. All other categories
+            have the next code, also those that training did not see. Unset if training learnt
+            every category.
+    """
 
     categories: list[str]
+    other_share: float | UnsetType = UNSET
+
+    @property
+    def highest_code(self) -> int:
+        """The highest code of a category, the other ones included."""
+        return len(self.categories) + (self.other_share is not UNSET)
+
+    @property
+    def other_code(self) -> float:
+        """The code of a category that is none of `categories`."""
+        return UNKNOWN if self.other_share is UNSET else float(self.highest_code)
 
 
 Column = NumberColumn | DateColumn | CategoryColumn
@@ -330,15 +348,16 @@ class Codes(dict[Label | UnsetType | None, float]):
     >>> codes["Private"], codes[" Private"], codes[None], codes["Martian"]
     (1.0, 1.5, 0.0, -1.0)
 
-    The code is `MISSING` or `UNKNOWN` if there is none, and `LENIENT` is added to that of a
+    The code is `MISSING` or `other` if there is none, and `LENIENT` is added to that of a
     category that is written in another way.
     """
 
-    def __init__(self, categories: Sequence[str], rules: Rules) -> None:
+    def __init__(self, categories: Sequence[str], rules: Rules, other: float = UNKNOWN) -> None:
         super().__init__(zip(categories, map(float, range(1, len(categories) + 1)), strict=True))
         self[None] = self[UNSET] = MISSING  # present, because __missing__ is slow
         self._rules = rules
-        self._is_truth = _is_truth(categories)
+        self._other = other
+        self._is_truth = other == UNKNOWN and _is_truth(categories)
 
     def __missing__(self, value: Label) -> float:
         if isinstance(value, str):
@@ -354,7 +373,7 @@ class Codes(dict[Label | UnsetType | None, float]):
             return code if not isinstance(value, str) else code + LENIENT
         if self._is_truth and text in _OTHER_TRUTH:
             code = self.get(_OTHER_TRUTH[text])
-        return UNKNOWN if code is None else code + LENIENT
+        return self._other if code is None else code + LENIENT
 
 
 class ClassCodes(dict[object, int]):

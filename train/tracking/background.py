@@ -83,6 +83,7 @@ class Tracking:
 def _run_tracker(settings: Settings, parent: Connection, timeout: float, niceness: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the script handles them
+    process.configure_logging(settings)
     if niceness:
         process.be_nice(niceness)
     stop = Stop()

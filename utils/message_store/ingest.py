@@ -210,7 +210,7 @@ class Ingest:
         return all(position(tp) >= end for tp, end in (self._ends or {}).items())
 
     def all_values(self) -> ValueShares:
-        """The shares of values that are missing, unknown or leniently read, of all messages."""
+        """The shares of values that training did not have as they are, of all messages."""
         return self._store.value_shares()
 
     def is_same_log(self, topic: str, topic_ids: Mapping[str, str]) -> bool:

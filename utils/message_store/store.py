@@ -62,6 +62,7 @@ from utils.message_store.tables import (
     insert_into,
     rows_of,
     unescape_text,
+    unpack,
 )
 from utils.messages import APP_MESSAGES, OUTCOMES, PREDICTIONS
 from utils.metrics import ValueShares
@@ -267,7 +268,7 @@ class MessageStore:
                 offsets,
                 timestamps,
                 (outcome if outcome in classes else None for outcome in outcomes),
-                *columns,
+                *(columns if self._tables.columns else ()),
                 strict=True,
             )
         )
@@ -308,7 +309,7 @@ class MessageStore:
         )
 
     def value_shares(self) -> ValueShares:
-        """The shares of values that are missing, unknown or leniently read, of all messages.
+        """The shares of values that training did not have as they are, of all messages.
 
         Raises:
             StoreError: The store cannot be read.
@@ -503,14 +504,12 @@ class MessageStore:
         key = self._stored_id(request_id)
         with self._database.transaction() as connection:
             found = connection.execute(sa.select(table).where(table.c.request_id == key)).first()
-        if found is None:
-            return None
-        row = found._mapping
-        values = None
-        if row["packed"] is not None:
-            stored = (row[column.name] for column in self._tables.columns)
-            texts = (unescape_text(v) if isinstance(v, str) else v for v in stored)
-            values = dict(zip(self._features.columns, texts, strict=True))
+            if found is None:
+                return None
+            row, values = found._mapping, None
+            if row["packed"] is not None:
+                stored = unpack(connection, self._tables, row["packed"])
+                values = dict(zip(self._features.columns, stored, strict=True))
         return StoredRequest(
             request_id,
             values,

@@ -1,8 +1,9 @@
 """The tables of the message store, with fast writes and reads.
 
-`messages` has a row per request_id: a typed column per feature, the outcome, the prediction
-and the place of each in the log. `messages_offsets` has the offsets, `messages_layout` the
-columns that the tables were created for, and `messages_texts` texts by id. A retraining
+`messages` has a row per request_id: the outcome, the prediction, the place of each in the log,
+and a typed column per feature for those who query it, unless there are more than `MOST_COLUMNS`.
+`messages_offsets` has the offsets, `messages_layout` the columns that the tables were created
+for, and `messages_texts` texts by id. A retraining
 reads every row, and reading millions of short texts one by one is slow. So a row also has
 its place in the log and all of its features in one blob (`packed`, 8 bytes each: a number,
 or the id of a text in `messages_texts`), and the database returns the blobs of thousands of
@@ -34,7 +35,10 @@ if TYPE_CHECKING:
 LAYOUT_VERSION = 4
 
 PARTITION = 2**48  # times the partition, plus the offset: a place in the log as one number
-_CHUNK = 8000  # rows that the database returns as one
+#: A table of SQLite has at most 2,000 columns, one of PostgreSQL 1,600.
+MOST_COLUMNS = 1000
+_CHUNK = 8000  # rows that the database returns as one, unless they are too long
+_CHUNK_BYTES = 2**27  # a value of SQLite has at most 10**9
 LONG_ID = 500  # characters: PostgreSQL's index holds 2,704 bytes at most
 _MAX_CACHED_TEXTS = 100_000  # texts whose ids are cached
 ESCAPE = "\x1a"  # replaces a character or text that a database cannot store
@@ -76,8 +80,11 @@ class Tables:
         texts: Texts by id.
         values: How many values of each column are missing, unknown or leniently read (`kind`).
             The number of messages is that of the column "" and the kind "rows".
-        columns: The feature columns of `messages`, in the order of the features.
+        columns: The feature columns of `messages`, in the order of the features; none if
+            there are more than `MOST_COLUMNS`.
+        n_features: The number of features.
         n_numbers: How many of them are no categories, and so hold numbers; those come first.
+        chunk: How many rows the database returns as one.
         names: The names of the tables.
         layout: The columns, the classes and the rules by which both are read, as text.
         known_outcome: The valid outcome of a row.
@@ -93,10 +100,13 @@ class Tables:
     def __init__(self, features: FeatureTools) -> None:
         metadata = sa.MetaData()
         big = sa.BigInteger
-        self.n_numbers = len(features.columns) - len(features.categorical)
+        self.n_features = len(features.columns)
+        self.n_numbers = self.n_features - len(features.categorical)
+        self.chunk = min(_CHUNK, max(1, _CHUNK_BYTES // (8 * (1 + self.n_features))))
+        named = features.columns if self.n_features <= MOST_COLUMNS else ()
         self.columns = [
             sa.Column(name, sa.Double if place < self.n_numbers else sa.Text)
-            for place, name in enumerate(sql_names(features.columns))
+            for place, name in enumerate(sql_names(named))
         ]
         self.messages = sa.Table(
             "messages",
@@ -326,7 +336,7 @@ class RowDecoder:
         self._texts: dict[int, str | None] = {name: unescape_text(text) for name, text in rows}
         self._texts[0] = None
         self._classes = np.array(tables.classes, dtype=object)
-        self._width = 1 + len(tables.columns)
+        self._width = 1 + tables.n_features
 
     def part(
         self,
@@ -414,7 +424,7 @@ def _concatenated_rows(connection: Connection, tables: Tables) -> Iterator[ManyR
             f.string_agg(tables.code, sa.text("''")),
             *(f.string_agg(sa.cast(number, sa.Text), sa.text("','")) for number in tables.order),
         ).where(tables.is_known)
-        yield from connection.execute(query.group_by(c.partition, c.offset.op("/")(_CHUNK)))
+        yield from connection.execute(query.group_by(c.partition, c.offset.op("/")(tables.chunk)))
         return
     rowid: sa.ColumnElement[int] = sa.literal_column("rowid", sa.BigInteger)
     first, last = sa.bindparam("first", type_=sa.Integer), sa.bindparam("last", type_=sa.Integer)
@@ -425,8 +435,23 @@ def _concatenated_rows(connection: Connection, tables: Tables) -> Iterator[ManyR
         *map(f.group_concat, tables.order),  # with commas
     ).where(tables.is_known, rowid.between(first, last))
     rows = connection.execute(sa.select(f.max(rowid)).select_from(tables.messages)).scalar() or 0
-    for begin in range(1, rows + 1, _CHUNK):
-        yield connection.execute(query, {"first": begin, "last": begin + _CHUNK - 1}).one()
+    for begin in range(1, rows + 1, tables.chunk):
+        yield connection.execute(query, {"first": begin, "last": begin + tables.chunk - 1}).one()
+
+
+def unpack(connection: Connection, tables: Tables, packed: bytes) -> list[float | str | None]:
+    """The features of one row, None where missing."""
+    words = np.frombuffer(packed, "<i8")[1:]
+    numbers = words[: tables.n_numbers].view("<f8").tolist()
+    names, c = words[tables.n_numbers :].tolist(), tables.texts.c
+    texts: dict[int, str | None] = {0: None}
+    for begin in range(0, len(names), _CHUNK):  # a statement has at most 32,766 variables
+        some = c.name.in_(names[begin : begin + _CHUNK])
+        rows = connection.execute(sa.select(c.name, c.text).where(some))
+        texts.update((name, unescape_text(text)) for name, text in rows)
+    # NaN is the only value that differs from itself.
+    known = (number if number == number else None for number in numbers)
+    return [*known, *(texts[name] for name in names)]
 
 
 def escape_text(text: str | None) -> str | None:

@@ -33,12 +33,12 @@ from utils.model_store.manifest import (
     Parameters,
     TrainingRecord,
 )
-from utils.values import Label
+from utils.values import CategoryColumn, Label
 
 MODEL, FEATURES, MANIFEST = "model.txt", "features.json", "manifest.json"
 
 MIB = 1024 * 1024
-#: The largest accepted size of each file, in bytes; larger files are not read.
+#: The largest accepted size of each file, in bytes; larger files are neither read nor published.
 LARGEST = {MODEL: 512 * MIB, FEATURES: 64 * MIB, MANIFEST: 64 * MIB}
 
 #: The tolerance for scores of golden rows; on one machine they are bitwise equal.
@@ -54,6 +54,10 @@ class ModelStoreError(UserError):
 
 class BundleError(ModelStoreError):
     """A bundle or current.json cannot be used; the text names it and says why."""
+
+
+class _TooLarge(ValueError):
+    """A file of a bundle is larger than `LARGEST`."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +142,8 @@ def render(
 ) -> tuple[Manifest, dict[str, bytes]]:
     """Render a draft: returns its manifest, and the bytes of its three files by name.
 
+    The files are verified as `load_bundle` verifies them.
+
     Raises:
         BundleError: The draft would not load as a bundle.
     """
@@ -159,11 +165,26 @@ def render(
             golden=_score_golden_rows(draft, files),
             history=[msgspec.Raw(to_json(line)) for line in history[-REMEMBERED:]],
         )
-        content = seal(msgspec.structs.asdict(manifest))
-        manifest = _read_manifest(content)  # check that it can be loaded before it is published
+        files[MANIFEST] = seal(msgspec.structs.asdict(manifest))
+        return _verify(model_id, files).manifest, files
     except (ValueError, TypeError, BadRecord, lgb.basic.LightGBMError) as error:
-        raise BundleError(f"the draft of bundle {model_id}: {describe_error(error)}") from None
-    return manifest, files | {MANIFEST: content}
+        reason = describe_error(error)
+        if isinstance(error, _TooLarge):
+            reason += _how_to_shrink(draft.features)
+        raise BundleError(f"the draft of bundle {model_id}: {reason}") from None
+
+
+def _how_to_shrink(features: FeatureTools) -> str:
+    """What to do about files that are too large; categories are what makes them large."""
+    columns = map(features.column, features.categorical)
+    categories = {one.name: one.categories for one in columns if isinstance(one, CategoryColumn)}
+    if not categories:
+        return ""
+    name = max(categories, key=lambda name: sum(map(len, categories[name])))
+    return (
+        f"; the column {name!r} takes the most, with {len(categories[name]):,} categories: name "
+        "it in [data] drop, or lower [data] max_categories, and run `initialize.py --force`"
+    )
 
 
 def _score_golden_rows(draft: Draft, files: Mapping[str, bytes]) -> list[GoldenRow]:
@@ -175,6 +196,10 @@ def _score_golden_rows(draft: Draft, files: Mapping[str, bytes]) -> list[GoldenR
 
 def _assemble(files: Mapping[str, bytes]) -> tuple[FeatureTools, lgb.Booster]:
     """Load the preprocessor and the model, and check that they fit each other."""
+    for name, content in files.items():
+        if len(content) > LARGEST[name]:
+            size, limit = len(content) / MIB, LARGEST[name] / MIB
+            raise _TooLarge(f"{name} is too large: {size:,.1f} MiB of at most {limit:,.1f} MiB")
     features = FeatureTools.from_json(files[FEATURES])
     booster = lgb.Booster(model_str=files[MODEL].decode())
     columns, classes = len(features.feature_names), len(features.classes)

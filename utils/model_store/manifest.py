@@ -145,8 +145,13 @@ class TrainingRecord(msgspec.Struct, frozen=True, kw_only=True):
         return str(self.data["target"]) if "target" in self.data else None
 
     def problem(self, default: Data) -> Data:
-        """The section [data] that the model was trained by; a version before did not keep it."""
-        return Data.model_validate(self.data) if self.data else default
+        """The section [data] that the model was trained by; a version before did not keep it.
+
+        Versions without `max_categories` learnt all categories.
+        """
+        if not self.data:
+            return default.model_copy(update={"max_categories": 0})
+        return Data.model_validate({"max_categories": 0, **self.data})
 
 
 class GoldenRow(msgspec.Struct, frozen=True):

@@ -77,6 +77,21 @@ def test_warnings_of_a_column(tmp_path: Path, column: list[object], warning: str
         assert any(warning in line and "odd one" in line for line in found.warnings), found.warnings
 
 
+def test_column_of_too_many_categories_says_what_is_learnt(tmp_path: Path) -> None:
+    towns = ["a"] * 150 + ["b"] * 150 + [f"town {n // 2} of many" for n in range(100)]
+    found = describe(tmp_path, {"town": towns}, max_categories=2)
+    (line,) = found.warnings
+    assert line == (
+        "town has 52 different values: the 2 most frequent ones are learnt, all others (25.0% of "
+        "the rows) count as one ([data] max_categories)"
+    )
+    console = Console(width=140, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
+    console.print(profile.tables(found)[0])
+    assert "52, 2 learnt" in console.export_text()
+    assert describe(tmp_path, {"town": towns}, max_categories=52).warnings == []
+    assert describe(tmp_path, {"town": towns}, max_categories=0).warnings == []
+
+
 def test_a_column_that_gives_the_target_away(tmp_path: Path) -> None:
     y = labels()
     random = np.random.default_rng(2)

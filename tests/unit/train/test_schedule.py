@@ -16,6 +16,22 @@ def make_schedule() -> tuple[Clock, Schedule]:
     return clock, Schedule(clock=clock)
 
 
+def test_trainings_that_keep_failing_are_repeated_ever_more_rarely() -> None:
+    clock, schedule = make_schedule()
+    delays = []
+    for _ in range(12):
+        delays.append(schedule.training_failed())
+        clock.now += delays[-1] - 1
+        assert not schedule.may_train()
+        clock.now += 1
+        assert schedule.may_train()
+    assert delays[:3] == [5, 10, 20] and delays[-2:] == [3600, 3600]
+    schedule.training_failed()
+    schedule.forget_failures()
+    assert schedule.may_train()
+    assert schedule.training_failed() == 5
+
+
 def test_log_is_read_rarely_during_a_training_unless_there_is_more() -> None:
     clock, schedule = make_schedule()
     schedule.log_read(3)

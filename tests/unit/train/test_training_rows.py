@@ -2,6 +2,17 @@
 
 from train.training_rows import offsets_by_topic, training_offsets
 from utils.model_store.manifest import PublishedModel, TrainingRecord
+from utils.settings import Data
+
+
+def test_model_of_a_version_without_a_limit_learns_all_categories_again() -> None:
+    now = Data(train="some.csv", target="y")
+    assert now.max_categories == 10_000
+    assert TrainingRecord().problem(now).max_categories == 0
+    before = {"train": "some.csv", "target": "y"}
+    assert TrainingRecord(data=before).problem(now).max_categories == 0
+    limited = TrainingRecord(data={**before, "max_categories": 7})
+    assert limited.problem(now).max_categories == 7
 
 
 def test_offsets_of_a_recreated_topic_are_ignored() -> None:

@@ -49,6 +49,24 @@ def fitted(found: DataSet, data: Data) -> FeatureTools:
     return fit_features(found.frame, data, found.types)
 
 
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ([f"user{n}@example.com" for n in range(3000)], "text"),
+        ([*map(str, range(2999)), "many"], "1 of 3000 different values are no numbers"),
+        ([f"{n},5" for n in range(3000)], 'with [data] decimal = "," it would be'),
+        ([f"{n:02}.{n % 9},00" for n in range(3000)], "text"),
+    ],
+)
+def test_reason_for_the_type_of_a_column_of_many_values(
+    tmp_path: Path, values: list[str], reason: str
+) -> None:
+    text = "".join(f'"{value}",{n % 2}\n' for n, value in enumerate(values))
+    found = read_text(tmp_path, f"x,y\n{text}")
+    assert found.types == {"x": "category"}
+    assert reason in found.reasons["x"]
+
+
 def test_odd_file_is_read_as_its_messages_are(tmp_path: Path) -> None:
     path = tmp_path / "odd.csv"
     path.write_text(ODD.replace("2|5", "2.5"))

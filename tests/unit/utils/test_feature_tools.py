@@ -1,6 +1,8 @@
 """FeatureTools: its properties, its errors, and equal floats from frames and messages."""
 
+import hashlib
 import json
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -11,8 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.utils.samples import decode_data
+from utils.data_set import read_data
 from utils.feature_tools import FeatureTools
 from utils.messages import BadRecord
+from utils.preprocess_data import fit_features
+from utils.settings import load as load_settings
 
 TARGET = "f0"  # also the name of a field: columns may have any name
 
@@ -49,6 +54,7 @@ def tables(draw: st.DrawFn) -> tuple[FeatureTools, Rows]:
         categorical=categorical,
         crosses=crosses,
         classes=["no", "yes"],
+        max_categories=draw(st.integers(0, 3)),
     )
     return features, rows
 
@@ -88,6 +94,67 @@ def test_state_survives_json(table: tuple[FeatureTools, Rows]) -> None:
     values = [again.row_values(decode_data(again, row)) for row in rows]
     stored = pd.DataFrame(values, columns=list(again.columns))
     assert again.transform(stored).tobytes() == features.transform(frame).tobytes()
+
+
+def few_categories(max_categories: int) -> FeatureTools:
+    """Jobs a, b, c, d in 3, 2, 2 and 1 rows, crossed with two towns; one job is missing."""
+    jobs = ["d", "c", "b", "a", "a", "c", "b", "a", None]
+    frame = pd.DataFrame({"job": jobs, "town": ["x", "y", "x", "x", "x", "y", "y", "x", "x"]})
+    return FeatureTools().fit(
+        frame,
+        target=TARGET,
+        numerical=[],
+        categorical=["job", "town"],
+        crosses=[("job", "town")],
+        classes=["no", "yes"],
+        max_categories=max_categories,
+    )
+
+
+def test_rare_categories_and_pairs_are_learnt_as_one() -> None:
+    features = few_categories(max_categories=2)
+    state = json.loads(features.to_json())
+    job, town = state["columns"]
+    # Of the equally frequent b and c the first one by name is learnt.
+    assert (job["categories"], job["other_share"]) == (["a", "b"], pytest.approx(3 / 9))
+    assert (town["categories"], "other_share" in town) == (["x", "y"], False)
+    # a x, other y; those of one row each are the others.
+    (cross,) = state["crosses"]
+    assert (cross["pairs"], cross["other_share"]) == ([[1, 1], [3, 2]], pytest.approx(3 / 9))
+    rows: Rows = [
+        {"job": "a", "town": "x"},
+        {"job": " c", "town": "y"},  # rare in training
+        {"job": "new", "town": "x"},  # not in training
+        {"job": "b", "town": "y"},
+        {"job": None, "town": "x"},
+        {"job": "a", "town": "new"},  # training has not seen what rare towns are like
+    ]
+    tally = np.zeros((4, 2), dtype=np.int64)
+    matrix = features.transform_rows([decode_data(features, row) for row in rows], tally)
+    expected = [[1, 1, 1], [3, 2, 2], [3, 1, 3], [2, 2, 3], [0, 1, 0], [1, 0, 0]]
+    np.testing.assert_array_equal(matrix, expected)
+    assert tally.tolist() == [[1, 0], [0, 1], [0, 0], [2, 0]]
+
+
+def test_limit_that_is_not_reached_changes_nothing() -> None:
+    limited, unlimited = few_categories(max_categories=5), few_categories(max_categories=0)
+    assert limited.to_json() == unlimited.to_json()
+    assert b"other_share" not in limited.to_json()
+    changed = [unlimited.is_changed_by(limit) for limit in (0, 3, 4, 5)]
+    assert changed == [False, True, True, False]  # there are four jobs and five pairs
+    changed = [few_categories(max_categories=2).is_changed_by(limit) for limit in (0, 2, 3)]
+    assert changed == [True, False, True]
+
+
+def test_features_of_adult_are_those_of_earlier_versions(adult_files: Path) -> None:
+    """The hash of features.json was taken before categories were limited."""
+    data = load_settings({}).data
+    found = read_data(adult_files / data.train, data)
+    text = fit_features(found.frame, data, found.types).to_json()
+    assert (
+        hashlib.sha256(text).hexdigest()
+        == "d704e32a013627b6884180019eaae22ca3870300d5a384776c7dbbe51b4d9873"
+    )
 
 
 def test_row_type_keeps_the_column_order_of_the_data() -> None:
@@ -248,6 +315,7 @@ def test_unscalable_columns_give_no_nan(values: list[float | None]) -> None:
         {"crosses": [{"columns": ["age", "job"], "pairs": []}]},
         {"crosses": [{"columns": ["job", "code"], "pairs": [[1, 9]]}]},
         {"crosses": [{"columns": ["job", "code"], "pairs": [[2, 1], [1, 1]]}]},
+        {"crosses": [{"columns": ["job", "code"], "pairs": [], "other_share": "much"}]},
         {"more": 1},
     ],
 )

@@ -89,3 +89,21 @@ def test_nice_process_yields_the_processor_to_other_sessions() -> None:
         process.stdin.flush()
     seconds, nice_seconds = (float(process.communicate(timeout=30)[0]) for process in both)
     assert nice_seconds < 0.5 * seconds
+
+
+WARNED = """
+import warnings
+from utils import process, settings
+process.configure_logging(settings.load())
+warnings.warn("a frame is fragmented")
+"""
+
+
+@pytest.mark.parametrize(("level", "shown"), [("critical", False), ("warning", True)])
+def test_warnings_of_libraries_are_logged(tmp_path: Path, level: str, *, shown: bool) -> None:
+    environment = {"PIPELINE_HOME": str(tmp_path), "PIPELINE_LOG": level}
+    command = [sys.executable, "-c", WARNED]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert ("a frame is fragmented" in done.stderr) == shown
+    assert shown or done.stderr == ""

@@ -1,4 +1,4 @@
-"""Shares of values that are missing, unknown or leniently read, and their jumps."""
+"""Shares of values that the model was not trained on as they are, and their jumps."""
 
 import numpy as np
 import pandas as pd
@@ -7,22 +7,38 @@ from utils.feature_tools import FeatureTools
 from utils.value_counts import ValueCounts, describe
 
 
-def make_features() -> FeatureTools:
-    frame = pd.DataFrame({"age": [1.0, 2.0, None, 4.0], "job": ["a", "b", "a", "b"]})
+def make_features(max_categories: int = 0) -> FeatureTools:
+    frame = pd.DataFrame({"age": [1.0, 2.0, None, 4.0], "job": ["a", "b", "a", "c"]})
     return FeatureTools().fit(
-        frame, target="y", numerical=["age"], categorical=["job"], crosses=[], classes=["n", "p"]
+        frame,
+        target="y",
+        numerical=["age"],
+        categorical=["job"],
+        crosses=[],
+        classes=["n", "p"],
+        max_categories=max_categories,
     )
 
 
-def tally(missing: int = 0, unknown: int = 0, lenient: int = 0) -> np.ndarray:
-    """Counts of one kind each: missing ages, unknown and leniently read jobs."""
-    return np.array([[missing, 0], [0, unknown], [0, lenient]])
+def tally(missing: int = 0, unknown: int = 0, lenient: int = 0, other: int = 0) -> np.ndarray:
+    """Counts of one kind each: missing ages; unknown, leniently read and other jobs."""
+    return np.array([[missing, 0], [0, unknown], [0, lenient], [0, other]])
 
 
 def test_what_training_had_is_no_jump() -> None:
     counts = ValueCounts(make_features())  # a quarter of the ages is missing in training
     counts.add(200, tally(missing=50))
     assert counts.jumps() == []
+
+
+def test_other_categories_are_compared_with_their_share_in_training() -> None:
+    counts = ValueCounts(make_features(max_categories=1), window=100)  # half of the jobs
+    counts.add(100, tally(missing=25, other=50))
+    assert counts.jumps() == []
+    counts.add(100, tally(missing=25, other=90))
+    (line,) = counts.jumps()
+    assert line == "values scored as other in the last 100 messages: job 90 % (50 % before)"
+    assert describe(counts.of_the_last()) == "missing: age 25 %; scored as other: job 90 %"
 
 
 def test_a_jump_is_told_once_and_so_is_the_way_back() -> None:

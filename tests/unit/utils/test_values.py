@@ -12,6 +12,7 @@ from utils.values import (
     NO_OUTCOME,
     UNKNOWN,
     BadValue,
+    CategoryColumn,
     ClassCodes,
     Codes,
     DateColumn,
@@ -164,6 +165,12 @@ def test_codes_mark_what_is_unknown_missing_or_lenient() -> None:
     assert [codes[v] for v in (" Private", "1.0", "cafe\u0301")] == [2.5, 1.5, 3.5]
     assert [codes[v] for v in (None, "?", "", "-999", "01", "private")] == [0, 0, 0, 0, -1, -1]
     assert len(codes) == 5  # nothing that was sent is kept
+
+
+def test_codes_of_a_column_with_other_categories() -> None:
+    column = CategoryColumn(name="job", categories=["false", "true"], other_share=0.1)
+    codes = Codes(column.categories, RULES, column.other_code)
+    assert [codes[v] for v in (True, " true", "maybe", 1, "1", None)] == [2, 2.5, 3, 3, 3, 0]
 
 
 @pytest.mark.parametrize(

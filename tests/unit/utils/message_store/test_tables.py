@@ -33,6 +33,27 @@ def test_column_names_may_be_any_text(url: str) -> None:
         ]
 
 
+def test_more_columns_than_a_table_takes(url: str) -> None:
+    numerical, categorical = [f"n{n}" for n in range(1_900)], [f"c{n}" for n in range(700)]
+    features = make_features(numerical=numerical, categorical=categorical)
+    sent = {
+        "full": (*map(float, range(1_900)), *(f"text\0 {n}" for n in range(700))),
+        "empty": (None,) * 2_600,
+    }
+    batch = Batch([message(name, 0, n, "no", *sent[name]) for n, name in enumerate(sent)])
+    with MessageStore(url, features) as store:
+        store.ingest(batch)
+        for name, values in sent.items():
+            request = store.request(name)
+            assert request is not None and request.values is not None
+            assert list(request.values) == [*numerical, *categorical]
+            assert tuple(request.values.values()) == values
+        frame = store.snapshot().frame
+        assert frame.shape == (2, 2_600)
+        assert tuple(frame.iloc[0]) == sent["full"]
+        assert frame.iloc[1].isna().all()
+
+
 def test_request_ids_may_be_any_text(url: str) -> None:
     ids = ["x" * 400_000, "x" * 400_000 + "y", "ü" * 500, "\0" * 500, "'; DROP TABLE messages"]
     with MessageStore(url, FEATURES) as store:

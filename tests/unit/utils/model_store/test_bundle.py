@@ -24,7 +24,7 @@ from tests.unit.utils.model_store.samples import (
 )
 from utils.metrics import BothMetrics, Comparison, Metrics
 from utils.model_store import BundleError, Draft, ModelStore
-from utils.model_store.bundle import seal, sha256
+from utils.model_store.bundle import LARGEST, seal, sha256
 
 
 def test_loaded_bundle_equals_the_published_draft(store: ModelStore, draft: Draft) -> None:
@@ -84,6 +84,23 @@ def test_unloadable_draft_is_not_published(
         store.publish(replace(draft, **change))
     assert "bundle 2" in one_line(error.value)
     assert state(store) == before
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_draft_beyond_the_limits_of_loading_is_not_published(
+    store: ModelStore, draft: Draft, file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.publish(draft)
+    before, size = state(store), (store.path / "1" / file).stat().st_size
+    monkeypatch.setitem(LARGEST, file, size // 2)
+    with pytest.raises(BundleError) as error:
+        store.publish(draft)
+    text = one_line(error.value)
+    assert f"bundle 2: {file} is too large: 0.0 MiB of at most 0.0 MiB; the column" in text
+    assert "categories: name it in [data] drop, or lower [data] max_categories" in text
+    assert state(store) == before
+    monkeypatch.setitem(LARGEST, file, 2 * size)
+    assert store.load(store.publish(draft)).model_id == 2
 
 
 def forge(folder: Path, **changes: Any) -> None:
