@@ -51,7 +51,8 @@ class Replayed:
 
     Attributes:
         reproduced: Number of predictions that were reproduced, by model.
-        pruned: Number of predictions whose model was deleted, by model.
+        pruned: Number of predictions whose model is gone, by model.
+        absent: Those of the gone models that this home never had.
         rejected: Number of messages without a prediction because they were rejected.
         unanswered: Number of messages at the end that have no prediction yet.
         notes: Further lines of text for the user.
@@ -59,6 +60,7 @@ class Replayed:
 
     reproduced: Counter[int] = field(default_factory=Counter)
     pruned: Counter[int] = field(default_factory=Counter)
+    absent: set[int] = field(default_factory=set)
     rejected: int = 0
     unanswered: int = 0
     notes: list[str] = field(default_factory=list)
@@ -69,7 +71,8 @@ class Replayed:
         count = self.reproduced.total()
         lines = [f"{count} predictions reproduced bit for bit" + (f": {models}" if models else "")]
         lines += [
-            f"{number} cannot be replayed: model {model_id} was pruned"
+            f"{number} cannot be replayed: model {model_id} "
+            + ("is not in this home" if model_id in self.absent else "was pruned")
             for model_id, number in sorted(self.pruned.items())
         ]
         if self.rejected:
@@ -143,7 +146,7 @@ class _Models:
 
         Raises:
             BundleError: The bundle is damaged.
-            LookupError: There never was a bundle with this number.
+            LookupError: The home never had a bundle with this number.
         """
         if model_id not in self._loaded:
             try:
@@ -273,15 +276,12 @@ class _Partition:
     def _bundle_of(self, prediction: tuple[int, messages.Prediction] | None) -> Bundle | None:
         if prediction is None:
             return None
-        prediction_offset, recorded = prediction
+        model_id = prediction[1].model_id
         try:
-            return self._models.get(recorded.model_id)
+            return self._models.get(model_id)
         except LookupError:
-            self._flush()
-            raise Difference(
-                f"{messages.PREDICTIONS}-{self._tp.partition}, offset {prediction_offset}: names "
-                f"model {recorded.model_id}, which never existed"
-            ) from None
+            self._replayed.absent.add(model_id)
+            return None
 
     def _run_of(self, bundle: Bundle) -> _Run:
         run = self._run
@@ -399,7 +399,7 @@ def rebuild(settings: Settings, model_id: int) -> list[str]:
     store = ModelStore(settings.models_dir)
     if model_id not in store.on_disk():
         pruned = store.published(model_id) is not None
-        why = "was pruned, and its parameters with it" if pruned else "never existed"
+        why = "was pruned, and its parameters with it" if pruned else store.why_gone(model_id)
         raise ModelStoreError(f"model {model_id} {why}")
     bundle = store.load(model_id)
     _check_base(settings, bundle)
