@@ -16,7 +16,6 @@ from concurrent.futures import Future
 from contextlib import ExitStack, suppress
 from functools import partial
 
-import msgspec
 from msgspec import UNSET
 
 from train import optimisers, reasons, tracking
@@ -26,7 +25,7 @@ from train.results import Judgement, Result, Review
 from train.schedule import JUDGE_EVERY, RETRY_SECONDS, Schedule
 from train.tracking import Tracking
 from train.worker import Job, Worker
-from utils import changes, kafka_io, messages, process
+from utils import changes, kafka_io, messages, model_numbers, process
 from utils.errors import one_line
 from utils.kafka_io import ExactlyOnce, Polled, Position, TopicPartition, log_scan
 from utils.message_store import MessageStore, StoreError
@@ -34,7 +33,7 @@ from utils.message_store.ingest import Ingest
 from utils.messages import RetrainRequest, Rollback, TrainingCompleted
 from utils.metrics import ValueShares
 from utils.model_store import ModelStore, ModelStoreError
-from utils.model_store.manifest import PublishedModel, RolledBack
+from utils.model_store.manifest import AbsentModels, PublishedModel, RolledBack
 from utils.settings import Settings
 
 POLL_MS = 50
@@ -62,6 +61,7 @@ class Trainer:
         worker: Trains in another process.
         store: The bundles.
         settings: The pipeline's settings.
+        home: The id of the home, which signs its events.
         report: Called with one line of text for the user.
     """
 
@@ -72,6 +72,7 @@ class Trainer:
         worker: Worker,
         store: ModelStore,
         settings: Settings,
+        home: str,
         report: process.Report,
     ) -> None:
         self.client = client
@@ -79,6 +80,7 @@ class Trainer:
         self.worker = worker
         self.store = store
         self.settings = settings
+        self.home = home
         self.report = report
         self.trainings = 0
         self._waiting: list[tuple[int, RetrainRequest]] = []
@@ -259,18 +261,22 @@ class Trainer:
             self._answers_may_be_new = False
         # One query, however many requests are answered.
         values = self.ingest.all_values() if answers else ValueShares()
-        records = self._announcements + [
+        events = self._announcements + [
             self._completed(answers[request.batch_id], request, values)
             for _, request in self._waiting
             if request.batch_id in answers
         ]
-        if not records and not (polled.records and not self._waiting):
+        if not events and not (polled.records and not self._waiting):
             return
         left = [(offset, r) for offset, r in self._waiting if r.batch_id not in answers]
         position = Position(left[0][0]) if left else self._position
         self.client.commit(
             polled,
-            {self._partition: [(None, msgspec.json.encode(record), None) for record in records]},
+            {
+                self._partition: [
+                    (None, messages.encode_event(event, self.home), None) for event in events
+                ]
+            },
             {self._partition: position},
         )
         self.client.wait_for_commit()
@@ -330,9 +336,9 @@ class Trainer:
         self._job = self.worker.train(Job(tuple(batch_ids), waited))
 
     def _rollback(self) -> messages.Rollback | None:
-        """The announcement of a rollback, if that is the history's last line."""
-        history = self.store.history()
-        if not history or not isinstance(last := history[-1], RolledBack):
+        """The announcement of a rollback, if that is what the history ends with."""
+        lines = [line for line in self.store.history() if not isinstance(line, AbsentModels)]
+        if not lines or not isinstance(last := lines[-1], RolledBack):
             return None
         return messages.Rollback(
             model_id=last.rollback_to, from_model_id=last.from_id, reason=last.reason
@@ -376,7 +382,10 @@ def main(arguments: argparse.Namespace, settings: Settings) -> None:
         if instance_id is None:
             return
         store = ModelStore(settings.models_dir)
+        claim = kafka_io.claim_topics(settings)
         store.reconcile()
+        if line := model_numbers.keep_above_log(settings, store, claim.models):
+            report(line)
         bundle = store.load_current()
         if line := changes.since_training(settings, bundle, content=True):
             report(line)
@@ -403,7 +412,7 @@ def main(arguments: argparse.Namespace, settings: Settings) -> None:
         )
         resources.callback(client.close)
         report(f"ready; {arguments.evals} evaluations with {arguments.hyper} at each request")
-        trainer = Trainer(client, ingest, worker, store, settings, report)
+        trainer = Trainer(client, ingest, worker, store, settings, claim.home, report)
         loop(trainer, stop, report)
         report(f"stopped after {trainer.trainings} trainings")
 

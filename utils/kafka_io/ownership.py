@@ -1,0 +1,160 @@
+"""Keeps two homes from sharing the topics and groups of one cluster.
+
+The first script that finds `retrain_topic` without an owner writes a mark that names its home.
+Every other event names its writer's home as well, because the mark may expire. Who owns the
+topics:
+
+1. the home of the newest mark of a take-over;
+2. else the first home that the log names.
+
+So of two homes that mark the topics at once, the first in the log owns them, and events of a
+former owner do not bring it back.
+"""
+
+from collections.abc import Collection
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from kafka.errors import KafkaError
+
+from utils import home, messages
+from utils.errors import UserError, one_line
+from utils.kafka_io import log_scan
+from utils.kafka_io.clients import KafkaUnavailable, open_admin
+from utils.kafka_io.senders import announce
+from utils.messages import HomeMark, ModelLoaded, Rollback, TrainingCompleted
+from utils.settings import Kafka, Settings
+
+
+class ForeignTopics(UserError):
+    """The topics belong to another home."""
+
+
+@dataclass
+class Ownership:
+    """What the events on `retrain_topic` say about homes and models.
+
+    >>> found = Ownership()
+    >>> for event in (HomeMark(home="a", path="/a"), HomeMark(home="b", path="/b")):
+    ...     found.observe(event)
+    >>> found.owner
+    'a'
+    >>> found.observe(HomeMark(home="b", path="/b", taken_over=True))
+    >>> found.observe(ModelLoaded(model_id=3, home="a"))
+    >>> found.owner, found.models
+    ('b', {3})
+
+    Attributes:
+        owner: The id of the home that owns the topics; empty if none is named.
+        path: The owner's folder when it marked the topics; empty if that has expired.
+        models: The numbers of all models that are named.
+        exists: Whether there is such a topic.
+    """
+
+    owner: str = ""
+    path: str = ""
+    models: set[int] = field(default_factory=set)
+    exists: bool = True
+
+    def observe(self, event: messages.Event) -> None:
+        """Take the next event of the log into account."""
+        if isinstance(event, HomeMark):
+            if event.taken_over or self.owner in ("", event.home):
+                self.owner, self.path = event.home, event.path
+        elif not self.owner and isinstance(event.home, str):
+            self.owner = event.home
+        if isinstance(event, TrainingCompleted | ModelLoaded | Rollback):
+            self.models.add(event.model_id)
+        if isinstance(event, Rollback) and event.from_model_id is not None:
+            self.models.add(event.from_model_id)
+
+
+class Claim(NamedTuple):
+    """The right of a home to its topics.
+
+    Attributes:
+        home: The id of the home, which signs its events.
+        models: The numbers of all models that `retrain_topic` names.
+        former: The id of the home from which the topics were taken over by this; or empty.
+    """
+
+    home: str
+    models: Collection[int]
+    former: str = ""
+
+
+def check_owner(settings: Settings) -> None:
+    """Check that the topics are not another home's; nothing is written to them.
+
+    Raises:
+        ForeignTopics: They are another home's.
+        KafkaUnavailable: No broker answers.
+    """
+    _refuse_if_foreign(settings, home.identify(settings).id, _read(settings.kafka))
+
+
+def claim_topics(settings: Settings, *, take_over: bool = False) -> Claim:
+    """Check that the topics are this home's, and mark them if they are nobody's.
+
+    Topics that do not exist yet are not marked.
+
+    Args:
+        settings: The pipeline's settings.
+        take_over: Make them this home's, also if they are another one's.
+
+    Raises:
+        ForeignTopics: They are another home's, or scripts of that home still run.
+        KafkaUnavailable: No broker answers.
+    """
+    own, found = home.identify(settings).id, _read(settings.kafka)
+    if not take_over:
+        _refuse_if_foreign(settings, own, found)
+    if not found.exists or (found.owner == own and found.path):
+        return Claim(own, found.models)
+    former = found.owner if found.owner != own else ""
+    if former:
+        _check_unused(settings.kafka)
+    mark = HomeMark(home=own, path=str(settings.home), taken_over=bool(former))
+    found = _read(settings.kafka, at_least=announce(settings, mark) + 1)
+    _refuse_if_foreign(settings, own, found)  # another home may have been first
+    return Claim(own, found.models, former)
+
+
+def _read(kafka: Kafka, at_least: int = 0) -> Ownership:
+    """Read `retrain_topic`, waiting until the records before the offset `at_least` are there."""
+    found = Ownership()
+    try:
+        for record in log_scan.scan_all(kafka, messages.RETRAIN_TOPIC, at_least):
+            with suppress(messages.BadRecord):
+                found.observe(messages.decode_event(record.value))
+    except log_scan.NoTopic:
+        found.exists = False
+    return found
+
+
+def _refuse_if_foreign(settings: Settings, own: str, found: Ownership) -> None:
+    if found.owner in ("", own):
+        return
+    whose = f"{found.path} (id {found.owner[:8]})" if found.path else f"with id {found.owner[:8]}"
+    raise ForeignTopics(
+        f"the topics at {settings.kafka.bootstrap_servers} belong to the home {whose}, not to "
+        f"{settings.home} (id {own[:8]}): use that home, another cluster, or "
+        "`python initialize.py --take-over`"
+    )
+
+
+def _check_unused(kafka: Kafka) -> None:
+    """Check that no script of the former owner runs: it would go on answering."""
+    admin = open_admin(kafka)
+    try:
+        there = {group["group_id"] for group in admin.list_groups()} & set(messages.GROUPS)
+        described = admin.describe_groups(sorted(there)) if there else {}
+    except KafkaError as error:
+        raise KafkaUnavailable(f"cannot see which scripts are running: {one_line(error)}") from None
+    finally:
+        admin.close()
+    if running := [name for name, group in sorted(described.items()) if group["members"]]:
+        raise ForeignTopics(
+            f"scripts of the other home are running ({', '.join(running)}): stop them first"
+        )
