@@ -64,35 +64,18 @@ def scan(kafka: Kafka, topic: str, wanted: Bounds) -> Iterator[Record]:
     positions = {(topic, p): first for p, (first, _) in wanted.items()}
     try:
         with LogReader(kafka, [topic], positions) as reader:
-            yield from _records_before(reader, topic, ends)
+            yield from records_before(reader, topic, ends)
     except KafkaError as error:
         raise KafkaUnavailable(f"{topic} cannot be read: {one_line(error)}") from None
 
 
-def scan_all(kafka: Kafka, topic: str, at_least: int = 0) -> Iterator[Record]:
-    """Read all committed records of a topic over one connection, which takes half as long.
-
-    Args:
-        kafka: How to reach the cluster.
-        topic: The topic to read.
-        at_least: Wait until the records before this offset of each partition can be read.
+def records_before(reader: LogReader, topic: str, ends: Mapping[int, int]) -> Iterator[Record]:
+    """The records of a topic from where the reader is up to an offset of each partition.
 
     Raises:
-        NoTopic: The cluster has no such topic.
-        KafkaUnavailable: No broker answers, or it stops sending records.
+        KafkaUnavailable: The broker stops sending records.
+        KafkaError: It cannot be reached.
     """
-    try:
-        with LogReader(kafka, [topic]) as reader:
-            ends = {tp.partition: max(end, at_least) for tp, end in reader.ends().items()}
-            if not ends:
-                raise NoTopic(topic)
-            yield from _records_before(reader, topic, ends)
-    except KafkaError as error:
-        raise KafkaUnavailable(f"{topic} cannot be read: {one_line(error)}") from None
-
-
-def _records_before(reader: LogReader, topic: str, ends: Mapping[int, int]) -> Iterator[Record]:
-    """The records of a topic up to an offset of each partition; others are read over."""
     left = {p: end for p, end in ends.items() if not _reached(reader, topic, p, end)}
     last_received = time.monotonic()
     while left:

@@ -13,26 +13,34 @@ former owner do not bring it back.
 
 from collections.abc import Collection
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import msgspec
+from kafka import TopicPartition
 from kafka.errors import KafkaError
 
 from utils import home, messages
+from utils.durable_files import read_state, replace_file
 from utils.errors import UserError, one_line
 from utils.kafka_io import log_scan
 from utils.kafka_io.clients import KafkaUnavailable, open_admin
+from utils.kafka_io.log_reader import LogReader
 from utils.kafka_io.senders import announce
 from utils.messages import HomeMark, ModelLoaded, Rollback, TrainingCompleted
 from utils.settings import Kafka, Settings
+
+TOPIC = TopicPartition(messages.RETRAIN_TOPIC, 0)
+#: The file in data/ with what was read so far, so that a long log is not read at each start.
+NOTES = ".retrain_topic.json"
+#: It is written again after that many more records; so many are read in some 20 ms.
+NOTE_EVERY = 1_000
 
 
 class ForeignTopics(UserError):
     """The topics belong to another home."""
 
 
-@dataclass
-class Ownership:
+class Ownership(msgspec.Struct):
     """What the events on `retrain_topic` say about homes and models.
 
     >>> found = Ownership()
@@ -49,13 +57,15 @@ class Ownership:
         owner: The id of the home that owns the topics; empty if none is named.
         path: The owner's folder when it marked the topics; empty if that has expired.
         models: The numbers of all models that are named.
-        exists: Whether there is such a topic.
+        offset: The next offset to read; 0 if there is no such topic.
+        topic_id: Kafka's id of the topic that was read.
     """
 
     owner: str = ""
     path: str = ""
-    models: set[int] = field(default_factory=set)
-    exists: bool = True
+    models: set[int] = msgspec.field(default_factory=set)
+    offset: int = 0
+    topic_id: str = ""
 
     def observe(self, event: messages.Event) -> None:
         """Take the next event of the log into account."""
@@ -91,7 +101,7 @@ def check_owner(settings: Settings) -> None:
         ForeignTopics: They are another home's.
         KafkaUnavailable: No broker answers.
     """
-    _refuse_if_foreign(settings, home.identify(settings).id, _read(settings.kafka))
+    _refuse_if_foreign(settings, home.identify(settings).id, _read(settings))
 
 
 def claim_topics(settings: Settings, *, take_over: bool = False) -> Claim:
@@ -107,34 +117,55 @@ def claim_topics(settings: Settings, *, take_over: bool = False) -> Claim:
         ForeignTopics: They are another home's, or scripts of that home still run.
         KafkaUnavailable: No broker answers.
     """
-    own, found = home.identify(settings).id, _read(settings.kafka)
+    own, found = home.identify(settings).id, _read(settings)
+    if found is None:
+        return Claim(own, ())
     if not take_over:
         _refuse_if_foreign(settings, own, found)
-    if not found.exists or (found.owner == own and found.path):
+    if found.owner == own and found.path:
         return Claim(own, found.models)
     former = found.owner if found.owner != own else ""
     if former:
         _check_unused(settings.kafka)
     mark = HomeMark(home=own, path=str(settings.home), taken_over=bool(former))
-    found = _read(settings.kafka, at_least=announce(settings, mark) + 1)
-    _refuse_if_foreign(settings, own, found)  # another home may have been first
+    marked = _read(settings, at_least=announce(settings, mark) + 1)
+    _refuse_if_foreign(settings, own, marked)  # another home may have been first
     return Claim(own, found.models, former)
 
 
-def _read(kafka: Kafka, at_least: int = 0) -> Ownership:
-    """Read `retrain_topic`, waiting until the records before the offset `at_least` are there."""
-    found = Ownership()
+def _read(settings: Settings, at_least: int = 0) -> Ownership | None:
+    """Read `retrain_topic` on from where it was last read; None if there is no such topic.
+
+    Args:
+        settings: The pipeline's settings.
+        at_least: Wait until the records before this offset can be read.
+    """
+    path = settings.data_dir / NOTES
+    found = read_state(path, Ownership) or Ownership()
+    noted = found.offset
     try:
-        for record in log_scan.scan_all(kafka, messages.RETRAIN_TOPIC, at_least):
-            with suppress(messages.BadRecord):
-                found.observe(messages.decode_event(record.value))
-    except log_scan.NoTopic:
-        found.exists = False
+        with LogReader(settings.kafka, [TOPIC.topic], {tuple(TOPIC): noted}) as reader:
+            ends = {tp.partition: max(end, at_least) for tp, end in reader.ends().items()}
+            if not ends:
+                return None
+            topic_id = reader.topic_ids().get(TOPIC.topic, "")
+            if topic_id != found.topic_id:  # the first time, or it was recreated
+                found, noted = Ownership(topic_id=topic_id), 0
+                reader.seek(TOPIC, 0)
+            for record in log_scan.records_before(reader, TOPIC.topic, ends):
+                with suppress(messages.BadRecord):
+                    found.observe(messages.decode_event(record.value))
+            found.offset = reader.position(TOPIC)
+    except KafkaError as error:
+        raise KafkaUnavailable(f"{TOPIC.topic} cannot be read: {one_line(error)}") from None
+    if topic_id and found.offset - noted >= NOTE_EVERY:
+        with suppress(OSError):  # then it is read again
+            replace_file(path, msgspec.json.encode(found))
     return found
 
 
-def _refuse_if_foreign(settings: Settings, own: str, found: Ownership) -> None:
-    if found.owner in ("", own):
+def _refuse_if_foreign(settings: Settings, own: str, found: Ownership | None) -> None:
+    if found is None or found.owner in ("", own):
         return
     whose = f"{found.path} (id {found.owner[:8]})" if found.path else f"with id {found.owner[:8]}"
     raise ForeignTopics(

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.harness import Pipeline, delete_topics_and_groups
@@ -13,6 +14,7 @@ from tests.unit.utils.kafka_io.test_exactly_once import join_group, poll_until_a
 from utils import home, kafka_io
 from utils.broker import Broker
 from utils.kafka_io import ForeignTopics, check_owner, claim_topics
+from utils.kafka_io.ownership import NOTE_EVERY, NOTES
 from utils.messages import GROUPS, RETRAIN_TOPIC, ModelLoaded, RetrainRequest, Rollback
 
 MakeHome = Callable[[str], Pipeline]
@@ -109,3 +111,21 @@ def test_missing_and_recreated_topics_are_claimed(make_home: MakeHome) -> None:
     make_home("first")
     claim_topics(second.settings)
     assert str(second.home) in refusal(first)
+
+
+def test_long_log_is_read_on_from_where_it_was_read(make_home: MakeHome) -> None:
+    first, second = make_home("first"), make_home("second")
+    claim_topics(first.settings)
+    first.send(
+        (RETRAIN_TOPIC, None, {"model_loaded": True, "model_id": number % 9})
+        for number in range(NOTE_EVERY)
+    )
+    claim_topics(first.settings)
+    notes = msgspec.json.decode((first.home / "data" / NOTES).read_bytes())
+    assert notes["offset"] > NOTE_EVERY and set(notes["models"]) == set(range(9))
+    claim_topics(second.settings, take_over=True)
+    assert str(second.home) in refusal(first)
+    delete_topics_and_groups(first.env["KAFKA_BOOTSTRAP_SERVERS"])
+    make_home("first")
+    assert claim_topics(first.settings).models == set()
+    assert str(first.home) in refusal(second)
