@@ -44,18 +44,19 @@ class Ownership(msgspec.Struct):
     """What the events on `retrain_topic` say about homes and models.
 
     >>> found = Ownership()
-    >>> for event in (HomeMark(home="a", path="/a"), HomeMark(home="b", path="/b")):
-    ...     found.observe(event)
+    >>> for offset, home in enumerate("ab"):
+    ...     found.observe(HomeMark(home=home, path=f"/{home}"), offset)
     >>> found.owner
     'a'
-    >>> found.observe(HomeMark(home="b", path="/b", taken_over=True))
-    >>> found.observe(ModelLoaded(model_id=3, home="a"))
+    >>> found.observe(HomeMark(home="b", path="/b", taken_over=True), 2)
+    >>> found.observe(ModelLoaded(model_id=3, home="a"), 3)
     >>> found.owner, found.models
     ('b', {3})
 
     Attributes:
         owner: The id of the home that owns the topics; empty if none is named.
         path: The owner's folder when it marked the topics; empty if that has expired.
+        named_at: The offset of the record that makes it the owner.
         models: The numbers of all models that are named.
         offset: The next offset to read; 0 if there is no such topic.
         topic_id: Kafka's id of the topic that was read.
@@ -63,17 +64,18 @@ class Ownership(msgspec.Struct):
 
     owner: str = ""
     path: str = ""
+    named_at: int = -1
     models: set[int] = msgspec.field(default_factory=set)
     offset: int = 0
     topic_id: str = ""
 
-    def observe(self, event: messages.Event) -> None:
+    def observe(self, event: messages.Event, offset: int) -> None:
         """Take the next event of the log into account."""
-        if isinstance(event, HomeMark):
-            if event.taken_over or self.owner in ("", event.home):
-                self.owner, self.path = event.home, event.path
-        elif not self.owner and isinstance(event.home, str):
-            self.owner = event.home
+        taken_over = isinstance(event, HomeMark) and event.taken_over
+        if event.home and (taken_over or not self.owner):
+            self.owner, self.named_at, self.path = event.home, offset, ""
+        if isinstance(event, HomeMark) and event.home == self.owner:
+            self.path = event.path
         if isinstance(event, TrainingCompleted | ModelLoaded | Rollback):
             self.models.add(event.model_id)
         if isinstance(event, Rollback) and event.from_model_id is not None:
@@ -144,17 +146,18 @@ def _read(settings: Settings, at_least: int = 0) -> Ownership | None:
     found = read_state(path, Ownership) or Ownership()
     noted = found.offset
     try:
-        with LogReader(settings.kafka, [TOPIC.topic], {tuple(TOPIC): noted}) as reader:
+        with LogReader(settings.kafka, [TOPIC.topic]) as reader:
             ends = {tp.partition: max(end, at_least) for tp, end in reader.ends().items()}
             if not ends:
                 return None
             topic_id = reader.topic_ids().get(TOPIC.topic, "")
-            if topic_id != found.topic_id:  # the first time, or it was recreated
+            if topic_id == found.topic_id and reader.position(TOPIC) <= found.named_at:
+                reader.seek(TOPIC, noted)
+            else:  # the first time, or the topic was recreated, or its owner's record has expired
                 found, noted = Ownership(topic_id=topic_id), 0
-                reader.seek(TOPIC, 0)
             for record in log_scan.records_before(reader, TOPIC.topic, ends):
                 with suppress(messages.BadRecord):
-                    found.observe(messages.decode_event(record.value))
+                    found.observe(messages.decode_event(record.value), record.offset)
             found.offset = reader.position(TOPIC)
     except KafkaError as error:
         raise KafkaUnavailable(f"{TOPIC.topic} cannot be read: {one_line(error)}") from None
