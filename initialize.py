@@ -1,14 +1,16 @@
-"""Prepares everything once: folders, data set, first model and topics.
+"""Prepares everything once: folders, topics, data set and first model.
 
     python initialize.py [--hyper hyperopt|hyperparameterhunter|optuna] [--evals 10] [--force]
-                         [--mlflow]
+                         [--mlflow] [--take-over]
 
 Safe to run twice: existing files, models and topics are kept. --force trains a new first
-model with the next free number; the collected messages are kept as well.
+model with the next free number; the collected messages are kept as well. --take-over makes
+topics of another home this home's.
 """
 
 import argparse
 import sys
+from collections.abc import Collection
 from functools import partial
 
 from rich.console import Console
@@ -19,9 +21,18 @@ from train.results import Result
 from train.retrain import serving_bundle, train
 from train.tracking import Tracking
 from train.training_rows import Rows, rows_of
-from utils import changes, data_set, download, kafka_io, messages, preprocess_data, process
+from utils import (
+    changes,
+    data_set,
+    download,
+    kafka_io,
+    messages,
+    model_numbers,
+    preprocess_data,
+    process,
+)
 from utils.errors import UserError
-from utils.kafka_io.log_reader import partition_bounds
+from utils.kafka_io import Claim, partition_bounds
 from utils.messages import TrainingCompleted
 from utils.model_store import BundleError, ModelStore
 from utils.process import Report
@@ -50,8 +61,17 @@ def download_data(settings: Settings, report: Report) -> None:
         raise UserError(f"{train_file} is missing, and pipeline.toml names no source for it")
 
 
-def create_model(settings: Settings, arguments: argparse.Namespace, report: Report) -> None:
-    """Search, fit and publish the first bundle, unless the current one loads."""
+def create_model(
+    settings: Settings, arguments: argparse.Namespace, known: Collection[int], report: Report
+) -> None:
+    """Search, fit and publish the first bundle, unless the current one loads.
+
+    Args:
+        settings: The pipeline's settings.
+        arguments: The command line.
+        known: The numbers of the models that `retrain_topic` names.
+        report: Called with one line of text for the user.
+    """
     store = ModelStore(settings.models_dir)
     for line in store.reconcile():
         report(line)
@@ -68,7 +88,9 @@ def create_model(settings: Settings, arguments: argparse.Namespace, report: Repo
         if store.on_disk():
             report(str(error))
     base = read_data_set(settings, report)
-    outcomes_from = _outcomes_from(settings, store, arguments.wait)
+    outcomes_from = _outcomes_from(settings, store)
+    if lacking := model_numbers.keep_above_log(settings, store, known):
+        report(lacking)
     with _progress() as progress:
         task = progress.add_task("hyperparameters", total=arguments.evals, loss="")
 
@@ -90,7 +112,7 @@ def create_model(settings: Settings, arguments: argparse.Namespace, report: Repo
         kafka_io.announce(settings, done)
 
 
-def _outcomes_from(settings: Settings, store: ModelStore, wait: float) -> dict[int, int]:
+def _outcomes_from(settings: Settings, store: ModelStore) -> dict[int, int]:
     """The offsets of `outcomes` from which on records are about pipeline.toml's target.
 
     With another target than before, the records that are there by now are about that one.
@@ -100,7 +122,6 @@ def _outcomes_from(settings: Settings, store: ModelStore, wait: float) -> dict[i
         return {}
     if before.features.target == settings.data.target:
         return dict(before.manifest.training.outcomes_from)
-    kafka_io.wait_for_broker(settings.kafka, wait)
     ends = partition_bounds(settings.kafka, messages.OUTCOMES)
     return {partition: end for partition, (_, end) in ends.items()}
 
@@ -150,10 +171,14 @@ def report_model(result: Result, report: Report) -> None:
     )
 
 
-def create_topics(settings: Settings, report: Report) -> None:
-    """Create the missing topics, and commit a first offset for each group."""
+def create_topics(settings: Settings, take_over: bool, report: Report) -> Claim:
+    """Create the missing topics, commit a first offset for each group, and mark them as ours."""
+    claim = kafka_io.claim_topics(settings, take_over=take_over)  # before anything is created
+    if claim.former:
+        report(f"took the topics over from the home with id {claim.former[:8]}")
     for line in kafka_io.ensure_topics(settings.kafka, messages.GROUPS) or ["all topics exist"]:
         report(line)
+    return kafka_io.claim_topics(settings)
 
 
 def _progress() -> Progress:
@@ -172,14 +197,12 @@ def main(arguments: argparse.Namespace, settings: Settings) -> None:
     report = process.reporter("initialize", "yellow")
     optimisers.get(arguments.hyper)  # fails before minutes of work if a package is missing
     settings = tracking.with_tracking(settings, arguments.mlflow)
-    if not arguments.wait:
-        kafka_io.check_broker(settings.kafka)  # the same for a missing broker
+    kafka_io.wait_for_broker(settings.kafka, arguments.wait)  # the same for a missing broker
     create_folders(settings)
+    claim = create_topics(settings, arguments.take_over, report)  # and for another home's topics
     download_data(settings, report)
     with Tracking(settings, timeout=TRACKING_TIMEOUT, niceness=0):
-        create_model(settings, arguments, report)
-        kafka_io.wait_for_broker(settings.kafka, arguments.wait)
-        create_topics(settings, report)
+        create_model(settings, arguments, claim.models, report)
     report("done; now start predictor.py and trainer.py, then sample_app.py")
 
 
@@ -196,6 +219,11 @@ def arguments() -> argparse.Namespace:
         help="how long to wait for a broker that is about to start (0)",
     )
     parser.add_argument("--force", action="store_true", help="train a new first model")
+    parser.add_argument(
+        "--take-over",
+        action="store_true",
+        help="make the topics this home's, though they are another home's (stop its scripts first)",
+    )
     return parser.parse_args()
 
 

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 
-import msgspec
 import numpy as np
 
 from utils import changes, kafka_io, messages, process, resume, scoring
@@ -65,6 +64,7 @@ class Predictor:
         client: Consumes and produces records; both commit in one transaction.
         bundle: The model that serves first.
         watcher: Provides a newer bundle once it is loaded.
+        home: The id of the home, which signs its events.
         every: Known outcomes, per partition, between two retrain requests.
         report: Called with one line of text for the user.
     """
@@ -75,6 +75,7 @@ class Predictor:
         bundle: Bundle,
         watcher: BundleWatcher,
         *,
+        home: str,
         every: int,
         report: process.Report,
     ) -> None:
@@ -83,6 +84,7 @@ class Predictor:
         self.predictions = 0
         self.values = ValueCounts(bundle.features)
         self._watcher = watcher
+        self._home = home
         self._every = every
         self._report = report
         self._counts: dict[TopicPartition, OutcomeCount] = {}
@@ -178,8 +180,10 @@ class Predictor:
             requests += filter(None, map(count.observe, part.known))
             end = batch.polled.records[tp][-1].offset + 1
             positions[tp] = Position(end, count.metadata())
-        if events := [*announced, *requests]:
-            records[RETRAIN_TOPIC] = [(None, msgspec.json.encode(event), None) for event in events]
+        events: list[messages.Event] = [*announced, *requests]
+        if events:
+            values = (messages.encode_event(event, self._home) for event in events)
+            records[RETRAIN_TOPIC] = [(None, value, None) for value in values]
 
         def committed() -> None:
             del self._announcements[: len(announced)]
@@ -251,6 +255,7 @@ def main(settings: Settings) -> None:
     report = process.reporter("predictor", "cyan")
     stop = process.Stop().on_signals()
     store = ModelStore(settings.models_dir)
+    home = kafka_io.claim_topics(settings).home
     with ExitStack() as resources:
         instance_id = resources.enter_context(process.claim_instance_id(settings, "predictor"))
         watcher = resources.enter_context(BundleWatcher(store, settings.kafka, report))
@@ -273,7 +278,12 @@ def main(settings: Settings) -> None:
         if line := changes.since_training(settings, bundle):
             report(line)
         predictor = Predictor(
-            client, bundle, watcher, every=settings.training.retrain_every, report=report
+            client,
+            bundle,
+            watcher,
+            home=home,
+            every=settings.training.retrain_every,
+            report=report,
         )
         loop(predictor, stop, report)
         report(f"stopped after {predictor.predictions} predictions")

@@ -277,6 +277,7 @@ class SampleApp:
 
 def main(arguments: argparse.Namespace, settings: Settings) -> int:
     """Run the application with the command line's choices."""
+    kafka_io.check_owner(settings)
     with suppress(ModelStoreError):  # an application need not have the models
         bundle = ModelStore(settings.models_dir).load_current()
         if line := changes.since_training(settings, bundle):

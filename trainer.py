@@ -17,7 +17,6 @@ from contextlib import ExitStack, suppress
 from functools import partial
 from typing import NamedTuple
 
-import msgspec
 from msgspec import UNSET
 
 from train import optimisers, reasons, tracking
@@ -27,7 +26,7 @@ from train.results import Judgement, Result, Review
 from train.schedule import JUDGE_EVERY, Schedule
 from train.tracking import Tracking
 from train.worker import Job, Worker
-from utils import changes, kafka_io, messages, process
+from utils import changes, kafka_io, messages, model_numbers, process
 from utils.errors import one_line
 from utils.kafka_io import ExactlyOnce, Polled, Position, TopicPartition, log_scan
 from utils.message_store import MessageStore, StoreError
@@ -35,7 +34,7 @@ from utils.message_store.ingest import Ingest
 from utils.messages import RetrainRequest, Rollback, TrainingCompleted
 from utils.metrics import ValueShares
 from utils.model_store import ModelStore, ModelStoreError
-from utils.model_store.manifest import PublishedModel, RolledBack
+from utils.model_store.manifest import AbsentModels, PublishedModel, RolledBack
 from utils.settings import Settings
 
 POLL_MS = 50
@@ -75,6 +74,7 @@ class Trainer:
         worker: Trains in another process.
         store: The bundles.
         settings: The pipeline's settings.
+        home: The id of the home, which signs its events.
         report: Called with one line of text for the user.
     """
 
@@ -85,6 +85,7 @@ class Trainer:
         worker: Worker,
         store: ModelStore,
         settings: Settings,
+        home: str,
         report: process.Report,
     ) -> None:
         self.client = client
@@ -92,6 +93,7 @@ class Trainer:
         self.worker = worker
         self.store = store
         self.settings = settings
+        self.home = home
         self.report = report
         self.trainings = 0
         self._waiting: list[_Waiting] = []
@@ -287,18 +289,22 @@ class Trainer:
             self._answers_may_be_new = False
         # One query, however many requests are answered.
         values = self.ingest.all_values() if answers else ValueShares()
-        records = self._announcements + [
+        events = self._announcements + [
             self._completed(answers[one.request.batch_id], one.request, values)
             for one in self._waiting
             if one.request.batch_id in answers
         ]
-        if not records and not (polled.records and not self._waiting):
+        if not events and not (polled.records and not self._waiting):
             return
         left = [one for one in self._waiting if one.request.batch_id not in answers]
         position = Position(left[0].offset) if left else self._position
         self.client.commit(
             polled,
-            {self._partition: [(None, msgspec.json.encode(record), None) for record in records]},
+            {
+                self._partition: [
+                    (None, messages.encode_event(event, self.home), None) for event in events
+                ]
+            },
             {self._partition: position},
         )
         self.client.wait_for_commit()
@@ -358,9 +364,9 @@ class Trainer:
         self._job = self.worker.train(Job(tuple(batch_ids), waited))
 
     def _rollback(self) -> messages.Rollback | None:
-        """The announcement of a rollback, if that is the history's last line."""
-        history = self.store.history()
-        if not history or not isinstance(last := history[-1], RolledBack):
+        """The announcement of a rollback, if that is what the history ends with."""
+        lines = [line for line in self.store.history() if not isinstance(line, AbsentModels)]
+        if not lines or not isinstance(last := lines[-1], RolledBack):
             return None
         return messages.Rollback(
             model_id=last.rollback_to, from_model_id=last.from_id, reason=last.reason
@@ -404,7 +410,10 @@ def main(arguments: argparse.Namespace, settings: Settings) -> None:
         if instance_id is None:
             return
         store = ModelStore(settings.models_dir)
+        claim = kafka_io.claim_topics(settings)
         store.reconcile()
+        if line := model_numbers.keep_above_log(settings, store, claim.models):
+            report(line)
         bundle = store.load_current()
         if line := changes.since_training(settings, bundle, content=True):
             report(line)
@@ -431,7 +440,7 @@ def main(arguments: argparse.Namespace, settings: Settings) -> None:
         )
         resources.callback(client.close)
         report(f"ready; {arguments.evals} evaluations with {arguments.hyper} at each request")
-        trainer = Trainer(client, ingest, worker, store, settings, report)
+        trainer = Trainer(client, ingest, worker, store, settings, claim.home, report)
         loop(trainer, stop, report)
         report(f"stopped after {trainer.trainings} trainings")
 

@@ -21,6 +21,7 @@ Each command has a --help of its own.
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,9 +29,9 @@ from rich.console import Console
 from rich.progress import Progress
 
 from ops import dead_letters
-from utils import process
+from utils import kafka_io, process
 from utils.errors import UserError
-from utils.kafka_io import KafkaError
+from utils.kafka_io import KafkaError, KafkaUnavailable
 from utils.model_store.bundle import to_pretty_json
 from utils.settings import Settings
 
@@ -62,6 +63,8 @@ def _rollback(settings: Settings, arguments: Arguments) -> None:
     """Serve an older model, in every running predictor too."""
     from ops import models
 
+    with suppress(KafkaUnavailable):  # then predictors read which model serves when they start
+        kafka_io.check_owner(settings)
     print(models.rollback(settings, arguments.model_id, arguments.reason))
 
 
@@ -69,6 +72,7 @@ def _retrain(settings: Settings, arguments: Arguments) -> int:
     """Request a retraining; a trainer that is down answers it when it starts."""
     from ops import retrain
 
+    kafka_io.claim_topics(settings)
     return 0 if retrain.retrain(settings, arguments.wait, print) else 1
 
 
@@ -196,7 +200,10 @@ def _letters_resend(settings: Settings, arguments: Arguments) -> None:
         value = None if arguments.value is None else arguments.value.read_bytes()
     except OSError as error:
         raise UserError(f"cannot read {arguments.value}: {error.strerror}") from None
-    count = dead_letters.resend(settings.kafka, offsets, value=value, again=arguments.again)
+    home = kafka_io.claim_topics(settings).home
+    count = dead_letters.resend(
+        settings.kafka, offsets, home=home, value=value, again=arguments.again
+    )
     print(f"sent {count} again")
 
 

@@ -125,12 +125,15 @@ def _find_letters(kafka: Kafka, offsets: set[int]) -> list[Record]:
     return found
 
 
-def resend(kafka: Kafka, offsets: set[int], *, value: bytes | None = None, again: bool) -> int:
+def resend(
+    kafka: Kafka, offsets: set[int], *, home: str, value: bytes | None = None, again: bool
+) -> int:
     """Send records again to where they were rejected, and record that on `retrain_topic`.
 
     Args:
         kafka: How to reach the cluster.
         offsets: Offsets on `dead_letters`; empty for all records not sent again yet.
+        home: The id of the home, which signs the event.
         value: The bytes to send instead of the one record in `offsets`.
         again: Also send records that were sent again before.
 
@@ -155,7 +158,7 @@ def resend(kafka: Kafka, offsets: set[int], *, value: bytes | None = None, again
         )
         count = 0
         for letters in _split_into_transactions(pending):
-            writer.send(_records_to_send(kafka, letters, value))
+            writer.send(_records_to_send(kafka, letters, home, value))
             count += len(letters)
     return count
 
@@ -175,7 +178,9 @@ def _split_into_transactions(found: Iterator[Record]) -> Iterator[list[Record]]:
         yield letters
 
 
-def _records_to_send(kafka: Kafka, letters: list[Record], value: bytes | None) -> list[Outgoing]:
+def _records_to_send(
+    kafka: Kafka, letters: list[Record], home: str, value: bytes | None
+) -> list[Outgoing]:
     """The records to send, and the record that announces them."""
     found = []
     for letter in letters:
@@ -185,7 +190,8 @@ def _records_to_send(kafka: Kafka, letters: list[Record], value: bytes | None) -
         record = original_record(kafka, letter)
         found.append(_record_to_send(rejection, record, value))
     announcement = messages.Resent(offsets=[letter.offset for letter in letters])
-    found.append(Outgoing(messages.RETRAIN_TOPIC, 0, None, msgspec.json.encode(announcement)))
+    event = messages.encode_event(announcement, home)
+    found.append(Outgoing(messages.RETRAIN_TOPIC, 0, None, event))
     return found
 
 

@@ -93,11 +93,13 @@ class Model(msgspec.Struct, kw_only=True):
 
     Attributes:
         pruned: Whether its bundle was deleted.
+        absent: Whether this home never had it.
         memory: How the rows are weighed that it learnt from; None if it is not known.
     """
 
     model_id: int
     pruned: bool
+    absent: bool = False
     parent_id: int | None = None
     created: str | None = None
     accepted: bool | None = None
@@ -485,7 +487,8 @@ def _model(store: ModelStore, model_id: int, bundle: Bundle | None) -> Model:
     known = PublishedModel(model_id=model_id, accepted=False) if line is None else line
     return Model(
         model_id=model_id,
-        pruned=bundle is None,
+        pruned=bundle is None and line is not None,
+        absent=line is None,
         parent_id=known.parent_id,
         created=known.created or None,
         accepted=None if line is None else line.accepted,

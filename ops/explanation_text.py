@@ -106,6 +106,10 @@ def _show_outcome(say: _Lines, outcome: KnownOutcome | None) -> None:
 
 
 def _show_model(say: _Lines, model: Model) -> None:
+    if model.absent:
+        why = "NOT IN THIS HOME: only the log knows it (was the home restored from a backup?)"
+        say("model", f"{model.model_id}, {why}")
+        return
     accepted = {True: "accepted", False: "refused", None: "not in the history"}[model.accepted]
     parent = f"parent {model.parent_id}" if model.parent_id else "no parent"
     say("model", f"{model.model_id}, {parent}, made {model.created}, {accepted}")

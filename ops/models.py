@@ -14,7 +14,7 @@ from utils.message_store import MessageStore, StoreError
 from utils.messages import Rollback
 from utils.metrics import Metrics
 from utils.model_store import BundleError, ModelStore, ModelStoreError
-from utils.model_store.manifest import Manifest, PublishedModel, published
+from utils.model_store.manifest import Manifest, PublishedModel, absent, published
 from utils.settings import Settings
 
 HEADINGS = (
@@ -42,7 +42,7 @@ def announce_rollback(settings: Settings, model_id: int, from_id: int | None, re
 
 
 def table(settings: Settings) -> Table:
-    """A table of every model ever published.
+    """A table of every model ever published, then of those that only the log knows.
 
     Raises:
         ModelStoreError: The store cannot be read.
@@ -56,7 +56,8 @@ def table(settings: Settings) -> Table:
         print(f"ops: {error}", file=sys.stderr)
     shown = Table(
         caption="log loss: of a first model on the validation rows, else on the latest outcomes, "
-        "which neither had learnt from; since: real predictions against that"
+        "which neither had learnt from; since: real predictions against that; absent: only the "
+        "log knows it"
     )
     for heading in HEADINGS:
         numbers = heading in ("model", "parent", "log loss", "parent's", "rows")
@@ -64,6 +65,8 @@ def table(settings: Settings) -> Table:
     since = _since_promotion(settings, store)
     for line in published(store.history()):
         shown.add_row(*_cells(line, current, there, since.get(line.model_id, "")))
+    for model_id in absent(store.history()):
+        shown.add_row(str(model_id), *[""] * (len(HEADINGS) - 2), "absent")
     return shown
 
 

@@ -15,7 +15,7 @@ from train.training_rows import Problem, base_rows
 from utils.data_set import DataError
 from utils.feature_tools import FeatureTools
 from utils.kafka_io import TopicPartition
-from utils.message_store import Batch, Counts, MessageStore, RawLog
+from utils.message_store import Batch, Counts, MessageStore, ModelPredictions, RawLog
 from utils.message_store.ingest import RecordDecoder, kafka_records
 from utils.messages import APP_MESSAGES
 from utils.metrics import Metrics, ValueShares
@@ -66,12 +66,25 @@ def show(settings: Settings, last: int, console: Console) -> None:
                 markup=False,
                 highlight=False,
             )
+    for text in not_here(models, judged):
+        console.print(text, markup=False, highlight=False)
     for text in learning(settings, serving):
         console.print(text, markup=False, highlight=False)
     console.print(totals(counts), highlight=False)
     console.print(values_table(values, value_shares(latest, features), features.columns))
     if latest.messages:
         show_input_drift(settings, serving, latest, console)
+
+
+def not_here(models: ModelStore, judged: Sequence[ModelPredictions]) -> list[str]:
+    """A line for each model that has predicted and is unknown to this home."""
+    known = {line.model_id for line in published(models.history())}
+    return [
+        f"model {one.model_id} is not in this home (was it restored from a backup?): of its "
+        f"{one.predictions} predictions, only the records are left"
+        for one in judged
+        if one.model_id not in known
+    ]
 
 
 def learning(settings: Settings, serving: Bundle) -> list[str]:

@@ -57,7 +57,8 @@ class Replayed:
 
     Attributes:
         reproduced: Number of predictions that were reproduced, by model.
-        pruned: Number of predictions whose model was deleted, by model.
+        pruned: Number of predictions whose model is gone, by model.
+        absent: Those of the gone models that this home never had.
         rejected: Number of messages without a prediction because they were rejected.
         unanswered: Number of messages at the end that have no prediction yet.
         no_prediction: Number of messages whose prediction is no longer in the log.
@@ -66,6 +67,7 @@ class Replayed:
 
     reproduced: Counter[int] = field(default_factory=Counter)
     pruned: Counter[int] = field(default_factory=Counter)
+    absent: set[int] = field(default_factory=set)
     rejected: int = 0
     unanswered: int = 0
     no_prediction: int = 0
@@ -77,7 +79,8 @@ class Replayed:
         count = self.reproduced.total()
         lines = [f"{count} predictions reproduced bit for bit" + (f": {models}" if models else "")]
         lines += [
-            f"{number} cannot be replayed: model {model_id} was pruned"
+            f"{number} cannot be replayed: model {model_id} "
+            + ("is not in this home" if model_id in self.absent else "was pruned")
             for model_id, number in sorted(self.pruned.items())
         ]
         if self.rejected:
@@ -181,7 +184,7 @@ class _Models:
 
         Raises:
             BundleError: The bundle is damaged.
-            LookupError: There never was a bundle with this number.
+            LookupError: The home never had a bundle with this number.
         """
         if model_id not in self._loaded:
             try:
@@ -469,15 +472,12 @@ class _Partition:
     def _bundle_of(self, prediction: FoundPrediction | None) -> Bundle | None:
         if prediction is None:
             return None
-        prediction_offset, recorded = prediction
+        model_id = prediction[1].model_id
         try:
-            return self._models.get(recorded.model_id)
+            return self._models.get(model_id)
         except LookupError:
-            self._flush()
-            raise Difference(
-                f"{messages.PREDICTIONS}-{self._tp.partition}, offset {prediction_offset}: names "
-                f"model {recorded.model_id}, which never existed"
-            ) from None
+            self._replayed.absent.add(model_id)
+            return None
 
     def _run_of(self, bundle: Bundle) -> _Run:
         run = self._run

@@ -82,6 +82,7 @@ def prepared_home(broker: Broker, adult_files: Path, session_folder: Path) -> Pa
     home = session_folder / "prepared"
     with file_lock(session_folder / "prepared.lock"):
         if not (home / "models" / "current.json").exists():
+            clear_broker(broker)  # the topics of an earlier test are another home's
             config = write_adult(home, adult_files, train=3_000)
             pipeline = Pipeline(home, broker.bootstrap, PIPELINE_CONFIG=str(config))
             done = pipeline.run("initialize.py", "--evals", "2")

@@ -61,7 +61,33 @@ class Prediction(msgspec.Struct, frozen=True, gc=False):
     model_id: int
 
 
-class RetrainRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class HomeEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What every record of `retrain_topic` has.
+
+    Attributes:
+        home: The id of the home whose script has written it (`utils.home`); unset by versions
+            that did not know it.
+    """
+
+    home: str | UnsetType = UNSET
+
+
+class HomeMark(HomeEvent, frozen=True, kw_only=True, gc=False):
+    """A record on `retrain_topic`: whose topics these are.
+
+    Attributes:
+        home: The home's id.
+        path: The home's folder.
+        taken_over: Whether they were another home's before.
+    """
+
+    home_mark: bool = True
+    home: str
+    path: str
+    taken_over: bool = False
+
+
+class RetrainRequest(HomeEvent, frozen=True, kw_only=True, gc=False):
     """A record on `retrain_topic`: train now.
 
     >>> RetrainRequest(reason="manual", batch_id="manual-1").end is None
@@ -95,7 +121,7 @@ class RetrainRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return (topic, partition), last + 1
 
 
-class TrainingCompleted(msgspec.Struct, frozen=True, kw_only=True):
+class TrainingCompleted(HomeEvent, frozen=True, kw_only=True, gc=True):
     """A record on `retrain_topic`: a training is done, whether its model serves or not.
 
     Attributes:
@@ -124,14 +150,14 @@ class TrainingCompleted(msgspec.Struct, frozen=True, kw_only=True):
     recent_values: ValueShares | UnsetType = UNSET
 
 
-class ModelLoaded(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class ModelLoaded(HomeEvent, frozen=True, kw_only=True, gc=False):
     """A record on `retrain_topic`: a predictor serves another model."""
 
     model_loaded: bool = True
     model_id: int
 
 
-class Rollback(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class Rollback(HomeEvent, frozen=True, kw_only=True, gc=False):
     """A record on `retrain_topic`: an older model serves again."""
 
     rollback: bool = True
@@ -140,7 +166,7 @@ class Rollback(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     reason: str
 
 
-class Resent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class Resent(HomeEvent, frozen=True, kw_only=True, gc=False):
     """A record on `retrain_topic`: records of `dead_letters` were sent again."""
 
     resent: bool = True
@@ -148,7 +174,13 @@ class Resent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 #: Every record of `retrain_topic`.
-Event = RetrainRequest | TrainingCompleted | ModelLoaded | Rollback | Resent
+Event = RetrainRequest | TrainingCompleted | ModelLoaded | Rollback | Resent | HomeMark
+
+
+def encode_event(event: Event, home: str) -> bytes:
+    """An event as the value of its record, in the name of a home."""
+    return msgspec.json.encode(msgspec.structs.replace(event, home=home))
+
 
 T = TypeVar("T")
 
@@ -276,5 +308,6 @@ decode_event: KeyedUnion[Event] = KeyedUnion(
         "model_loaded": ModelLoaded,
         "rollback": Rollback,
         "resent": Resent,
+        "home_mark": HomeMark,
     }
 )

@@ -16,7 +16,7 @@ from train.schedule import JUDGE_DELAY
 from utils.message_store import MessageStore
 from utils.messages import APP_MESSAGES, PREDICTIONS
 from utils.model_store import ModelStore
-from utils.model_store.manifest import RolledBack
+from utils.model_store.manifest import PublishedModel, RolledBack
 from utils.settings import Settings
 
 Row = dict[str, Any]
@@ -114,4 +114,5 @@ def fates(store: ModelStore) -> list[tuple[int, bool | None]]:
     return [
         (line.rollback_to, None) if isinstance(line, RolledBack) else (line.model_id, line.accepted)
         for line in store.history()
+        if isinstance(line, PublishedModel | RolledBack)
     ]

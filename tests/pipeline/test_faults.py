@@ -118,6 +118,8 @@ def test_predictor_without_a_model_ends_with_one_line(running: Running, tmp_path
     for name, content in {"missing": None, "empty": b"", "lost": b'{"model_id": 77}'}.items():
         home = tmp_path / name
         shutil.copytree(running.store.path, home / "models")
+        (home / "data").mkdir()
+        shutil.copy(running.store.path.parent / "data" / "home.json", home / "data")
         current = home / "models" / "current.json"
         current.unlink()
         if content is not None:
@@ -252,6 +254,7 @@ SYSTEM_CLOCK_READS = {
     "train/tracking/mlflow_log.py": 1,  # a figure's timestamp
     "train/tracking/tracker.py": 1,  # how old missing outcomes are
     "utils/model_store/bundle.py": 1,  # when a bundle was made
+    "utils/home.py": 1,  # when a home was made
     "utils/kafka_io/transactions.py": 1,  # a record's timestamp
     "ops/report.py": 1,  # how old missing outcomes are
     "utils/process.py": 1,  # before each line of output

@@ -41,10 +41,12 @@ def test_every_reason_leads_to_a_training(make_pipeline: MakePipeline, adult: li
     names = [request["batch_id"] for request in requests]
     assert len(set(names)) == len(names) == len(completed)
     assert set(names) == {event["batch_id"] for event in completed}
+    homes = {event.pop("home") for event in [*requests, *completed]}
+    assert homes == {event["home"] for event in pipeline.events("home_mark")}
     assert {tuple(request) for request in requests if request["reason"] != "count"} == {
         ("retrain", "reason", "batch_id")
     }
-    assert by_reason(pipeline, "count") == [
+    assert [request for request in requests if request["reason"] == "count"] == [
         {
             "retrain": True,
             "reason": "count",

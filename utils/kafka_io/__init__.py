@@ -19,6 +19,7 @@ from utils.kafka_io.clients import (
 )
 from utils.kafka_io.exactly_once import ExactlyOnce, Fenced, Polled
 from utils.kafka_io.log_reader import LogReader, partition_bounds
+from utils.kafka_io.ownership import Claim, ForeignTopics, check_owner, claim_topics
 from utils.kafka_io.record_batches import Content, Record
 from utils.kafka_io.senders import Outgoing, Sender, TransactionalSender, announce
 from utils.kafka_io.topics import MAX_MESSAGE_BYTES, ensure_topics, wait_for_topics
@@ -27,9 +28,11 @@ from utils.kafka_io.transactions import Position
 __all__ = [
     "MAX_MESSAGE_BYTES",
     "RETRIABLE_ERRORS",
+    "Claim",
     "Content",
     "ExactlyOnce",
     "Fenced",
+    "ForeignTopics",
     "KafkaError",
     "KafkaUnavailable",
     "LogReader",
@@ -44,6 +47,8 @@ __all__ = [
     "announce",
     "partition_bounds",
     "check_broker",
+    "check_owner",
+    "claim_topics",
     "client_settings",
     "ensure_topics",
     "wait_for_broker",

@@ -99,6 +99,10 @@ class LogReader:
             raise KafkaTimeoutError(f"no broker answers where {tp.topic}-{tp.partition} begins")
         return position
 
+    def seek(self, tp: TopicPartition, offset: int) -> None:
+        """Read on from an offset, or from the first one if there is no such offset."""
+        self._consumer.seek(tp, offset)
+
     def ends(self) -> dict[TopicPartition, int]:
         """The offset after the last committed record, by partition."""
         ends: dict[TopicPartition, int] = self._consumer.end_offsets(

@@ -30,18 +30,26 @@ END = 2**63 - 1
 Bounds = Mapping[int, tuple[int, int]]
 
 
+class NoTopic(KafkaUnavailable):
+    """The cluster has no such topic."""
+
+    def __init__(self, topic: str) -> None:
+        super().__init__(f"there is no topic {topic}: run initialize.py first")
+
+
 def bounds(kafka: Kafka, topic: str) -> dict[int, tuple[int, int]]:
     """The bounds of a topic's log now: committed records that have not expired.
 
     Raises:
-        KafkaUnavailable: No broker answers, or it has no such topic.
+        NoTopic: The cluster has no such topic.
+        KafkaUnavailable: No broker answers.
     """
     try:
         found = partition_bounds(kafka, topic)
     except KafkaError as error:
         raise KafkaUnavailable(f"{topic} cannot be read: {one_line(error)}") from None
     if not found:
-        raise KafkaUnavailable(f"there is no topic {topic}: run initialize.py first")
+        raise NoTopic(topic)
     return found
 
 
@@ -108,21 +116,31 @@ def scan(kafka: Kafka, topic: str, wanted: Bounds) -> Iterator[Record]:
     positions = {(topic, p): first for p, (first, _) in wanted.items()}
     try:
         with LogReader(kafka, [topic], positions) as reader:
-            last_received = time.monotonic()
-            while ends:
-                polled = reader.poll(500)
-                for tp, records in polled.items():
-                    end = wanted.get(tp.partition, (0, 0))[1]
-                    yield from (record for record in records if record.offset < end)
-                # By position, not by offsets seen: the last may be transaction markers.
-                for partition in [p for p in ends if _reached(reader, topic, p, ends[p])]:
-                    del ends[partition]
-                now = time.monotonic()
-                last_received = now if polled else last_received
-                if ends and now - last_received > SILENCE_TIMEOUT_S:
-                    raise KafkaUnavailable(f"the broker stopped sending records of {topic}")
+            yield from records_before(reader, topic, ends)
     except KafkaError as error:
         raise KafkaUnavailable(f"{topic} cannot be read: {one_line(error)}") from None
+
+
+def records_before(reader: LogReader, topic: str, ends: Mapping[int, int]) -> Iterator[Record]:
+    """The records of a topic from where the reader is up to an offset of each partition.
+
+    Raises:
+        KafkaUnavailable: The broker stops sending records.
+        KafkaError: It cannot be reached.
+    """
+    left = {p: end for p, end in ends.items() if not _reached(reader, topic, p, end)}
+    last_received = time.monotonic()
+    while left:
+        polled = reader.poll(500)
+        for tp, records in polled.items():
+            end = ends.get(tp.partition, 0)
+            yield from (record for record in records if record.offset < end)
+        # By position, not by offsets seen: the last may be transaction markers.
+        left = {p: end for p, end in left.items() if not _reached(reader, topic, p, end)}
+        now = time.monotonic()
+        last_received = now if polled else last_received
+        if left and now - last_received > SILENCE_TIMEOUT_S:
+            raise KafkaUnavailable(f"the broker stopped sending records of {topic}")
 
 
 def _reached(reader: LogReader, topic: str, partition: int, end: int) -> bool:

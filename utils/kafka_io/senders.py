@@ -4,12 +4,11 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import NamedTuple
 
-import msgspec
 from kafka import KafkaProducer
 from kafka.errors import KafkaError
 from kafka.producer.future import FutureRecordMetadata
 
-from utils import messages
+from utils import home, messages
 from utils.kafka_io.clients import (
     OPERATION_TIMEOUT_MS,
     REQUEST_TIMEOUT_MS,
@@ -152,15 +151,17 @@ class TransactionalSender:
         discard(self._producer)
 
 
-def announce(settings: Settings, record: messages.Event) -> None:
-    """Send one record to `retrain_topic` and wait for its acknowledgement.
+def announce(settings: Settings, event: messages.Event) -> int:
+    """Send one event to `retrain_topic` in the name of this home; returns its offset.
 
     Raises:
         KafkaUnavailable: It could not be sent.
+        UserError: The home has no identity and cannot get one.
     """
+    value = messages.encode_event(event, home.identify(settings).id)
     with Sender(settings.kafka) as sender:
-        value = msgspec.json.encode(record)
         try:
-            sender.send(Outgoing(messages.RETRAIN_TOPIC, 0, None, value)).get(timeout=30)
+            sent = sender.send(Outgoing(messages.RETRAIN_TOPIC, 0, None, value)).get(timeout=30)
+            return int(sent.offset)
         except KafkaError as error:
             raise KafkaUnavailable(f"the announcement was not accepted: {error}") from None

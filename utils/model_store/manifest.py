@@ -189,10 +189,20 @@ class RolledBack(msgspec.Struct, frozen=True, kw_only=True, rename={"from_id": "
     created: str = ""
 
 
-HistoryLine = PublishedModel | RolledBack
+class AbsentModels(msgspec.Struct, frozen=True, kw_only=True):
+    """A line of the history: numbers of bundles that the log knows and the home lacks.
+
+    So it is after the home was restored from a backup, or its models were deleted.
+    """
+
+    absent: Sequence[ModelId]
+    created: str = ""
+
+
+HistoryLine = PublishedModel | RolledBack | AbsentModels
 
 decode_history_line: KeyedUnion[HistoryLine] = KeyedUnion(
-    {"rollback_to": RolledBack, "model_id": PublishedModel}
+    {"rollback_to": RolledBack, "model_id": PublishedModel, "absent": AbsentModels}
 )
 
 
@@ -256,3 +266,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 def published(history: Iterable[HistoryLine]) -> list[PublishedModel]:
     """The bundles of a history, oldest first."""
     return [line for line in history if isinstance(line, PublishedModel)]
+
+
+def absent(history: Iterable[HistoryLine]) -> list[int]:
+    """The numbers of the bundles that the log knows and the home lacks, ascending."""
+    lines = [line for line in history if isinstance(line, AbsentModels)]
+    return sorted({model_id for line in lines for model_id in line.absent})

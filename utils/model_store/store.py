@@ -42,10 +42,12 @@ from utils.model_store.bundle import (
     utc_now,
 )
 from utils.model_store.manifest import (
+    AbsentModels,
     HistoryLine,
     ModelId,
     PublishedModel,
     RolledBack,
+    absent,
     decode_history_line,
     published,
 )
@@ -190,13 +192,12 @@ class ModelStore:
         Raises:
             ModelStoreError: The folder or the history cannot be read.
         """
-        what = "never existed" if self.published(model_id) is None else "was pruned"
         there = [str(each) for each in self.on_disk()]
         if not there and not self.history():
             return f"no models in {self.path}: run initialize.py first"
         listed = " and ".join(part for part in (", ".join(there[:-1]), *there[-1:]) if part)
         be = "is" if len(there) == 1 else "are"
-        return f"model {model_id} {what}; there {be} {listed or 'none'}"
+        return f"model {model_id} {self.why_gone(model_id)}; there {be} {listed or 'none'}"
 
     def trainings_for(self, batch_ids: Iterable[str]) -> dict[str, PublishedModel]:
         """The history lines of the bundles that answered retrain requests, by batch id."""
@@ -209,9 +210,18 @@ class ModelStore:
 
     def next_id(self) -> int:
         """A model id that was never used; it stays free only inside `writing`."""
-        known = [line.model_id for line in published(self.history())]
+        history = self.history()
+        known = [*absent(history), *(line.model_id for line in published(history))]
         there = [int(path.name) for path in self.path.glob("[1-9]*") if _is_id(path.name)]
         return max([0, *known, *there]) + 1
+
+    def why_gone(self, model_id: int) -> str:
+        """Why a bundle is not on disk, to follow its number in a sentence."""
+        if self.published(model_id) is not None:
+            return "was pruned"
+        if model_id in absent(self.history()):
+            return "is not in this home, only in the log (was the home restored from a backup?)"
+        return "never existed"
 
     # Writing.
 
@@ -294,6 +304,26 @@ class ModelStore:
                     f"cannot write bundle {model_id} in {self.path}: {describe_error(error)}"
                 ) from None
             return model_id
+
+    def record_absent(self, known: Iterable[int]) -> list[int]:
+        """Record the numbers of bundles that the home lacks; `next_id` stays above them.
+
+        Args:
+            known: The numbers that were used according to the log.
+
+        Returns:
+            Those that the home lacks and that were not recorded before, ascending.
+
+        Raises:
+            ModelStoreError: They could not be recorded.
+        """
+        with self.writing(), disk_errors_as(f"cannot write to {self.path}"):
+            history = self.history()
+            here = {*absent(history), *(line.model_id for line in published(history))}
+            lacking = sorted({*known} - here - {*self.on_disk()})
+            if lacking:
+                self._append(AbsentModels(absent=lacking, created=utc_now()))
+            return lacking
 
     def rollback(self, model_id: int, reason: str) -> int | None:
         """Make an older (or a refused) bundle the serving one, if it loads.
@@ -522,7 +552,7 @@ def serving_id(history: Iterable[HistoryLine]) -> int | None:
     for line in history:
         if isinstance(line, RolledBack):
             served = line.rollback_to
-        elif line.accepted:
+        elif isinstance(line, PublishedModel) and line.accepted:
             served = line.model_id
     return served
 
@@ -535,7 +565,7 @@ def _best_first(history: Iterable[HistoryLine]) -> list[int]:
         if isinstance(line, RolledBack):
             taken_back.discard(line.rollback_to)
             taken_back.add(line.from_id)
-        else:
+        elif isinstance(line, PublishedModel):
             accepted[line.model_id] = line.accepted
     return sorted(
         accepted,

@@ -276,6 +276,24 @@ def test_model_ids_are_never_reused(store: ModelStore, draft: Draft) -> None:
     assert ModelStore(store.path).next_id() == 6
 
 
+def test_numbers_that_only_the_log_knows_are_never_reused(store: ModelStore, draft: Draft) -> None:
+    store.publish(draft)
+    store.publish(draft)
+    store.rollback(1, "a test")
+    assert store.record_absent([1, 4, 3, 3]) == [3, 4]
+    assert store.record_absent([1, 4]) == []
+    assert store.current_id() == 1 and store.reconcile() == []
+    with pytest.raises(BundleError, match=r"model 4 is not in this home"):
+        store.rollback(4, "a test")
+    assert ModelStore(store.path).publish(replace(draft, parent_id=1)) == 5
+    assert [store.why_gone(model_id).split(",")[0] for model_id in (2, 3, 6)] == [
+        *("was pruned", "is not in this home", "never existed")
+    ]
+    (store.path / "history.jsonl").unlink()  # the newest manifest repeats it
+    assert store.reconcile() and ModelStore(store.path).record_absent([3, 4]) == []
+    assert store.prune(0) == [1, 2]
+
+
 def test_pruning_without_current_json_deletes_nothing(store: ModelStore, draft: Draft) -> None:
     store.publish(draft)
     store.publish(draft)
