@@ -14,6 +14,6 @@ def test_short_torture_run_finds_no_fault(
     pipeline = make_pipeline(**ENVIRONMENT)
     # Slower than `make torture`, which uses two cores: other tests run at the same time.
     torture = Torture(pipeline, empty_broker, adult, seed=7, rate=40.0)
-    report = torture.run(lambda kills: kills < 9)  # each kind of kill once
+    report = torture.run(lambda kills: kills < 12)  # each kind of kill once
     assert not report.faults, report.text()
     assert report.figures["messages"] > 500

@@ -3,10 +3,11 @@
     python -m tests.tools.torture [--minutes 5] [--seed N] [--rate 100] [--only broker]
 
 It runs a broker, three predictors, a trainer and a steady producer in a temporary home. A
-seeded loop kills one process after another, whatever it is doing, and restarts it. In the
-end the committed log shows whether every guarantee held. A seed gives the same kinds of
-kills in the same order and the same messages; what a process is doing when it is killed
-differs from run to run.
+seeded loop kills one process after another, whatever it is doing, and restarts it; among that
+it adds partitions, deletes records, and restores the home from a backup. In the end the
+committed log shows whether every guarantee held. A seed gives the same kinds of kills in the
+same order and the same messages; what a process is doing when it is killed differs from run to
+run.
 """
 
 import argparse
@@ -23,23 +24,28 @@ import tempfile
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
+
+from kafka import KafkaAdminClient
 
 from tests.harness import Pipeline, Script
 from utils import preprocess_data
 from utils.broker import SHORT_LIVED, Broker
-from utils.kafka_io import KafkaError, LogReader, Outgoing, Sender
+from utils.kafka_io import KafkaError, LogReader, Outgoing, Sender, TopicPartition, log_scan
 from utils.message_decoder import request_id_of
 from utils.message_store import MessageStore, StoreError
 from utils.messages import (
     APP_MESSAGES,
+    CO_PARTITIONED,
     DEAD_LETTERS,
     OUTCOMES,
     PREDICTIONS,
+    PREDICTOR_GROUP,
     RETRAIN_TOPIC,
 )
 from utils.model_store import ModelStore
@@ -59,6 +65,8 @@ ENVIRONMENT = {
 STUCK_SECONDS = 90.0
 #: The longest time until all is processed, once nothing is sent any more.
 FINISH_SECONDS = 180.0
+#: What decides which of two records is the later one.
+_TIME = attrgetter("timestamp", "partition", "offset")
 #: Marks the faults after which a run ends early.
 _STUCK = "have no new predictions"
 
@@ -282,6 +290,8 @@ class Torture:
         self._trainer: Script | None = None
         self._leaving: list[Script] = []
         self._returns: list[float] = []  # when predictors are started (again)
+        self._partitions = PARTITIONS
+        self._kept = Kept(pipeline.home / "kept")
         self._strikes: list[tuple[float, Callable[[], Kill]]] = [
             (4, self._restart),
             (1.5, self._restart_later),
@@ -292,6 +302,9 @@ class Torture:
             (1, self._kill_training),
             (1, self._kill_publishing),
             (1, self._kill_broker),
+            (0.5, self._add_partitions),
+            (0.5, self._delete_records),
+            (0.5, self._restore_home),
         ]
         if silence:
             self._strikes.append((0.2, self._freeze_broker))
@@ -518,6 +531,59 @@ class Torture:
         self._broker.start()
         return kill
 
+    def _add_partitions(self) -> Kill:
+        """Add a partition to each topic, up to twice as many as in the beginning."""
+        kill = Kill("partition added", time.time(), range(PARTITIONS))
+        if self._partitions < 2 * PARTITIONS:
+            self._partitions += 1
+            with closing(KafkaAdminClient(bootstrap_servers=self._broker.bootstrap)) as admin:
+                admin.create_partitions(dict.fromkeys(CO_PARTITIONED, self._partitions))
+        return kill
+
+    def _delete_records(self) -> Kill:
+        """Delete what was read by all from `app_messages` and `outcomes`, as retention does."""
+        kill = Kill("records deleted", time.time(), range(PARTITIONS))
+        kafka = self._pipeline.settings.kafka
+        with suppress(StoreError), self._open_store() as store:
+            stored = store.offsets()
+            for topic in (APP_MESSAGES, OUTCOMES):
+                done = log_scan.committed(kafka, PREDICTOR_GROUP, topic)
+                ends = {p: min(end, stored.get((topic, p), 0)) for p, end in done.items()}
+                self._kept.keep(topic, self._pipeline.records(topic), ends)
+                with closing(KafkaAdminClient(bootstrap_servers=self._broker.bootstrap)) as admin:
+                    admin.delete_records({TopicPartition(topic, p): e for p, e in ends.items()})
+        return kill
+
+    def _open_store(self) -> MessageStore:
+        features = self._store.load_current().features
+        return MessageStore.open(self._pipeline.settings.messages_url, features)
+
+    def _restore_home(self) -> Kill:
+        """Put the home back from a backup that lacks the newest models."""
+        home, folders = self._pipeline.home, ("models", "messages", "searches")
+        backup = home / "backup"
+        shutil.rmtree(backup, ignore_errors=True)
+        if self._trainer is not None:
+            self._trainer.kill()
+        for folder in folders:
+            shutil.copytree(home / folder, backup / folder, dirs_exist_ok=True)
+        self._trainer = self._start_trainer()
+        newest = max(self._store.on_disk())
+        self._wait_or_go_on(lambda: max(self._store.on_disk()) > newest, 15)
+        self._pause(2)
+        killed, self._predictors = self._predictors, []
+        for script in (*killed, self._trainer):
+            script.kill()
+        kill = Kill("home restored from a backup", time.time(), range(PARTITIONS))
+        self._kept.keep_models(self._pipeline.settings.models_dir)
+        for folder in folders:
+            shutil.rmtree(home / folder)
+            shutil.copytree(backup / folder, home / folder)
+        for _ in killed:
+            self._join()
+        self._trainer = self._start_trainer()
+        return kill
+
     def _freeze_broker(self) -> Kill:
         """Freeze the broker: nobody reaches it, and no connection breaks."""
         os.kill(self._broker.pid, signal.SIGSTOP)
@@ -536,7 +602,7 @@ class Torture:
     def _finish(self) -> None:
         self._say("no more kills; waiting until all is processed")
         self._feeder.stop()
-        log = Log(self._pipeline)
+        log = Log(self._pipeline, self._kept)
         self._wait(
             lambda: self._monitor.seen >= len(log.good),
             FINISH_SECONDS,
@@ -556,22 +622,53 @@ class Torture:
             if "Traceback" in script.text():
                 self._fault("printed a traceback", script)
         self._say("verifying")
-        log = Log(self._pipeline)
+        log = Log(self._pipeline, self._kept)
         for fault in log.faults(self._feeder.acknowledged):
             self._fault(fault)
         self.report.figures = {**log.figures, "not acknowledged": self._feeder.unsure}
 
 
+class Kept:
+    """What the run itself has deleted, for the verification: records, and models.
+
+    Args:
+        folder: Where the models are kept.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._records: dict[tuple[str, int, int], Any] = {}
+
+    def keep(self, topic: str, records: Sequence[Any], ends: Mapping[int, int]) -> None:
+        """Keep a topic's records before the given offset of each partition."""
+        for record in records:
+            if record.offset < ends.get(record.partition, 0):
+                self._records[topic, record.partition, record.offset] = record
+
+    def keep_models(self, models_dir: Path) -> None:
+        """Keep copies of all models."""
+        for model in models_dir.glob("[1-9]*"):
+            if not (self.folder / model.name).exists():
+                shutil.copytree(model, self.folder / model.name)
+
+    def with_deleted(self, topic: str, records: Sequence[Any]) -> list[Any]:
+        """A topic's records together with those that were deleted."""
+        found = {(topic, r.partition, r.offset): r for r in records}
+        found |= {place: r for place, r in self._records.items() if place[0] == topic}
+        return [record for _, record in sorted(found.items())]
+
+
 class Log:
     """The content of the topics, compared with what the messages should have led to."""
 
-    def __init__(self, pipeline: Pipeline) -> None:
+    def __init__(self, pipeline: Pipeline, kept: Kept) -> None:
         self.figures: dict[str, int] = {}
         self._pipeline = pipeline
         self._store = ModelStore(pipeline.settings.models_dir)
         self._features = self._store.load_current().features
-        self._messages = pipeline.records(APP_MESSAGES)
-        self._outcomes = pipeline.records(OUTCOMES)
+        self._kept = kept
+        self._messages = kept.with_deleted(APP_MESSAGES, pipeline.records(APP_MESSAGES))
+        self._outcomes = kept.with_deleted(OUTCOMES, pipeline.records(OUTCOMES))
         self.good = [r for r in self._messages if r.value not in BAD_MESSAGES]
 
     def faults(self, acknowledged: Sequence[tuple[str, bytes, bytes | None]]) -> Iterator[str]:
@@ -729,7 +826,8 @@ class Log:
                 by_model[prediction["model_id"]].append((record, prediction))
         wrong, names = 0, self._features.classes
         for model_id, pairs in by_model.items():
-            bundle = self._store.load(model_id)
+            was_lost = model_id not in self._store.on_disk()
+            bundle = (ModelStore(self._kept.folder) if was_lost else self._store).load(model_id)
             rows = [bundle.decoder(record.value).data for record, _ in pairs]
             scores = bundle.score(bundle.features.transform_rows(rows)).tolist()
             for score, (record, prediction) in zip(scores, pairs, strict=True):
@@ -758,9 +856,9 @@ class Log:
     def _check_message_store(self) -> Iterator[str]:
         inline: dict[str, str | None] = {}
         late: dict[str, str] = {}
-        for record in self.good:
+        for record in sorted(self.good, key=_TIME):
             inline[record.key.decode()] = self._outcome_of(record)
-        for record in self._outcomes:
+        for record in sorted(self._outcomes, key=_TIME):
             outcome = self._outcome_of(record)
             if outcome is not None:
                 late[record.key.decode()] = outcome
