@@ -250,9 +250,10 @@ def test_changed_system_clock_delays_nothing(
 
 #: The modules that read the system clock, how often, and what for: to record or show it.
 SYSTEM_CLOCK_READS = {
-    "trainer.py": 1,  # how old the newest training is
+    "trainer.py": 2,  # how old the newest training is, and a request
     "train/tracking/mlflow_log.py": 1,  # a figure's timestamp
     "train/tracking/tracker.py": 1,  # how old missing outcomes are
+    "utils/message_store/timestamps.py": 1,  # whether a record's timestamp makes sense
     "utils/model_store/bundle.py": 1,  # when a bundle was made
     "utils/home.py": 1,  # when a home was made
     "utils/kafka_io/transactions.py": 1,  # a record's timestamp
