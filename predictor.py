@@ -182,8 +182,8 @@ class Predictor:
             positions[tp] = Position(end, count.metadata())
         events: list[messages.Event] = [*announced, *requests]
         if events:
-            values = (messages.encode_event(event, self._home) for event in events)
-            records[RETRAIN_TOPIC] = [(None, value, None) for value in values]
+            encoded = (messages.encode_event(event, self._home) for event in events)
+            records[RETRAIN_TOPIC] = [(*record, None) for record in encoded]
 
         def committed() -> None:
             del self._announcements[: len(announced)]
@@ -232,7 +232,9 @@ def loop(predictor: Predictor, stop: process.Stop, report: process.Report) -> No
     # batches, when there are few objects to scan, and not a dozen times within each.
     gc.freeze()
     gc.disable()
-    outage = process.Outage(report, "waiting for the broker: {}", "the broker answers again")
+    outage = process.Outage(
+        report, "waiting for the broker: {}", "the broker answers again", settled=process.SETTLED
+    )
     while not stop():
         if gc.get_count()[0] > GC_THRESHOLD:
             gc.collect()

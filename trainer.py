@@ -298,13 +298,10 @@ class Trainer:
             return
         left = [one for one in self._waiting if one.request.batch_id not in answers]
         position = Position(left[0].offset) if left else self._position
+        encoded = (messages.encode_event(event, self.home) for event in events)
         self.client.commit(
             polled,
-            {
-                self._partition: [
-                    (None, messages.encode_event(event, self.home), None) for event in events
-                ]
-            },
+            {self._partition: [(*record, None) for record in encoded]},
             {self._partition: position},
         )
         self.client.wait_for_commit()
@@ -387,7 +384,7 @@ def _figures(result: Result) -> str:
 
 def loop(trainer: Trainer, stop: process.Stop, report: process.Report) -> None:
     """Step until asked to stop and idle; errors of the broker and the stores are retried."""
-    outage = process.Outage(report, "waiting: {}", "recovered")
+    outage = process.Outage(report, "waiting: {}", "recovered", settled=process.SETTLED)
     while not stop() or trainer.busy:
         try:
             trainer.step(BUSY_POLL_MS if trainer.busy else POLL_MS, begin=not stop())

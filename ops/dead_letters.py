@@ -190,8 +190,7 @@ def _records_to_send(
         record = original_record(kafka, letter)
         found.append(_record_to_send(rejection, record, value))
     announcement = messages.Resent(offsets=[letter.offset for letter in letters])
-    event = messages.encode_event(announcement, home)
-    found.append(Outgoing(messages.RETRAIN_TOPIC, 0, None, event))
+    found.append(Outgoing(messages.RETRAIN_TOPIC, 0, *messages.encode_event(announcement, home)))
     return found
 
 

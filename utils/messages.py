@@ -4,6 +4,7 @@ Values are JSON in UTF-8. Records are msgspec structs: decoding checks types in 
 error for an invalid record says where and why.
 """
 
+import uuid
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Generic, NamedTuple, TypeVar
 
@@ -177,9 +178,13 @@ class Resent(HomeEvent, frozen=True, kw_only=True, gc=False):
 Event = RetrainRequest | TrainingCompleted | ModelLoaded | Rollback | Resent | HomeMark
 
 
-def encode_event(event: Event, home: str) -> bytes:
-    """An event as the value of its record, in the name of a home."""
-    return msgspec.json.encode(msgspec.structs.replace(event, home=home))
+def encode_event(event: Event, home: str) -> tuple[bytes, bytes]:
+    """An event as key and value of its record, in the name of a home.
+
+    A compacted topic refuses records without a key, and keeps the newest of those with the same:
+    each event has a key of its own.
+    """
+    return uuid.uuid4().hex.encode(), msgspec.json.encode(msgspec.structs.replace(event, home=home))
 
 
 T = TypeVar("T")

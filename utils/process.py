@@ -26,6 +26,8 @@ from utils.durable_files import try_lock
 from utils.errors import UserError, one_line
 from utils.settings import Settings
 
+#: Seconds without a failure after which an outage of a script is over.
+SETTLED = 2.0
 #: Prints one line of text for the user.
 Report = Callable[[str], None]
 
@@ -199,31 +201,59 @@ class Stop:
 class Outage:
     """Reports an error that is retried: once when it begins, and once when it is over.
 
+    It is over when no try has failed for a while: between two tries that fail there may be one
+    with nothing to do.
+
     Args:
         report: Called with one line of text for the user.
         failing: The line when it begins; `{}` stands for the error.
         recovered: The line when it is over; none if empty.
+        settled: How long no try may fail, in seconds.
+        clock: Returns seconds; never goes back.
+
+    >>> now = 0.0
+    >>> outage = Outage(print, "waiting: {}", "recovered", settled=2, clock=lambda: now)
+    >>> outage.begin("the disk is full")
+    waiting: the disk is full
+    >>> outage.end(); outage.begin("the disk is full"); outage.end()
+    >>> now = 3.0
+    >>> outage.end(); bool(outage)
+    recovered
+    False
     """
 
-    def __init__(self, report: Report, failing: str = "{}", recovered: str = "") -> None:
+    def __init__(
+        self,
+        report: Report,
+        failing: str = "{}",
+        recovered: str = "",
+        *,
+        settled: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._report = report
         self._failing = failing
         self._recovered = recovered
+        self._settled = settled
+        self._clock = clock
         self._reason = ""
+        self._failed_at = 0.0
 
     def __bool__(self) -> bool:
-        """Whether the last try failed."""
+        """Whether a try has failed a moment ago."""
         return bool(self._reason)
 
     def begin(self, reason: str) -> None:
-        """Note a failure; it is reported unless the last try failed for the same reason."""
+        """Note a failure; it is reported unless the last one had the same reason."""
         if reason != self._reason:
             self._report(self._failing.replace("{}", reason, 1))
-        self._reason = reason
+        self._reason, self._failed_at = reason, self._clock()
 
     def end(self) -> None:
-        """Note a success; the recovery is reported if the last try failed."""
-        if self._reason and self._recovered:
+        """Note a success; the recovery is reported once no try fails any more."""
+        if not self._reason or self._clock() < self._failed_at + self._settled:
+            return
+        if self._recovered:
             self._report(self._recovered)
         self._reason = ""
 

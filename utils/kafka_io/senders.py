@@ -158,10 +158,10 @@ def announce(settings: Settings, event: messages.Event) -> int:
         KafkaUnavailable: It could not be sent.
         UserError: The home has no identity and cannot get one.
     """
-    value = messages.encode_event(event, home.identify(settings).id)
+    encoded = messages.encode_event(event, home.identify(settings).id)
     with Sender(settings.kafka) as sender:
         try:
-            sent = sender.send(Outgoing(messages.RETRAIN_TOPIC, 0, None, value)).get(timeout=30)
+            sent = sender.send(Outgoing(messages.RETRAIN_TOPIC, 0, *encoded)).get(timeout=30)
             return int(sent.offset)
         except KafkaError as error:
             raise KafkaUnavailable(f"the announcement was not accepted: {error}") from None
