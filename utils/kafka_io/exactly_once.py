@@ -126,6 +126,7 @@ class ExactlyOnce:
         self._rebalance = _RebalanceListener()
         self._epoch = 0
         self._failed = False
+        self._was_fenced = False
         self._producer: KafkaProducer | None = None
         self._producer_is_new = False
         # The last process of this instance_id may have been killed.
@@ -195,7 +196,7 @@ class ExactlyOnce:
         except (kafka_errors.NoOffsetForPartitionError, kafka_errors.OffsetOutOfRangeError):
             self._failed, records = True, {}
         except kafka_errors.FencedInstanceIdError:
-            raise Fenced(f"another process runs as {self._instance_id}; this one ends") from None
+            raise self._fenced() from None
         # Right after poll(), not later: the client loses its generation when it leaves
         # the group, and the broker does not fence commits of a member without one.
         membership = self._consumer.group_metadata()
@@ -212,6 +213,10 @@ class ExactlyOnce:
     def _restore(self, membership: ConsumerGroupMetadata) -> Polled:
         """Seek the assigned partitions to their committed positions; hold back the others."""
         self._failed = True
+        if self._was_fenced:  # by another process, or by its own former self after a freeze
+            if self._watch.has_other(membership.member_id):
+                raise self._fenced()
+            self._was_fenced = False
         self._rebalance.happened = False
         self._epoch += 1
         self._replace_producer()
@@ -236,6 +241,12 @@ class ExactlyOnce:
             self.commit(polled, {}, beginnings)
             self.wait_for_commit()
         return polled
+
+    def _fenced(self) -> Fenced:
+        return Fenced(
+            f"another process runs as {self._instance_id} (a machine of the same name, with a home "
+            "at the same place?); this one ends"
+        )
 
     def _may_read_more(self) -> bool:
         """Whether a partition that was held back can be read by now."""
@@ -417,8 +428,9 @@ class ExactlyOnce:
         (committed, on_committed), self._in_flight = self._in_flight, None
         try:
             committed.result()
-        except BaseException:
+        except BaseException as error:
             self._failed = True
+            self._was_fenced = self._was_fenced or "Fenced" in str(error)
             raise
         on_committed()
 

@@ -67,6 +67,20 @@ class GroupWatch:
         if not self._is_whole:
             self._is_whole = self._look_at_all(there)
 
+    def has_other(self, member_id: str) -> bool:
+        """Whether another process is the member of this instance id.
+
+        Raises:
+            KafkaError, KafkaUnavailable: The broker does not say.
+        """
+        admin = open_admin(self._kafka)
+        try:
+            members = admin.describe_groups([self._group])[self._group]["members"]
+        finally:
+            admin.close()
+        ids = {one["member_id"] for one in members if one["group_instance_id"] == self._instance_id}
+        return bool(ids) and member_id not in ids
+
     def _look_at_all(self, there: set[TopicPartition]) -> bool:
         """Whether the group reads all partitions; if not, its first member leaves."""
         admin = open_admin(self._kafka)

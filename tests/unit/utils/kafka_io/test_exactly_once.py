@@ -1,10 +1,12 @@
 """Exactly-once, where kafka-python needs a workaround."""
 
 import time
-from contextlib import closing
+from contextlib import closing, suppress
+
+import pytest
 
 from tests.harness import Pipeline, until
-from utils.kafka_io import ExactlyOnce, Outgoing, Polled, Sender
+from utils.kafka_io import ExactlyOnce, Fenced, KafkaError, Outgoing, Polled, Sender
 from utils.messages import APP_MESSAGES, GROUPS, PREDICTOR_GROUP
 
 
@@ -46,6 +48,24 @@ def test_member_joins_once(pipeline: Pipeline) -> None:
         poll_until_assigned(exchange)
         exchange.poll(1_000)
         assert exchange._consumer._coordinator._generation.generation_id == 1
+
+
+def test_of_two_processes_with_one_id_the_first_ends(pipeline: Pipeline) -> None:
+    """On machines of the same name, with homes at the same place; they fenced each other."""
+    with closing(join_group(pipeline)) as first:
+        place, position = poll_until_assigned(first).restored.popitem()  # type: ignore[union-attr]
+        with closing(join_group(pipeline)) as second:
+            poll_until_assigned(second)
+            deadline = time.monotonic() + 20
+            with pytest.raises(Fenced, match="another process runs as tester"):
+                while time.monotonic() < deadline:
+                    with suppress(KafkaError):
+                        if (polled := first.poll(100)).epoch:
+                            first.commit(polled, {}, {place: position})
+                            first.wait_for_commit()
+            polled = second.poll(100)
+            second.commit(polled, {}, {place: position})
+            second.wait_for_commit()
 
 
 def test_partly_read_partition_does_not_wait_for_an_empty_one(
