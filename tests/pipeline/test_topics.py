@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from kafka import KafkaAdminClient
+from kafka.admin import ConfigResource, ConfigResourceType
 
 from tests.harness import Pipeline, Script, delete_topics_and_groups, until
 from utils import kafka_io
@@ -24,6 +25,7 @@ from utils.messages import (
     OUTCOMES,
     PREDICTIONS,
     PREDICTOR_GROUP,
+    RETRAIN_TOPIC,
     TRAINER_GROUP,
 )
 from utils.model_store import ModelStore
@@ -194,11 +196,22 @@ def trainer_starts_over_with_a_recreated_topic(scripts: Scripts, adult: list[Row
 
 
 def trainer_knows_the_log_before_any_training(scripts: Scripts, adult: list[Row]) -> None:
-    """All topics are deleted and made again while the trainer is down, and its home is kept."""
+    """All topics are deleted and made again while the trainer is down, and its home is kept.
+
+    By a broker that compacts topics by default, and sets the timestamps itself.
+    """
     pipeline, trainer = scripts.pipeline, scripts.trainer
     assert trainer.end() == 0 and scripts.predictor.end() == 0
     delete_topics_and_groups(scripts.broker.bootstrap)
     kafka_io.ensure_topics(pipeline.settings.kafka, GROUPS)
+    configs = {"cleanup.policy": "compact", "message.timestamp.type": "LogAppendTime"}
+    with admin_of(scripts.broker) as admin:
+        admin.alter_configs(
+            [
+                ConfigResource(ConfigResourceType.TOPIC, topic, configs=configs)
+                for topic in (*CO_PARTITIONED, DEAD_LETTERS, RETRAIN_TOPIC)
+            ]
+        )
     scripts.start_predictor()
     pipeline.send_rows(adult[200:225], "anew")
     pipeline.wait_for_events("retrain", 1)
