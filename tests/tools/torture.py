@@ -347,7 +347,7 @@ class Torture:
             self._join()
         for script in [s for s in self._leaving if s.process.poll() is not None]:
             self._leaving.remove(script)
-            if script.process.returncode:
+            if script.process.returncode and script.text():  # else it had not begun
                 self._fault(f"status {script.process.returncode} after SIGTERM", script)
         for script in [s for s in self._predictors if s.process.poll() is not None]:
             self._predictors.remove(script)
