@@ -22,6 +22,7 @@ from kafka.errors import KafkaError
 from utils import home, messages
 from utils.durable_files import read_state, replace_file
 from utils.errors import UserError, one_line
+from utils.interpreter import decode_text
 from utils.kafka_io import log_scan
 from utils.kafka_io.clients import KafkaUnavailable, open_admin
 from utils.kafka_io.log_reader import LogReader
@@ -129,7 +130,8 @@ def claim_topics(settings: Settings, *, take_over: bool = False) -> Claim:
     former = found.owner if found.owner != own else ""
     if former:
         _check_unused(settings.kafka)
-    mark = HomeMark(home=own, path=str(settings.home), taken_over=bool(former))
+    folder = decode_text(str(settings.home))  # the locale may be another one
+    mark = HomeMark(home=own, path=folder, taken_over=bool(former))
     marked = _read(settings, at_least=announce(settings, mark) + 1)
     _refuse_if_foreign(settings, own, marked)  # another home may have been first
     return Claim(own, found.models, former)
