@@ -36,9 +36,9 @@ Row = dict[str, Any]
 #: Runs a script with shorter timeouts where it would wait for seconds.
 SHORT_TIMEOUTS = """
 import runpy, sys
-from utils.kafka_io import clients, exactly_once, group_watch, log_reader
+from utils.kafka_io import clients, group_watch, log_reader, positions
 clients.METADATA_MAX_AGE_MS = log_reader.METADATA_MAX_AGE_MS = 500
-exactly_once.NO_OFFSET_TIMEOUT_S = 3.0
+positions.NO_OFFSET_TIMEOUT_S = 3.0
 group_watch.LOOK_EVERY_S = group_watch.LEADER_TIMEOUT_S = 0.3
 sys.argv.pop(0)
 runpy.run_path(sys.argv[0], run_name="__main__")

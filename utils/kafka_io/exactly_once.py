@@ -1,7 +1,6 @@
 """Consumer and producer whose records and offsets commit together."""
 
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -9,19 +8,16 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka import errors as kafka_errors
 from kafka.consumer.subscription_state import ConsumerRebalanceListener
 from kafka.coordinator.assignors.range import RangePartitionAssignor
-from kafka.structs import ConsumerGroupMetadata, MemberState, OffsetAndMetadata
+from kafka.structs import ConsumerGroupMetadata, MemberState
 
 from utils.errors import UserError
 from utils.kafka_io.clients import (
-    METADATA_MAX_AGE_MS,
-    NO_OFFSET_TIMEOUT_S,
     OPERATION_TIMEOUT_MS,
-    committed_offsets,
-    in_words,
     open_consumer,
     translate_connection_errors,
 )
 from utils.kafka_io.group_watch import GroupWatch
+from utils.kafka_io.positions import Positions, Resume
 from utils.kafka_io.record_batches import Content, Record
 from utils.kafka_io.topics import MAX_MESSAGE_BYTES
 from utils.kafka_io.transactions import (
@@ -35,13 +31,6 @@ from utils.settings import Kafka
 
 SESSION_TIMEOUT_MS = 2_000
 HEARTBEAT_INTERVAL_MS = 500
-#: How long to wait to learn of the topic that answers go to.
-ANSWERS_TIMEOUT_MS = 1_000
-#: How often the committed offsets of partitions that are held back are asked for.
-LOOK_AGAIN_S = 0.2
-
-
-Resume = Callable[[Mapping[TopicPartition, int]], Mapping[TopicPartition, Position]]
 
 
 class Fenced(UserError):
@@ -118,8 +107,6 @@ class ExactlyOnce:
         self._kafka = kafka
         self._group = group
         self._topics = list(topics)
-        self._answers = dict(answers or {})
-        self._resume = resume
         self._instance_id = instance_id
         self._max_records = max_records
         self._report = report
@@ -131,12 +118,6 @@ class ExactlyOnce:
         self._producer_is_new = False
         # The last process of this instance_id may have been killed.
         self._may_have_open_transaction = True
-        self._newest: dict[TopicPartition, int] = {}
-        # When a suspect answer about a partition's offset is trusted (s, monotonic).
-        self._suspects: dict[TopicPartition, float] = {}
-        self._unanswerable: set[TopicPartition] = set()
-        self._reported_misfit = ""
-        self._look_again_at = 0.0
         self._watch = GroupWatch(kafka, group, topics, instance_id)
         self._committer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="committer")
         self._in_flight: tuple[Future[None], Callable[[], None]] | None = None
@@ -146,6 +127,7 @@ class ExactlyOnce:
             # now, which wait for its end.
             self._replace_producer()
             self._consumer = self._join()
+        self._positions = Positions(self._consumer, answers or {}, resume, report)
 
     def _join(self) -> KafkaConsumer:
         consumer = open_consumer(
@@ -220,11 +202,9 @@ class ExactlyOnce:
         self._rebalance.happened = False
         self._epoch += 1
         self._replace_producer()
+        assert self._producer is not None
         assigned = self._consumer.assignment()
-        self._suspects = {tp: at for tp, at in self._suspects.items() if tp in assigned}
-        self._unanswerable = self._without_answer(assigned)
-        self._report_misfit()
-        positions, beginnings = self._positions(sorted(assigned - self._unanswerable))
+        positions, beginnings = self._positions.find(assigned, self._producer)
         for tp in assigned:
             if tp in positions:
                 self._consumer.seek(tp, positions[tp].offset)
@@ -232,7 +212,6 @@ class ExactlyOnce:
             else:
                 self._consumer.pause(tp)
                 self._consumer.seek(tp, 0)  # the client wants to know one; nothing is fetched
-        self._look_again_at = time.monotonic() + LOOK_AGAIN_S
         self._failed = False
         polled = Polled(
             {}, positions, membership, self._epoch, frozenset(assigned - set(positions))
@@ -249,99 +228,7 @@ class ExactlyOnce:
         )
 
     def _may_read_more(self) -> bool:
-        """Whether a partition that was held back can be read by now."""
-        if not (self._suspects or self._unanswerable) or time.monotonic() < self._look_again_at:
-            return False
-        soon = LOOK_AGAIN_S if self._suspects else METADATA_MAX_AGE_MS / 1000
-        self._look_again_at = time.monotonic() + soon
-        if self._without_answer(self._unanswerable) != self._unanswerable:
-            return True
-        found = self._look_up(sorted(self._suspects))
-        return any(
-            self._is_sure(tp, committed, end) or time.monotonic() >= self._suspects[tp]
-            for tp, (committed, _, end) in found.items()
-        )
-
-    def _without_answer(self, partitions: Iterable[TopicPartition]) -> set[TopicPartition]:
-        """The partitions whose answers have no place to go to."""
-        asking = {tp for tp in partitions if tp.topic in self._answers}
-        there = {topic: self._partitions_for_answers(topic) for topic, _ in asking}
-        return {tp for tp in asking if tp.partition not in there[tp.topic]}
-
-    def _partitions_for_answers(self, topic: str) -> set[int]:
-        assert self._producer is not None
-        try:
-            found: set[int] = self._producer._wait_on_metadata(
-                self._answers[topic], ANSWERS_TIMEOUT_MS
-            )
-        except kafka_errors.KafkaTimeoutError:  # there is no such topic
-            return set()
-        return found
-
-    def _report_misfit(self) -> None:
-        """Say once which partitions are not read because their answers have no place to go to."""
-        line = "; ".join(
-            f"{tp.topic} has partitions that {self._answers[tp.topic]} lacks, so they are not "
-            f"served: {in_words(one for one in self._unanswerable if one.topic == tp.topic)} "
-            "(initialize.py adds them)"
-            for tp in {one.topic: one for one in self._unanswerable}.values()
-        )
-        if line and line != self._reported_misfit:
-            self._report(line)
-        self._reported_misfit = line
-
-    def _look_up(
-        self, partitions: list[TopicPartition]
-    ) -> dict[TopicPartition, tuple[OffsetAndMetadata | None, int, int]]:
-        """The committed offset of each partition, and the first and last offset of its log."""
-        committed = committed_offsets(self._consumer, partitions)
-        starts = self._consumer.beginning_offsets(partitions, timeout_ms=OPERATION_TIMEOUT_MS)
-        ends = self._consumer.end_offsets(partitions, timeout_ms=OPERATION_TIMEOUT_MS)
-        return {tp: (committed.get(tp), starts[tp], ends[tp]) for tp in partitions}
-
-    def _is_sure(self, tp: TopicPartition, committed: OffsetAndMetadata | None, end: int) -> bool:
-        """Whether an answer is beyond doubt.
-
-        A broker that has just restarted may report no offset, an old one, or a log that ends
-        before the offset.
-        """
-        return committed is not None and self._newest.get(tp, -1) <= committed.offset <= end
-
-    def _positions(
-        self, partitions: list[TopicPartition]
-    ) -> tuple[dict[TopicPartition, Position], dict[TopicPartition, Position]]:
-        """The positions of partitions, without those that are in doubt, which are suspects.
-
-        Returns:
-            All that are known, and those of them that no offset was committed for.
-        """
-        positions: dict[TopicPartition, Position] = {}
-        beginnings: dict[TopicPartition, Position] = {}
-        now = time.monotonic()
-        for tp, (committed, start, end) in self._look_up(partitions).items():
-            is_sure = self._is_sure(tp, committed, end)
-            if not is_sure and now < self._suspects.setdefault(tp, now + NO_OFFSET_TIMEOUT_S):
-                continue
-            self._suspects.pop(tp, None)
-            if committed is None:
-                beginnings[tp] = Position(start)
-            elif start <= committed.offset <= end:
-                self._newest[tp] = committed.offset
-                positions[tp] = Position(committed.offset, committed.metadata or "")
-            else:
-                self._newest.pop(tp, None)
-                self._report(
-                    f"{tp.topic}-{tp.partition}: offset {committed.offset} is not in the log any "
-                    f"more ({start} to {end}); continuing at {start}"
-                )
-                expired = committed.offset < start  # else the topic was deleted and recreated
-                positions[tp] = Position(start, (committed.metadata or "") if expired else "")
-        if beginnings:
-            done = self._resume({tp: position.offset for tp, position in beginnings.items()})
-            if new := beginnings.keys() - done.keys():
-                self._report(f"no committed offset: reading from the start of {in_words(new)}")
-            beginnings |= done
-        return positions | beginnings, beginnings
+        return self._producer is not None and self._positions.may_find_more(self._producer)
 
     def _replace_producer(self) -> None:
         """Open a new producer: one that has aborted keeps the offsets of that transaction."""
@@ -412,7 +299,7 @@ class ExactlyOnce:
 
         def on_committed() -> None:
             self._may_have_open_transaction = False
-            self._newest.update((tp, position.offset) for tp, position in positions.items())
+            self._positions.note_committed(positions)
             then()
 
         self._in_flight = committed, on_committed
