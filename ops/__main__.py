@@ -89,19 +89,19 @@ def _why(settings: Settings, arguments: Arguments) -> None:
 
 def _replay(settings: Settings, arguments: Arguments) -> None:
     """Score the log again and compare the predictions bit for bit."""
-    from ops import reproduce
+    from ops import replay
 
     with _progress() as bar:
         task = bar.add_task("scoring again", total=None)
         try:
-            replayed = reproduce.replay(
+            replayed = replay.replay(
                 settings,
                 first=arguments.first,
                 last=arguments.last,
                 partition=arguments.partition,
                 progress=lambda done, total: bar.update(task, completed=done, total=total),
             )
-        except reproduce.Difference as difference:
+        except replay.Difference as difference:
             raise UserError(f"DIFFERENT: {difference}") from None
     for line in replayed.lines():
         print(line)
@@ -109,9 +109,9 @@ def _replay(settings: Settings, arguments: Arguments) -> None:
 
 def _rebuild(settings: Settings, arguments: Arguments) -> None:
     """Train a model again from its manifest and the log, and compare the bytes."""
-    from ops import reproduce
+    from ops import rebuild
 
-    differences = reproduce.rebuild(settings, arguments.model_id)
+    differences = rebuild.rebuild(settings, arguments.model_id)
     if differences:
         raise UserError(f"model {arguments.model_id} came out DIFFERENT: {'; '.join(differences)}")
     print(f"model {arguments.model_id} was trained again: model.txt and features.json are the same")
