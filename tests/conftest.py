@@ -87,6 +87,7 @@ def prepared_home(broker: Broker, adult_files: Path, session_folder: Path) -> Pa
             pipeline = Pipeline(home, broker.bootstrap, PIPELINE_CONFIG=str(config))
             done = pipeline.run("initialize.py", "--evals", "2")
             assert done.returncode == 0, done.stdout + done.stderr
+            clear_broker(broker)  # and these are this one's
     return home
 
 

@@ -13,6 +13,7 @@ from tests.harness import Pipeline, write_adult
 from train import evaluate, retrain, tracking
 from train.results import Result
 from train.tracking.tracker import Tracker
+from utils.broker import Broker
 from utils.data_set import read_data
 from utils.message_store import Batch, MessageStore, StoredMessage
 from utils.messages import APP_MESSAGES, PREDICTIONS
@@ -27,10 +28,10 @@ NAME = TARGET
 
 
 @pytest.fixture
-def small_pipeline(adult_files: Path, bootstrap: str, tmp_path: Path) -> Pipeline:
+def small_pipeline(adult_files: Path, empty_broker: Broker, tmp_path: Path) -> Pipeline:
     """A home with the first rows of the data set, and no model yet."""
     config = write_adult(tmp_path / "home", adult_files, train=4_000)
-    return Pipeline(tmp_path / "home", bootstrap, PIPELINE_CONFIG=str(config))
+    return Pipeline(tmp_path / "home", empty_broker.bootstrap, PIPELINE_CONFIG=str(config))
 
 
 class OfflinePipeline:
