@@ -269,7 +269,7 @@ def main(settings: Settings) -> None:
             max_records=scoring.MAX_RECORDS,
             report=report,
             answers={messages.APP_MESSAGES: messages.PREDICTIONS},
-            resume=partial(resume.positions, settings, report),
+            resume=partial(resume.positions, settings, report, stop),
         )
         resources.callback(client.close)
         bundle = watcher.current()

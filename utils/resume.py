@@ -6,17 +6,18 @@ an answered message has its prediction, a rejected record its dead letter, and a
 its retrain request.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 
 from utils import messages, scoring
-from utils.kafka_io import Position, Record, TopicPartition, log_scan
+from utils.kafka_io import KafkaUnavailable, Position, Record, TopicPartition, log_scan
 from utils.message_decoder import request_id_of
 from utils.messages import Rejection, RetrainRequest
 from utils.model_store import Bundle, ModelStore
 from utils.outcome_count import OutcomeCount
 from utils.process import Report
-from utils.settings import Settings
+from utils.settings import Kafka, Settings
 
 #: How many of the last offsets of `predictions` are read for the last prediction; the very last
 #: ones are markers of transactions.
@@ -26,41 +27,45 @@ CHUNK = 1_000
 
 
 def positions(
-    settings: Settings, report: Report, starts: Mapping[TopicPartition, int]
+    settings: Settings,
+    report: Report,
+    stop: Callable[[], bool],
+    starts: Mapping[TopicPartition, int],
 ) -> dict[TopicPartition, Position]:
     """The positions of partitions without a committed offset, from what the log says was done.
 
     Args:
         settings: The pipeline's settings.
         report: Called with one line of text for the user.
+        stop: Whether to give up.
         starts: The first offset of each of the partitions.
 
     Returns:
         The positions of those partitions of which something was done.
 
     Raises:
-        KafkaUnavailable: The log cannot be read.
+        KafkaUnavailable: The log cannot be read, or `stop` says so.
     """
+    log = _Log(settings.kafka, stop)
     answers = log_scan.bounds(settings.kafka, messages.PREDICTIONS)
     answered = {
         tp.partition: end
         for tp in starts
         if tp.topic == messages.APP_MESSAGES
         and len({*(within := answers.get(tp.partition, (0, 0)))}) > 1
-        and (end := _after_last_answer(settings, tp, within))
+        and (end := _after_last_answer(log, tp, within))
     }
     if not answered:
         return {}
     bundle = ModelStore(settings.models_dir).load_current()
-    rejected, requested = _after_last_rejection(settings), _after_last_request(settings)
+    rejected, requested = _after_last_rejection(log), _after_last_request(log)
     found = {}
     for tp in (tp for tp in starts if tp.partition in answered):
         first = max(starts[tp], requested.get(tp, 0))
         answered_end = answered[tp.partition] if tp.topic == messages.APP_MESSAGES else 0
         after = max(first, answered_end, rejected.get(tp, 0))
-        _, end = log_scan.bounds(settings.kafka, tp.topic)[tp.partition]
-        if after <= end:  # otherwise what was done is of a topic that was deleted
-            count = _known(settings, bundle, tp, first, after)
+        if after <= log.end(tp):  # otherwise what was done is of a topic that was deleted
+            count = _known(log, bundle, tp, first, after)
             every = settings.training.retrain_every
             counted = OutcomeCount(tp.topic, tp.partition, every, first, count)
             found[tp] = Position(after, counted.metadata())
@@ -71,37 +76,63 @@ def positions(
     return found
 
 
-def _after_last_answer(
-    settings: Settings, tp: TopicPartition, answers: tuple[int, int]
-) -> int | None:
+@dataclass(frozen=True)
+class _Log:
+    """Reads the log until it is to give up."""
+
+    kafka: Kafka
+    stop: Callable[[], bool]
+
+    def end(self, tp: TopicPartition) -> int:
+        """The offset after the last record of a partition."""
+        return log_scan.bounds(self.kafka, tp.topic)[tp.partition][1]
+
+    def records(
+        self, topic: str, partition: int = 0, first: int = 0, end: int | None = None
+    ) -> Iterator[Record]:
+        """The records of a range of a partition."""
+        within = log_scan.narrow(partition, log_scan.bounds(self.kafka, topic))
+        wanted = max(first, within[partition][0]), within[partition][1] if end is None else end
+        for record in log_scan.scan(self.kafka, topic, {**within, partition: wanted}):
+            if self.stop():
+                raise KafkaUnavailable("stopped while looking for what was done")
+            yield record
+
+    def ids(
+        self, topic: str, partition: int, first: int = 0, end: int | None = None
+    ) -> Iterator[tuple[str, int]]:
+        """The request_ids of a range of a partition, with their offsets."""
+        for record in self.records(topic, partition, first, end):
+            request_id = request_id_of(record.value)
+            if request_id is not None:
+                yield request_id, record.offset
+
+
+def _after_last_answer(log: _Log, tp: TopicPartition, answers: tuple[int, int]) -> int | None:
     """The offset after the last message that has a prediction; None if there is none.
 
     Args:
-        settings: The pipeline's settings.
+        log: The log.
         tp: The partition of the messages.
         answers: The bounds of the same partition of `predictions`.
     """
     first, end = answers
-    latest = [*_ids(settings, messages.PREDICTIONS, tp.partition, max(first, end - LAST), end)]
+    latest = [*log.ids(messages.PREDICTIONS, tp.partition, max(first, end - LAST))]
     if not latest:
         return None
     last_id, _ = latest[-1]
-    _, messages_end = log_scan.bounds(settings.kafka, tp.topic)[tp.partition]
-    sent = [
-        offset
-        for request_id, offset in _ids(settings, tp.topic, tp.partition, 0, messages_end)
-        if request_id == last_id
-    ]
+    ids = log.ids(tp.topic, tp.partition)
+    sent = [offset for request_id, offset in ids if request_id == last_id]
     if len(sent) > 1:  # sent again, perhaps after its answer
-        given = _ids(settings, messages.PREDICTIONS, tp.partition, first, end)
+        given = log.ids(messages.PREDICTIONS, tp.partition)
         sent = sent[: sum(request_id == last_id for request_id, _ in given)]
     return sent[-1] + 1 if sent else None
 
 
-def _after_last_rejection(settings: Settings) -> dict[TopicPartition, int]:
+def _after_last_rejection(log: _Log) -> dict[TopicPartition, int]:
     """The offset after the last rejected record, by partition."""
     found: dict[TopicPartition, int] = {}
-    for letter in _records(settings, messages.DEAD_LETTERS):
+    for letter in log.records(messages.DEAD_LETTERS):
         rejection = Rejection.from_headers(letter.headers)
         if rejection is not None:
             tp = TopicPartition(rejection.topic, rejection.partition)
@@ -109,10 +140,10 @@ def _after_last_rejection(settings: Settings) -> dict[TopicPartition, int]:
     return found
 
 
-def _after_last_request(settings: Settings) -> dict[TopicPartition, int]:
+def _after_last_request(log: _Log) -> dict[TopicPartition, int]:
     """The offset after the last range of a retrain request, by partition."""
     found: dict[TopicPartition, int] = {}
-    for record in _records(settings, messages.RETRAIN_TOPIC):
+    for record in log.records(messages.RETRAIN_TOPIC):
         with suppress(messages.BadRecord):
             event = messages.decode_event(record.value)
             if isinstance(event, RetrainRequest) and event.end is not None:
@@ -121,12 +152,10 @@ def _after_last_request(settings: Settings) -> dict[TopicPartition, int]:
     return found
 
 
-def _known(settings: Settings, bundle: Bundle, tp: TopicPartition, first: int, end: int) -> int:
+def _known(log: _Log, bundle: Bundle, tp: TopicPartition, first: int, end: int) -> int:
     """How many known outcomes a range of a partition has."""
     decode = scoring.DECODERS[tp.topic]
-    wanted = log_scan.narrow(tp.partition, log_scan.bounds(settings.kafka, tp.topic))
-    wanted[tp.partition] = first, end
-    records = log_scan.scan(settings.kafka, tp.topic, wanted)
+    records = log.records(tp.topic, tp.partition, first, end)
     return sum(len(decode(chunk, bundle).known) for chunk in _chunks(records))
 
 
@@ -138,19 +167,3 @@ def _chunks(records: Iterable[Record]) -> Iterator[list[Record]]:
             yield chunk
             chunk = []
     yield chunk
-
-
-def _ids(
-    settings: Settings, topic: str, partition: int, first: int, end: int
-) -> Iterator[tuple[str, int]]:
-    """The request_ids of a range of a partition, with their offsets."""
-    wanted = log_scan.narrow(partition, log_scan.bounds(settings.kafka, topic))
-    wanted[partition] = first, end
-    for record in log_scan.scan(settings.kafka, topic, wanted):
-        request_id = request_id_of(record.value)
-        if request_id is not None:
-            yield request_id, record.offset
-
-
-def _records(settings: Settings, topic: str) -> Iterator[Record]:
-    return log_scan.scan(settings.kafka, topic, log_scan.bounds(settings.kafka, topic))
