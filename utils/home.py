@@ -1,6 +1,7 @@
 """The identity of a pipeline's home, which its topics name as their owner.
 
-    data/home.json   the home's id, and when it was made
+    data/home.json     the home's id, and when it was made
+    models/home.json   the same, for a folder that has only the models: of a backup, or shared
 
 A copy or a backup of a home has its id: it is the same home, wherever it is.
 """
@@ -8,6 +9,7 @@ A copy or a backup of a home has its id: it is the same home, wherever it is.
 import fcntl
 import os
 import uuid
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -34,9 +36,13 @@ def identify(settings: Settings) -> Home:
     Raises:
         UserError: home.json is damaged, or cannot be read or written.
     """
-    path = settings.data_dir / FILE
+    path, copy = settings.data_dir / FILE, settings.models_dir / FILE
     try:
-        return _read(path) or _create(path)
+        found = _read(path) or _create(path, _read(copy))
+        if copy.parent.is_dir() and not copy.exists():
+            with suppress(OSError):  # it may be shared for reading alone
+                replace_file(copy, _encode(found))
+        return found
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise UserError(
             f"{path} is damaged, restore it from a backup, or delete it and run "
@@ -53,7 +59,8 @@ def _read(path: Path) -> Home | None:
         return None
 
 
-def _create(path: Path) -> Home:
+def _create(path: Path, copy: Home | None) -> Home:
+    """Make the file, from the copy if there is one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # Of several scripts that start at once, one makes it.
     lock = os.open(path.with_name(LOCK), os.O_RDWR | os.O_CREAT, 0o666)
@@ -61,8 +68,12 @@ def _create(path: Path) -> Home:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if (found := _read(path)) is not None:
             return found
-        made = Home(uuid.uuid4().hex, datetime.now(UTC).isoformat(timespec="seconds"))
-        replace_file(path, msgspec.json.encode(made) + b"\n")
+        made = copy or Home(uuid.uuid4().hex, datetime.now(UTC).isoformat(timespec="seconds"))
+        replace_file(path, _encode(made))
         return made
     finally:
         os.close(lock)  # releases the lock
+
+
+def _encode(home: Home) -> bytes:
+    return msgspec.json.encode(home) + b"\n"
