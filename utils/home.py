@@ -1,7 +1,6 @@
 """The identity of a pipeline's home, which its topics name as their owner.
 
-    data/home.json     the home's id, and when it was made
-    models/home.json   the same, for a folder that has only the models: of a backup, or shared
+    data/home.json   the home's id, and when it was made
 
 A copy or a backup of a home has its id: it is the same home, wherever it is.
 """
@@ -9,7 +8,6 @@ A copy or a backup of a home has its id: it is the same home, wherever it is.
 import fcntl
 import os
 import uuid
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -36,13 +34,9 @@ def identify(settings: Settings) -> Home:
     Raises:
         UserError: home.json is damaged, or cannot be read or written.
     """
-    path, copy = settings.data_dir / FILE, settings.models_dir / FILE
+    path = settings.data_dir / FILE
     try:
-        found = _read(path) or _create(path, _read(copy))
-        if copy.parent.is_dir() and not copy.exists():
-            with suppress(OSError):  # it may be shared for reading alone
-                replace_file(copy, _encode(found))
-        return found
+        return _read(path) or _create(path)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise UserError(
             f"{path} is damaged, restore it from a backup, or delete it and run "
@@ -59,8 +53,7 @@ def _read(path: Path) -> Home | None:
         return None
 
 
-def _create(path: Path, copy: Home | None) -> Home:
-    """Make the file, from the copy if there is one."""
+def _create(path: Path) -> Home:
     path.parent.mkdir(parents=True, exist_ok=True)
     # Of several scripts that start at once, one makes it.
     lock = os.open(path.with_name(LOCK), os.O_RDWR | os.O_CREAT, 0o666)
@@ -68,12 +61,8 @@ def _create(path: Path, copy: Home | None) -> Home:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if (found := _read(path)) is not None:
             return found
-        made = copy or Home(uuid.uuid4().hex, datetime.now(UTC).isoformat(timespec="seconds"))
-        replace_file(path, _encode(made))
+        made = Home(uuid.uuid4().hex, datetime.now(UTC).isoformat(timespec="seconds"))
+        replace_file(path, msgspec.json.encode(made) + b"\n")
         return made
     finally:
         os.close(lock)  # releases the lock
-
-
-def _encode(home: Home) -> bytes:
-    return msgspec.json.encode(home) + b"\n"

@@ -29,16 +29,6 @@ def test_copied_home_is_the_same_home(tmp_path: Path) -> None:
     assert home.identify(settings_of(tmp_path / "copy")) == made
 
 
-def test_models_alone_are_of_the_same_home(tmp_path: Path) -> None:
-    """Restored without data/, or shared with another machine; and without models/ as well."""
-    (tmp_path / "home" / "models").mkdir(parents=True)
-    made = home.identify(settings_of(tmp_path / "home"))
-    shutil.copytree(tmp_path / "home" / "models", tmp_path / "copy" / "models")
-    assert home.identify(settings_of(tmp_path / "copy")) == made
-    shutil.rmtree(tmp_path / "home" / "models")
-    assert home.identify(settings_of(tmp_path / "home")) == made
-
-
 @pytest.mark.parametrize("content", [b"", b'{"id": "x"}', b'{"id": "1', b"\xff"])
 def test_damaged_identity_is_refused_and_kept(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "data" / "home.json"
