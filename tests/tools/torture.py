@@ -566,6 +566,7 @@ class Torture:
         if self._trainer is not None:
             self._trainer.kill()
         for folder in folders:
+            (home / folder).mkdir(exist_ok=True)  # searches/ comes with the first training
             shutil.copytree(home / folder, backup / folder, dirs_exist_ok=True)
         self._trainer = self._start_trainer()
         newest = max(self._store.on_disk())
