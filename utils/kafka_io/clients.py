@@ -1,7 +1,7 @@
 """Opens Kafka clients, and reports connection errors in one line."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
@@ -180,6 +180,22 @@ def committed_offsets(
         list(partitions), timeout_ms=OPERATION_TIMEOUT_MS
     )
     return found
+
+
+def log_offsets(
+    ask: Callable[..., dict[TopicPartition, int]],
+    partitions: Iterable[TopicPartition],
+    timeout_ms: int = REQUEST_TIMEOUT_MS,
+) -> dict[TopicPartition, int]:
+    """The first or last offset of partitions, by a consumer's method for that.
+
+    Raises:
+        KafkaError: The broker does not say, or not of a partition that was just added.
+    """
+    try:
+        return ask(list(partitions), timeout_ms=timeout_ms)
+    except KeyError as missing:
+        raise kafka_errors.LeaderNotAvailableError(f"{missing.args[0]} is new") from None
 
 
 def in_words(partitions: Iterable[TopicPartition]) -> str:

@@ -11,6 +11,7 @@ from kafka.errors import KafkaTimeoutError
 from utils.kafka_io.clients import (
     METADATA_MAX_AGE_MS,
     REQUEST_TIMEOUT_MS,
+    log_offsets,
     open_admin,
     open_consumer,
     partitions_of,
@@ -68,9 +69,9 @@ class LogReader:
         # assign() resets positions, so they are read first and restored below.
         kept = positions_of(self._consumer)
         if self.default == "latest" and not self._assigned:
-            ends = self._consumer.end_offsets(new, timeout_ms=REQUEST_TIMEOUT_MS)
+            ends = log_offsets(self._consumer.end_offsets, new)
         else:
-            ends = self._consumer.beginning_offsets(new, timeout_ms=REQUEST_TIMEOUT_MS)
+            ends = log_offsets(self._consumer.beginning_offsets, new)
         self._assigned.update(new)
         self._consumer.assign(sorted(self._assigned))
         for tp in new:
@@ -105,10 +106,7 @@ class LogReader:
 
     def ends(self) -> dict[TopicPartition, int]:
         """The offset after the last committed record, by partition."""
-        ends: dict[TopicPartition, int] = self._consumer.end_offsets(
-            sorted(self._assigned), timeout_ms=REQUEST_TIMEOUT_MS
-        )
-        return ends
+        return log_offsets(self._consumer.end_offsets, sorted(self._assigned))
 
     def ask(self, topic: str) -> "LogNow":
         """Ask the broker how its logs are now; what the client knows may be seconds old.
@@ -146,6 +144,6 @@ def partition_bounds(kafka: Kafka, topic: str) -> dict[int, tuple[int, int]]:
     """The first offset and the offset after the last committed record, by partition."""
     with LogReader(kafka, [topic]) as reader:
         consumer, partitions = reader._consumer, sorted(reader._assigned)
-        starts = consumer.beginning_offsets(partitions, timeout_ms=REQUEST_TIMEOUT_MS)
+        starts = log_offsets(consumer.beginning_offsets, partitions)
         ends = reader.ends()
         return {tp.partition: (starts[tp], ends[tp]) for tp in partitions}

@@ -14,6 +14,7 @@ from utils.kafka_io.clients import (
     OPERATION_TIMEOUT_MS,
     committed_offsets,
     in_words,
+    log_offsets,
 )
 from utils.kafka_io.transactions import Position
 
@@ -133,8 +134,8 @@ class Positions:
         """The committed offset of each partition, and the first and last offset of its log."""
         wanted = sorted(partitions)
         committed = committed_offsets(self._consumer, wanted)
-        starts = self._consumer.beginning_offsets(wanted, timeout_ms=OPERATION_TIMEOUT_MS)
-        ends = self._consumer.end_offsets(wanted, timeout_ms=OPERATION_TIMEOUT_MS)
+        starts = log_offsets(self._consumer.beginning_offsets, wanted, OPERATION_TIMEOUT_MS)
+        ends = log_offsets(self._consumer.end_offsets, wanted, OPERATION_TIMEOUT_MS)
         return {tp: (committed.get(tp), starts[tp], ends[tp]) for tp in wanted}
 
     def _is_in_doubt(

@@ -15,6 +15,7 @@ from utils.kafka_io.clients import (
     REQUEST_TIMEOUT_MS,
     KafkaUnavailable,
     committed_offsets,
+    log_offsets,
     open_admin,
     open_consumer,
     partitions_of,
@@ -166,7 +167,7 @@ def _try_to_commit_first_offsets(
         if not new:
             return
         consumer.assign(new)
-        starts = consumer.beginning_offsets(new, timeout_ms=REQUEST_TIMEOUT_MS)
+        starts = log_offsets(consumer.beginning_offsets, new)
         consumer.commit(
             {tp: OffsetAndMetadata(offset, "", -1) for tp, offset in starts.items()},
             timeout_ms=REQUEST_TIMEOUT_MS,
