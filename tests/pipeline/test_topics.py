@@ -56,12 +56,12 @@ class Scripts:
     trainer: Script
 
     def start_predictor(self) -> Script:
-        """Start the predictor anew."""
+        """Start the predictor again."""
         self.predictor = self.pipeline.start(self.program, "predictor.py")
         return self.predictor
 
     def start_trainer(self) -> Script:
-        """Start the trainer anew."""
+        """Start the trainer again."""
         self.trainer = self.pipeline.start(self.program, "trainer.py", "--evals", "1")
         return self.trainer
 
@@ -213,7 +213,7 @@ def trainer_knows_the_log_before_any_training(scripts: Scripts, adult: list[Row]
             ]
         )
     scripts.start_predictor()
-    pipeline.send_rows(adult[200:225], "anew")
+    pipeline.send_rows(adult[200:225], "recreated")
     pipeline.wait_for_events("retrain", 1)
     time.sleep(2)
     trainer = scripts.start_trainer()

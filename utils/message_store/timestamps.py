@@ -1,7 +1,7 @@
 """Timestamps that make no sense, and what counts instead.
 
 Producers set the timestamps, and the timestamps decide which of two records is later. A record
-of a producer that sends none, a wrong unit or a wrong year would win or lose for ever.
+of a producer that sends none, a wrong unit or a wrong year would always win or always lose.
 """
 
 import time
