@@ -182,8 +182,7 @@ class Predictor:
             positions[tp] = Position(end, count.metadata())
         events: list[messages.Event] = [*announced, *requests]
         if events:
-            encoded = (messages.encode_event(event, self._home) for event in events)
-            records[RETRAIN_TOPIC] = [(*record, None) for record in encoded]
+            records[RETRAIN_TOPIC] = [messages.encode_event(one, self._home) for one in events]
 
         def committed() -> None:
             del self._announcements[: len(announced)]

@@ -155,7 +155,7 @@ class Trainer:
             elif (rollback := self._rollback()) is not None:
                 # The trainer that rolled back may have been killed before it announced that.
                 self._announcements.append(rollback)
-        requested = False
+        requested, announced = False, dict[str | None, int]()
         for record in polled.records.get(self._partition, ()):
             self._position = Position(record.offset + 1)
             try:
@@ -169,12 +169,13 @@ class Trainer:
                     self._schedule.forget_failures()
             elif isinstance(event, Rollback | TrainingCompleted):
                 if isinstance(event, TrainingCompleted):
-                    # Announced already, if the group's offsets have expired.
-                    self._waiting = [
-                        one for one in self._waiting if one.request.batch_id != event.batch_id
-                    ]
+                    announced[event.batch_id] = record.offset
                 # By hand or by initialize.py --force: the model may have other columns.
                 self._model_may_be_other = True
+        if announced:  # their requests are read again if the group's offsets have expired
+            self._waiting = [
+                one for one in self._waiting if one.offset > announced.get(one.request.batch_id, -1)
+            ]
         if requested:
             # The training sees everything that was committed before its request.
             self.ingest.mark_end()
@@ -298,10 +299,9 @@ class Trainer:
             return
         left = [one for one in self._waiting if one.request.batch_id not in answers]
         position = Position(left[0].offset) if left else self._position
-        encoded = (messages.encode_event(event, self.home) for event in events)
         self.client.commit(
             polled,
-            {self._partition: [(*record, None) for record in encoded]},
+            {self._partition: [messages.encode_event(event, self.home) for event in events]},
             {self._partition: position},
         )
         self.client.wait_for_commit()

@@ -143,20 +143,8 @@ def _from_log(kafka: Kafka, bundle: Bundle, read: Offsets) -> Iterator[Batch]:
     decode = _decoder(bundle)
     for topic in TRAINING_TOPICS:
         within = {number: (0, end) for (name, number), end in read.items() if name == topic}
-        for records in _in_chunks(log_scan.scan(kafka, topic, within)):
+        for records in log_scan.in_chunks(log_scan.scan(kafka, topic, within)):
             yield decode(_by_partition(records))
-
-
-def _in_chunks(records: Iterator[Record], size: int = 5_000) -> Iterator[list[Record]]:
-    """Split records into lists of `size`."""
-    chunk: list[Record] = []
-    for record in records:
-        chunk.append(record)
-        if len(chunk) == size:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
 
 
 def _by_partition(records: list[Record]) -> dict[TopicPartition, list[Record]]:

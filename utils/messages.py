@@ -178,13 +178,14 @@ class Resent(HomeEvent, frozen=True, kw_only=True, gc=False):
 Event = RetrainRequest | TrainingCompleted | ModelLoaded | Rollback | Resent | HomeMark
 
 
-def encode_event(event: Event, home: str) -> tuple[bytes, bytes]:
-    """An event as key and value of its record, in the name of a home.
+def encode_event(event: Event, home: str) -> tuple[bytes, bytes, None]:
+    """An event as key, value and headers of its record, in the name of a home.
 
     A compacted topic refuses records without a key, and keeps the newest of those with the same:
     each event has a key of its own.
     """
-    return uuid.uuid4().hex.encode(), msgspec.json.encode(msgspec.structs.replace(event, home=home))
+    value = msgspec.json.encode(msgspec.structs.replace(event, home=home))
+    return uuid.uuid4().hex.encode(), value, None
 
 
 T = TypeVar("T")

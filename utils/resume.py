@@ -6,7 +6,7 @@ an answered message has its prediction, a rejected record its dead letter, and a
 its retrain request.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -22,8 +22,6 @@ from utils.settings import Kafka, Settings
 #: How many of the last offsets of `predictions` are read for the last prediction; the very last
 #: ones are markers of transactions.
 LAST = 1_000
-#: Records that are decoded at once.
-CHUNK = 1_000
 
 
 def positions(
@@ -156,14 +154,4 @@ def _known(log: _Log, bundle: Bundle, tp: TopicPartition, first: int, end: int) 
     """How many known outcomes a range of a partition has."""
     decode = scoring.DECODERS[tp.topic]
     records = log.records(tp.topic, tp.partition, first, end)
-    return sum(len(decode(chunk, bundle).known) for chunk in _chunks(records))
-
-
-def _chunks(records: Iterable[Record]) -> Iterator[list[Record]]:
-    chunk: list[Record] = []
-    for record in records:
-        chunk.append(record)
-        if len(chunk) == CHUNK:
-            yield chunk
-            chunk = []
-    yield chunk
+    return sum(len(decode(chunk, bundle).known) for chunk in log_scan.in_chunks(records))

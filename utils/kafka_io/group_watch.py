@@ -8,6 +8,7 @@ Java client got KIP-814 for that).
 
 import time
 from collections.abc import Sequence
+from contextlib import closing
 
 from kafka import KafkaConsumer, TopicPartition
 from kafka.admin import MemberToRemove
@@ -73,18 +74,14 @@ class GroupWatch:
         Raises:
             KafkaError, KafkaUnavailable: The broker does not say.
         """
-        admin = open_admin(self._kafka)
-        try:
+        with closing(open_admin(self._kafka)) as admin:
             members = admin.describe_groups([self._group])[self._group]["members"]
-        finally:
-            admin.close()
         ids = {one["member_id"] for one in members if one["group_instance_id"] == self._instance_id}
         return bool(ids) and member_id not in ids
 
     def _look_at_all(self, there: set[TopicPartition]) -> bool:
         """Whether the group reads all partitions; if not, its first member leaves."""
-        admin = open_admin(self._kafka)
-        try:
+        with closing(open_admin(self._kafka)) as admin:
             group = admin.describe_groups([self._group])[self._group]
             if group["group_state"] != "Stable":
                 return False
@@ -100,5 +97,3 @@ class GroupWatch:
                     self._group, [MemberToRemove(group_instance_id=self._instance_id)]
                 )
             return there <= read
-        finally:
-            admin.close()

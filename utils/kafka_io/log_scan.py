@@ -1,7 +1,8 @@
 """Reads a topic's records between given offsets."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
 
 from kafka import TopicPartition
 from kafka.admin import ConfigFilterType, ConfigResource, ConfigResourceType
@@ -61,12 +62,9 @@ def is_compacted(kafka: Kafka, topic: str) -> bool:
     """
     resource = ConfigResource(ConfigResourceType.TOPIC, topic, configs={"cleanup.policy": None})
     try:
-        admin = open_admin(kafka)
-        try:
+        with closing(open_admin(kafka)) as admin:
             # Not only what the topic overrides: the broker's default may compact, too.
             found = admin.describe_configs([resource], config_filter=ConfigFilterType.ALL)
-        finally:
-            admin.close()
     except KafkaError as error:
         raise KafkaUnavailable(f"{topic} cannot be read: {one_line(error)}") from None
     # Empty for a client that may read the records but not the topic's settings.
@@ -141,6 +139,18 @@ def records_before(reader: LogReader, topic: str, ends: Mapping[int, int]) -> It
         last_received = now if polled else last_received
         if left and now - last_received > SILENCE_TIMEOUT_S:
             raise KafkaUnavailable(f"the broker stopped sending records of {topic}")
+
+
+def in_chunks(records: Iterable[Record], size: int = 5_000) -> Iterator[list[Record]]:
+    """Split records into lists of `size`."""
+    chunk: list[Record] = []
+    for record in records:
+        chunk.append(record)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
 
 
 def _reached(reader: LogReader, topic: str, partition: int, end: int) -> bool:

@@ -82,11 +82,13 @@ class Positions:
         self._report_unanswerable()
         found = Found({}, {})
         for tp, (committed, start, end) in self._look_up(partitions - self._unanswerable).items():
-            if not self._is_in_doubt(tp, committed, end):
-                if committed is None:
-                    found.beginnings[tp] = Position(start)
-                else:
-                    found.positions[tp] = self._position(tp, committed, start, end)
+            if self._is_in_doubt(tp, committed, end):
+                continue
+            self._doubtful.pop(tp, None)
+            if committed is None:
+                found.beginnings[tp] = Position(start)
+            else:
+                found.positions[tp] = self._position(tp, committed, start, end)
         if found.beginnings:
             found.beginnings.update(self._begin(found.beginnings))
             found.positions.update(found.beginnings)
@@ -147,7 +149,6 @@ class Positions:
         before the offset.
         """
         if committed is not None and self._newest.get(tp, -1) <= committed.offset <= end:
-            self._doubtful.pop(tp, None)
             return False
         now = time.monotonic()
         return now < self._doubtful.setdefault(tp, now + NO_OFFSET_TIMEOUT_S)
@@ -155,7 +156,6 @@ class Positions:
     def _position(
         self, tp: TopicPartition, committed: OffsetAndMetadata, start: int, end: int
     ) -> Position:
-        self._doubtful.pop(tp, None)
         metadata = committed.metadata or ""
         if start <= committed.offset <= end:
             self._newest[tp] = committed.offset
@@ -172,8 +172,6 @@ class Positions:
         self, beginnings: Mapping[TopicPartition, Position]
     ) -> Mapping[TopicPartition, Position]:
         """The positions of those partitions of which something was done all the same."""
-        for tp in beginnings:
-            self._doubtful.pop(tp, None)
         done = self._resume({tp: position.offset for tp, position in beginnings.items()})
         if new := beginnings.keys() - done.keys():
             self._report(f"no committed offset: reading from the start of {in_words(new)}")
