@@ -22,7 +22,7 @@ from utils import changes, kafka_io, messages, process, resume, scoring
 from utils.errors import one_line
 from utils.feature_tools import Row, ValueTally
 from utils.kafka_io import Content, ExactlyOnce, Polled, Position, TopicPartition
-from utils.messages import ModelLoaded, RetrainRequest
+from utils.messages import ModelLoaded, PredictorStarted, RetrainRequest
 from utils.model_store import Bundle, ModelStore
 from utils.model_store.watcher import BundleWatcher
 from utils.outcome_count import OutcomeCount
@@ -65,6 +65,7 @@ class Predictor:
         bundle: The model that serves first.
         watcher: Provides a newer bundle once it is loaded.
         home: The id of the home, which signs its events.
+        instance_id: The predictor's own, named in its events.
         every: Known outcomes, per partition, between two retrain requests.
         report: Called with one line of text for the user.
     """
@@ -76,6 +77,7 @@ class Predictor:
         watcher: BundleWatcher,
         *,
         home: str,
+        instance_id: str,
         every: int,
         report: process.Report,
     ) -> None:
@@ -85,10 +87,13 @@ class Predictor:
         self.values = ValueCounts(bundle.features)
         self._watcher = watcher
         self._home = home
+        self._instance_id = instance_id
         self._every = every
         self._report = report
         self._counts: dict[TopicPartition, OutcomeCount] = {}
-        self._announcements: list[ModelLoaded] = []
+        self._announcements: list[ModelLoaded | PredictorStarted] = [
+            PredictorStarted(model_id=bundle.model_id, predictor=instance_id)
+        ]
         self._scorer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="scorer")
         self._previous: PendingBatch | None = None
 
@@ -139,7 +144,9 @@ class Predictor:
         if bundle is None:
             return
         self.bundle = bundle
-        self._announcements.append(ModelLoaded(model_id=bundle.model_id))
+        self._announcements.append(
+            ModelLoaded(model_id=bundle.model_id, predictor=self._instance_id)
+        )
         self._report(f"NEW MODEL RELOADED {bundle.model_id}")
 
     def _decode_and_score(self, polled: Polled) -> PendingBatch:
@@ -283,6 +290,7 @@ def main(settings: Settings) -> None:
             bundle,
             watcher,
             home=home,
+            instance_id=instance_id,
             every=settings.training.retrain_every,
             report=report,
         )

@@ -160,11 +160,21 @@ def value_shares(found: Batch, features: FeatureTools) -> ValueShares:
 def show_input_drift(settings: Settings, serving: Bundle, latest: Batch, console: Console) -> None:
     """Print how far the last messages are from the data set; a line of text without that."""
     try:
-        base = base_rows(Problem.of(settings, serving))
+        shifts = input_shifts(settings, serving, latest)
     except DataError as error:
         line = f"the messages are not compared with the data set: {error}"
         console.print(line, markup=False, highlight=False)
         return
+    console.print(drift_table(shifts, len(latest.messages)))
+
+
+def input_shifts(settings: Settings, serving: Bundle, latest: Batch) -> list[Shift]:
+    """How far each column of some messages, and what is predicted for them, is from the data set.
+
+    Raises:
+        DataError: The data set cannot be read.
+    """
+    base = base_rows(Problem.of(settings, serving))
     features = serving.features
     columns = zip(*(message.values for message in latest.messages), strict=True)
     recent = pd.DataFrame(dict(zip(features.columns, columns, strict=True)))
@@ -175,8 +185,7 @@ def show_input_drift(settings: Settings, serving: Bundle, latest: Batch, console
         serving.score(features.transform(frame[list(features.columns)]))
         for frame in (base.held_out[0], recent)
     ]
-    shifts += prediction_shift(scores[0], scores[1], features.classes)
-    console.print(drift_table(shifts, len(recent)))
+    return shifts + prediction_shift(scores[0], scores[1], features.classes)
 
 
 def drift_table(shifts: Sequence[Shift], rows: int) -> Table:

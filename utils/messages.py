@@ -29,6 +29,9 @@ PREDICTOR_GROUP = "predictor"
 TRAINER_GROUP = "trainer"
 GROUPS = {PREDICTOR_GROUP: (APP_MESSAGES, OUTCOMES), TRAINER_GROUP: (RETRAIN_TOPIC,)}
 
+#: How the ids of retrain requests begin that no predictor has counted, and their reasons.
+_REASONS = {"manual-": "manual", "age-": "age", "drift-": "drift", "input-drift-": "input drift"}
+
 #: The most characters of a request_id. A prediction contains it twice, with at most eight
 #: bytes per character, and must fit into a record (`kafka_io.MAX_MESSAGE_BYTES`).
 MAX_REQUEST_ID = 2**20
@@ -122,6 +125,18 @@ class RetrainRequest(HomeEvent, frozen=True, kw_only=True, gc=False):
         return (topic, partition), last + 1
 
 
+def reason_of(batch_id: str) -> str:
+    """The reason of a retrain request, from its id, which is all that a manifest keeps of it.
+
+    >>> [reason_of(id) for id in ("outcomes-0-25", "drift-3-900", "input-drift-3-900", "manual-1")]
+    ['count', 'drift', 'input drift', 'manual']
+    """
+    for prefix, reason in _REASONS.items():
+        if batch_id.startswith(prefix):
+            return reason
+    return "count"
+
+
 class TrainingCompleted(HomeEvent, frozen=True, kw_only=True, gc=True):
     """A record on `retrain_topic`: a training is done, whether its model serves or not.
 
@@ -152,10 +167,29 @@ class TrainingCompleted(HomeEvent, frozen=True, kw_only=True, gc=True):
 
 
 class ModelLoaded(HomeEvent, frozen=True, kw_only=True, gc=False):
-    """A record on `retrain_topic`: a predictor serves another model."""
+    """A record on `retrain_topic`: a predictor serves another model.
+
+    Attributes:
+        model_id: The model.
+        predictor: The predictor's instance id; unset by versions that did not give it.
+    """
 
     model_loaded: bool = True
     model_id: int
+    predictor: str | UnsetType = UNSET
+
+
+class PredictorStarted(HomeEvent, frozen=True, kw_only=True, gc=False):
+    """A record on `retrain_topic`: a predictor has started.
+
+    Attributes:
+        model_id: The model that it serves first.
+        predictor: Its instance id.
+    """
+
+    predictor_started: bool = True
+    model_id: int
+    predictor: str
 
 
 class Rollback(HomeEvent, frozen=True, kw_only=True, gc=False):
@@ -175,7 +209,15 @@ class Resent(HomeEvent, frozen=True, kw_only=True, gc=False):
 
 
 #: Every record of `retrain_topic`.
-Event = RetrainRequest | TrainingCompleted | ModelLoaded | Rollback | Resent | HomeMark
+Event = (
+    RetrainRequest
+    | TrainingCompleted
+    | ModelLoaded
+    | PredictorStarted
+    | Rollback
+    | Resent
+    | HomeMark
+)
 
 
 def encode_event(event: Event, home: str) -> tuple[bytes, bytes, None]:
@@ -312,6 +354,7 @@ decode_event: KeyedUnion[Event] = KeyedUnion(
         "retrain": RetrainRequest,
         "training_completed": TrainingCompleted,
         "model_loaded": ModelLoaded,
+        "predictor_started": PredictorStarted,
         "rollback": Rollback,
         "resent": Resent,
         "home_mark": HomeMark,

@@ -221,6 +221,12 @@ class Mlflow(_Section):
         return uri
 
 
+class Monitor(_Section):
+    """What the live page shows beside the rest ([monitor] in pipeline.toml)."""
+
+    slices: tuple[str, ...] = ()
+
+
 class Settings(_Section):
     """All settings; created by `load`."""
 
@@ -230,6 +236,8 @@ class Settings(_Section):
     kafka: Kafka = Kafka()
     messages: Messages = Messages()
     mlflow: Mlflow = Mlflow()
+    monitor: Monitor = Monitor()
+    monitor_token: SecretStr | None = None
     log: Literal["debug", "info", "warning", "error", "critical"] = "critical"
 
     @field_validator("log", mode="before")
@@ -261,8 +269,9 @@ class Settings(_Section):
     def secrets(self) -> tuple[str, ...]:
         """The passwords that must not appear in any log."""
         found: list[object] = []
-        if self.kafka.sasl_password is not None:
-            found.append(self.kafka.sasl_password.get_secret_value())
+        for secret in (self.kafka.sasl_password, self.monitor_token):
+            if secret is not None:
+                found.append(secret.get_secret_value())
         if self.messages.url:
             from sqlalchemy.engine import make_url
 
@@ -332,6 +341,11 @@ VARIABLES = (
     Variable("PARTITIONS", ("kafka", "partitions"), "partitions of the topics to create"),
     Variable("MESSAGES_URL", ("messages", "url"), "the database of the trainer's message store"),
     Variable("PIPELINE_LOG", ("log",), "what the libraries log: debug, info, warning or error"),
+    Variable(
+        "MONITOR_TOKEN",
+        ("monitor_token",),
+        "what the live page's buttons ask for unless it is on loopback (default: a random one)",
+    ),
     Variable("MLFLOW_TRACKING_URI", ("mlflow", "tracking_uri"), "log models to this MLflow"),
     Variable(
         "MLFLOW_EXPERIMENT_NAME",

@@ -1,0 +1,1 @@
+"""The live page: what the pipeline does and how well, in a browser."""

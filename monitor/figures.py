@@ -1,0 +1,72 @@
+"""What the page shows, read in two threads beside the page's own."""
+
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+
+from monitor.cluster import Cluster, ClusterWatch
+from monitor.learning import Learning, LearningWatch
+from utils.settings import Settings
+
+#: Milliseconds that one read of the events waits for new ones.
+EVENTS_MS = 250
+#: Seconds between two looks at which model serves.
+STORES_EVERY = 0.5
+
+
+class Figures:
+    """The newest figures, kept up to date until it is closed.
+
+    Args:
+        settings: The pipeline's settings.
+
+    Attributes:
+        viewers: How many pages are open; what takes long is read only for somebody.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.viewers = 0
+        self._closed = threading.Event()
+        self._cluster = ClusterWatch(settings.kafka, settings.training.retrain_every)
+        self._learning = LearningWatch(settings, lambda: self.viewers > 0)
+        self._threads = [
+            threading.Thread(target=self._run, args=arguments, daemon=True)
+            for arguments in (
+                (self._look_at_cluster, self._cluster.close),
+                (self._look_at_stores, self._learning.close),
+            )
+        ]
+
+    @property
+    def cluster(self) -> Cluster:
+        """What Kafka shows."""
+        return self._cluster.now
+
+    @property
+    def learning(self) -> Learning:
+        """What the stores show."""
+        return self._learning.now
+
+    def __enter__(self) -> "Figures":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._closed.set()
+        for thread in self._threads:
+            thread.join(2.0)
+
+    def _run(self, step: Callable[[], None], close: Callable[[], None]) -> None:
+        while not self._closed.is_set():
+            step()
+        with suppress(Exception):  # the process ends anyway
+            close()
+
+    def _look_at_cluster(self) -> None:
+        if self._cluster.step(EVENTS_MS).error:
+            self._closed.wait(0.5)
+
+    def _look_at_stores(self) -> None:
+        self._learning.step()
+        self._closed.wait(STORES_EVERY)
