@@ -1,5 +1,6 @@
 """Metrics of models and of values, in the form of manifests, the history and announcements."""
 
+import math
 from collections.abc import Mapping
 
 import msgspec
@@ -60,6 +61,37 @@ class BothMetrics(msgspec.Struct, frozen=True):
 
     challenger: Metrics | None = None
     champion: Metrics | None = None
+
+
+def wilson(successes: int, total: int) -> tuple[float, float]:
+    """A 95 % confidence interval of a share: the score interval, which also suits few rows.
+
+    E. B. Wilson, "Probable Inference, the Law of Succession, and Statistical Inference",
+    Journal of the American Statistical Association 22 (1927), pages 209 to 212.
+
+    Args:
+        successes: How many rows have the property, from 0 to `total`.
+        total: The number of rows; without any the share may be anything.
+
+    Returns:
+        The lower and the upper limit, both from 0 to 1.
+
+    Raises:
+        ValueError: There are more successes than rows, or fewer than none.
+
+    >>> [tuple(round(limit, 3) for limit in wilson(*of)) for of in ((0, 0), (0, 10), (8, 10))]
+    [(0.0, 1.0), (0.0, 0.278), (0.49, 0.943)]
+    """
+    if not 0 <= successes <= total:
+        raise ValueError(f"{successes} of {total} is no share")
+    if total == 0:
+        return 0.0, 1.0
+    share, spread = successes / total, 1.959964**2 / total  # the normal distribution's 97.5 %
+    middle = share + spread / 2
+    half = math.sqrt(spread * (share * (1 - share) + spread / 4))
+    # Rounding errors may lie beyond the limits.
+    low, high = (middle - half) / (1 + spread), (middle + half) / (1 + spread)
+    return (0.0 if successes == 0 else low), (1.0 if successes == total else high)
 
 
 class ValueShares(msgspec.Struct, frozen=True, kw_only=True):

@@ -19,17 +19,33 @@ from utils.message_store.records import (
     StoredMessage,
 )
 from utils.message_store.store import MessageStore
+from utils.message_store.summaries import (
+    AGES_MS,
+    Block,
+    GroupSummary,
+    Losses,
+    ModelSummary,
+    Outstanding,
+    Recent,
+)
 
 __all__ = [
+    "AGES_MS",
     "Batch",
+    "Block",
     "Counts",
+    "GroupSummary",
     "KnownPredictions",
+    "Losses",
     "ModelPredictions",
+    "ModelSummary",
     "MessageStore",
     "Offsets",
+    "Outstanding",
     "RawChunk",
     "RawLog",
     "RawRecord",
+    "Recent",
     "Snapshot",
     "StoreError",
     "StoreReplaced",

@@ -1,5 +1,6 @@
 """The database of the message store: its URL, its connections, its file."""
 
+import math
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -101,11 +102,19 @@ def _begin_explicitly(engine: Engine, read_only: bool) -> None:
         connection.execute("PRAGMA cache_size=-65536")  # KiB: the index of a million ids
         if read_only:
             connection.execute("PRAGMA query_only=ON")
+        try:
+            connection.execute("SELECT ln(1.0)")
+        except sqlite3.OperationalError:  # built without SQLITE_ENABLE_MATH_FUNCTIONS
+            connection.create_function("ln", 1, _ln, deterministic=True)
 
     @sa.event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
         write = connection.get_execution_options().get("write")
         connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+def _ln(number: float | None) -> float | None:
+    return None if number is None else math.log(number)
 
 
 def _isolate_reads(engine: Engine, timeout: float) -> None:

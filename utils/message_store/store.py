@@ -46,6 +46,7 @@ from utils.message_store.records import (
     StoredMessage,
     StoredRequest,
 )
+from utils.message_store.summaries import GroupSummary, ModelSummary, Recent, Summaries
 from utils.message_store.tables import (
     ESCAPE,
     LONG_ID,
@@ -626,6 +627,21 @@ class MessageStore:
             superseded_outcomes=stored.get(OUTCOMES, 0) - outcomes,
             misdated_records=sum(numbers[2] for numbers in by_topic.values()),
         )
+
+    def _summarise(self) -> Summaries:
+        return Summaries(self._database, self._tables, self._features)
+
+    def model_summaries(self, now: float | None = None) -> list[ModelSummary]:
+        """What each model's predictions are worth; see `Summaries.models`."""
+        return self._summarise().models(now)
+
+    def recent(self, limit: int, points: int = 40, now: float | None = None) -> Recent:
+        """What the predictions of the last requests are worth; see `Summaries.recent`."""
+        return self._summarise().recent(limit, points, now)
+
+    def slices(self, column: str, limit: int) -> list[GroupSummary]:
+        """Predictions of the last requests by the value of a column; see `Summaries.slices`."""
+        return self._summarise().slices(column, limit)
 
 
 def _drop_already_read(records: Sequence[R], topic: str, place: int, read: Offsets) -> list[R]:

@@ -52,7 +52,7 @@ KnownRow = sa.Row[str, bytes, str, int, int, int]
 #: Those of many rows concatenated.
 ManyRows = sa.Row[str, bytes, str, str, str, str]
 TableRow = tuple[object, ...]
-L = TypeVar("L", str, int)
+L = TypeVar("L", str, int, float)
 
 
 class Damaged(Exception):
@@ -168,13 +168,13 @@ class Tables:
         self.classes = features.classes
         # Literal, because SQLite binds parameters again for each row.
         self.code = sa.case(
-            *((_literal(name), _literal(f"{n:04x}")) for n, name in enumerate(self.classes)),
+            *((literal(name), literal(f"{n:04x}")) for n, name in enumerate(self.classes)),
             value=self.known_outcome,
         )
         self.is_known = sa.and_(c.offset.is_not(None), self.known_outcome.is_not(None))
         self.known_at = sa.func.coalesce(c.outcome_timestamp, c.timestamp)
-        place = c.outcome_partition * _literal(PARTITION) + c.outcome_offset
-        self.order = (self.known_at, sa.func.coalesce(place, _literal(-1)), c.timestamp)
+        place = c.outcome_partition * literal(PARTITION) + c.outcome_offset
+        self.order = (self.known_at, sa.func.coalesce(place, literal(-1)), c.timestamp)
         self.last_known_first = [
             sa.desc(part)
             for part in (
@@ -200,7 +200,8 @@ class Tables:
         self._metadata.drop_all(connection)
 
 
-def _literal(value: L) -> sa.BindParameter[L]:
+def literal(value: L) -> sa.BindParameter[L]:
+    """A constant that is part of the SQL text."""
     return sa.literal(value, literal_execute=True)
 
 
