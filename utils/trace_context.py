@@ -36,7 +36,7 @@ def read(headers: Headers) -> TraceContext | None:
     >>> read([("traceparent", b"00-" + b"0" * 32 + b"-b7ad6b7169203331-01")]) is None
     True
     """
-    found = _TRACEPARENT.fullmatch(_last(headers, TRACEPARENT) or b"")
+    found = _TRACEPARENT.fullmatch(_last(headers, TRACEPARENT))
     if found is None or (found[1] == b"00" and found[4]):
         return None
     return TraceContext(found[2].decode(), found[3].decode())
@@ -48,16 +48,15 @@ def log_fields(headers: Headers) -> dict[str, str]:
     return {} if context is None else context._asdict()
 
 
-def trace_headers(headers: Headers) -> list[tuple[str, bytes | None]]:
+def trace_headers(headers: Headers) -> list[tuple[str, bytes]]:
     """The valid ones of a record's two trace headers, each at most once."""
     if read(headers) is None:
         return []
-    state = _last(headers, TRACESTATE)
-    kept: list[tuple[str, bytes | None]] = [(TRACEPARENT, _last(headers, TRACEPARENT))]
-    if state and len(state) <= MAX_TRACESTATE:
+    kept = [(TRACEPARENT, _last(headers, TRACEPARENT))]
+    if len(state := _last(headers, TRACESTATE)) <= MAX_TRACESTATE:
         kept.append((TRACESTATE, state))
-    return kept
+    return [(name, value) for name, value in kept if value]
 
 
-def _last(headers: Headers, name: str) -> bytes | None:
-    return next((value for key, value in reversed(headers) if key == name), None)
+def _last(headers: Headers, name: str) -> bytes:
+    return next((value for key, value in reversed(headers) if key == name), None) or b""
