@@ -9,25 +9,27 @@ and stops. A new model is loaded while the predictor runs.
 import gc
 import sys
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 
 import numpy as np
 
-from utils import changes, kafka_io, messages, process, resume, scoring
+from utils import changes, kafka_io, messages, process, resume, scoring, trace_context
 from utils.errors import one_line
 from utils.feature_tools import Row, ValueTally
 from utils.kafka_io import Content, ExactlyOnce, Polled, Position, TopicPartition
-from utils.messages import ModelLoaded, PredictorStarted, RetrainRequest
+from utils.message_decoder import request_id_of
+from utils.messages import ModelLoaded, PredictorStarted, Rejection, RetrainRequest
 from utils.model_store import Bundle, ModelStore
 from utils.model_store.watcher import BundleWatcher
 from utils.outcome_count import OutcomeCount
 from utils.scoring import DecodedRecords
 from utils.settings import Settings
+from utils.telemetry.reporter import Reporter
 from utils.value_counts import ValueCounts, describe, new_tally
 
 #: Batches at least this large are pipelined on worker threads.
@@ -38,6 +40,8 @@ NEXT_MS = 20
 #: New objects between two garbage collections. Kafka's client leaves reference cycles at each
 #: wait for the network, some of which hold buffers of megabytes.
 GC_THRESHOLD = 2_000
+#: The most rejected records of one batch that get a line of their own, in JSON.
+MAX_REJECTED_LINES = 20
 DEAD_LETTERS = TopicPartition(messages.DEAD_LETTERS, 0)
 RETRAIN_TOPIC = TopicPartition(messages.RETRAIN_TOPIC, 0)
 
@@ -67,7 +71,11 @@ class Predictor:
         home: The id of the home, which signs its events.
         instance_id: The predictor's own, named in its events.
         every: Known outcomes, per partition, between two retrain requests.
-        report: Called with one line of text for the user.
+        report: Prints the lines for the user.
+
+    Attributes:
+        predictions: The number of predictions so far.
+        headers_left_out: How many of them lack the headers of their message: those were too large.
     """
 
     def __init__(
@@ -79,11 +87,12 @@ class Predictor:
         home: str,
         instance_id: str,
         every: int,
-        report: process.Report,
+        report: Reporter,
     ) -> None:
         self.client = client
         self.bundle = bundle
         self.predictions = 0
+        self.headers_left_out = 0
         self.values = ValueCounts(bundle.features)
         self._watcher = watcher
         self._home = home
@@ -137,17 +146,17 @@ class Predictor:
             for tp, position in positions.items()
         }
         parts = sorted(tp.partition for tp in positions if tp.topic == messages.APP_MESSAGES)
-        self._report(f"serves partitions {parts}" if parts else "no partition to serve")
+        line = f"serves partitions {parts}" if parts else "no partition to serve"
+        self._report(line, partitions=parts)
 
     def _swap(self) -> None:
         bundle = self._watcher.take()
         if bundle is None:
             return
         self.bundle = bundle
-        self._announcements.append(
-            ModelLoaded(model_id=bundle.model_id, predictor=self._instance_id)
-        )
-        self._report(f"NEW MODEL RELOADED {bundle.model_id}")
+        loaded = ModelLoaded(model_id=bundle.model_id, predictor=self._instance_id)
+        self._announcements.append(loaded)
+        self._report(f"NEW MODEL RELOADED {bundle.model_id}", model_id=bundle.model_id)
 
     def _decode_and_score(self, polled: Polled) -> PendingBatch:
         bundle, tally = self.bundle, new_tally(self.bundle.features)
@@ -176,7 +185,9 @@ class Predictor:
             if part.rows:
                 place = TopicPartition(messages.PREDICTIONS, tp.partition)
                 some = scores[scored : (scored := scored + len(part.rows))]
-                records[place] = scoring.prediction_records(batch.bundle, part.request_ids, some)
+                records[place] = scoring.prediction_records(
+                    batch.bundle, part.request_ids, some, part.headers
+                )
             if part.rejected:
                 records[DEAD_LETTERS] += part.rejected
         self.client.wait_for_commit()
@@ -203,16 +214,49 @@ class Predictor:
         for request in requests:
             self._report(
                 f"RETRAIN REQUESTED: {request.count} outcomes of {request.topic}-"
-                f"{request.partition}, offsets {request.first_offset} to {request.last_offset}"
+                f"{request.partition}, offsets {request.first_offset} to {request.last_offset}",
+                request=request,
             )
-        outcomes = sum(part.unknown_outcomes for part in batch.decoded.values())
-        rejected = sum(len(part.rejected) for part in batch.decoded.values()) - outcomes
-        if rejected:
-            self._report(f"{rejected} records rejected, see {messages.DEAD_LETTERS}")
+        parts = batch.decoded.values()
+        outcomes = sum(part.unknown_outcomes for part in parts)
+        if self._report.is_json:
+            self._report_each(chain.from_iterable(part.rejected for part in parts))
+        if rejected := sum(len(part.rejected) for part in parts) - outcomes:
+            self._report(
+                f"{rejected} records rejected, see {messages.DEAD_LETTERS}",
+                level="warning",
+                rejected=rejected,
+            )
         if outcomes:
             self._report(
                 f"{outcomes} messages scored whose outcome is no known class, see "
-                f"{messages.DEAD_LETTERS}"
+                f"{messages.DEAD_LETTERS}",
+                level="warning",
+                unknown_outcomes=outcomes,
+            )
+        if left_out := sum(part.headers_left_out for part in parts):
+            self.headers_left_out += left_out
+            self._report(
+                f"{left_out} predictions without the headers of their messages, which are larger "
+                f"than {scoring.MAX_HEADERS // 1024} KiB",
+                level="warning",
+                headers_left_out=left_out,
+            )
+
+    def _report_each(self, letters: Iterable[Content]) -> None:
+        """Report the first rejected records one by one, with the trace that they belong to."""
+        for _, value, headers in islice(letters, MAX_REJECTED_LINES):
+            rejection = Rejection.from_headers(headers or ())
+            assert rejection is not None
+            self._report(
+                f"rejected: {rejection.reason}",
+                level="warning",
+                reason=rejection.reason,
+                topic=rejection.topic,
+                partition=rejection.partition,
+                offset=rejection.offset,
+                request_id=request_id_of(value),
+                **trace_context.log_fields(headers or ()),
             )
 
     def _count_values(self, batch: PendingBatch, rows: int) -> None:
@@ -260,7 +304,7 @@ def loop(predictor: Predictor, stop: process.Stop, report: process.Report) -> No
 
 def main(settings: Settings) -> None:
     """Wire the predictor and run it until a signal."""
-    report = process.reporter("predictor", "cyan")
+    report = Reporter("predictor", "cyan", settings.log_format)
     stop = process.Stop().on_signals()
     store = ModelStore(settings.models_dir)
     home = kafka_io.claim_topics(settings).home
@@ -279,27 +323,33 @@ def main(settings: Settings) -> None:
         )
         resources.callback(client.close)
         bundle = watcher.current()
+        every = settings.training.retrain_every
         report(
-            f"model {bundle.model_id} serves; a retraining every "
-            f"{settings.training.retrain_every} known outcomes"
+            f"model {bundle.model_id} serves; a retraining every {every} known outcomes",
+            model_id=bundle.model_id,
+            retrain_every=every,
         )
         if line := changes.since_training(settings, bundle):
-            report(line)
+            report(line, level="warning")
         predictor = Predictor(
             client,
             bundle,
             watcher,
             home=home,
             instance_id=instance_id,
-            every=settings.training.retrain_every,
+            every=every,
             report=report,
         )
         loop(predictor, stop, report)
-        report(f"stopped after {predictor.predictions} predictions")
-        if text := describe(predictor.values.since_start()):
-            report(f"values since the start, {text}")
+        report(
+            f"stopped after {predictor.predictions} predictions",
+            predictions=predictor.predictions,
+            headers_left_out=predictor.headers_left_out,
+        )
+        if text := describe(shares := predictor.values.since_start()):
+            report(f"values since the start, {text}", values=shares)
 
 
 if __name__ == "__main__":
-    process.parser(__doc__).parse_args()
-    sys.exit(process.run(main))
+    command_line = process.parser(__doc__).parse_args()
+    sys.exit(process.run(main, log_format=command_line.log_format))

@@ -19,17 +19,17 @@ from functools import partial
 from itertools import cycle, islice
 
 import msgspec
-from rich.console import Console
 
-from utils import changes, kafka_io, messages, preprocess_data, process
+from utils import changes, kafka_io, messages, preprocess_data, process, trace_context
 from utils.errors import UserError, one_line
 from utils.kafka_io import LogReader, Outgoing, Record, Sender
 from utils.messages import Rejection
 from utils.model_store import ModelStore, ModelStoreError
 from utils.settings import Settings
+from utils.telemetry.reporter import Reporter
 from utils.values import Label, label_text
 
-#: Each message is shown if the interval (s) is at least this long.
+#: Each message is shown if the interval (s) is at least this long; in JSON, each always is.
 SHOW_EACH_ABOVE = 0.05
 #: How long (s) to wait for the last predictions after a signal to stop.
 STOPPED_TIMEOUT = 3.0
@@ -101,7 +101,7 @@ class SampleApp:
         self._settings = settings
         self._arguments = arguments
         self._stop = stop
-        self._console = Console(highlight=False, soft_wrap=True)
+        self._report = Reporter("sample_app", "", settings.log_format, prefix=False)
         self._done_sending = threading.Event()
 
     def produce(self, sender: Sender, rows: Iterator[dict[str, Label | None]]) -> None:
@@ -128,7 +128,8 @@ class SampleApp:
             if delay is not None:
                 late.append((time.monotonic() + delay, request_id))
                 self._send_due(sender, late)
-            self._show("red", number, f"-- PRODUCER: Sent message with id {request_id}")
+            text = f"-- PRODUCER: Sent message with id {request_id}"
+            self._show("red", number, text, request_id=request_id)
         while late and not self._stop():
             self._send_due(sender, late)
             self._stop.wait(0.02)
@@ -158,7 +159,15 @@ class SampleApp:
             reason = self.ledger.record_rejection(record)
             if reason is not None:
                 count = len(self.ledger.rejected) + len(self.ledger.rejected_outcomes)
-                self._show("yellow", count - 1, f"!! CONSUMER: Rejected: {reason}")
+                self._show(
+                    "yellow",
+                    count - 1,
+                    f"!! CONSUMER: Rejected: {reason}",
+                    level="warning",
+                    request_id=(record.key or b"").decode("utf-8", "replace"),
+                    reason=reason,
+                    **trace_context.log_fields(record.headers),
+                )
             return reason is not None
         try:
             prediction = decode_prediction(record.value)
@@ -166,7 +175,7 @@ class SampleApp:
             return False  # not written by a predictor
         if not self.ledger.record_prediction(prediction, now):
             return False
-        self._show_prediction(prediction)
+        self._show_prediction(prediction, record)
         return True
 
     def run(self) -> int:
@@ -178,7 +187,7 @@ class SampleApp:
             [messages.APP_MESSAGES, messages.OUTCOMES, *answers],
             seconds=self._arguments.timeout,
             pause=self._stop.wait,
-            report=partial(self._console.print, markup=False),
+            report=self._report,
         )
         if not there:
             return 0
@@ -236,43 +245,71 @@ class SampleApp:
             outcome = self.ledger.outcomes[request_id]
             self._send(sender, messages.OUTCOMES, request_id, outcome=outcome)
 
-    def _show(self, colour: str, number: int, text: str) -> None:
-        if self._arguments.interval >= SHOW_EACH_ABOVE:
-            self._console.print(text, style=colour, markup=False)
+    def _show(
+        self, style: str, number: int, text: str, *, level: str = "info", **fields: object
+    ) -> None:
+        """Show a message; if they are too many for a person, only each thousandth."""
+        if self._report.is_json or self._arguments.interval >= SHOW_EACH_ABOVE:
+            self._report(text, level=level, style=style, **fields)
         elif number % 1000 == 999:
-            self._console.print(f"{text} ({number + 1} so far)", style=colour, markup=False)
+            self._report(f"{text} ({number + 1} so far)", style=style)
 
-    def _show_prediction(self, prediction: messages.Prediction) -> None:
+    def _show_prediction(self, prediction: messages.Prediction, record: Record) -> None:
         self._show(
             "green",
             len(self.ledger.answered) - 1,
             f"** CONSUMER: Received prediction {prediction.prediction} ({prediction.label}) "
             f"for request id {prediction.request_id} from model {prediction.model_id}",
+            request_id=prediction.request_id,
+            label=prediction.label,
+            probability=prediction.probability,
+            model_id=prediction.model_id,
+            latency_ms=round(self.ledger.latencies[-1] * 1000, 3),
+            **trace_context.log_fields(record.headers),
         )
 
     def _summary(self, seconds: float) -> None:
-        ledger, say = self.ledger, partial(self._console.print, markup=False)
+        ledger, say = self.ledger, self._report
         sent, answered = len(ledger.sent), len(ledger.answered)
         models = ", ".join(f"{m} ({count})" for m, count in sorted(ledger.models.items()))
         say(
             f"sent {sent}, answered {answered}, rejected {len(ledger.rejected)}, "
-            f"in {seconds:.1f} s; models seen: {models or 'none'}"
+            f"in {seconds:.1f} s; models seen: {models or 'none'}",
+            sent=sent,
+            answered=answered,
+            rejected=len(ledger.rejected),
+            seconds=round(seconds, 3),
+            predictions_by_model=dict(ledger.models),
         )
         if ledger.latencies:
             ordered = sorted(ledger.latencies)
-            p99 = ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))]
+            p50 = statistics.median(ordered) * 1000
+            p99 = ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))] * 1000
+            accuracy = ledger.right / answered
             say(
-                f"accuracy so far {ledger.right / answered:.4f}; latency median "
-                f"{statistics.median(ordered) * 1000:.1f} ms, p99 {p99 * 1000:.1f} ms"
+                f"accuracy so far {accuracy:.4f}; latency median {p50:.1f} ms, p99 {p99:.1f} ms",
+                accuracy=accuracy,
+                latency_p50_ms=round(p50, 3),
+                latency_p99_ms=round(p99, 3),
             )
         if ledger.twice:
-            say(f"ANSWERED TWICE: {len(ledger.twice)}, {' '.join(sorted(ledger.twice)[:10])}")
+            some = sorted(ledger.twice)[:10]
+            self._complain(f"ANSWERED TWICE: {len(ledger.twice)}, {' '.join(some)}", some)
         for what, kept in (("MESSAGES", ledger.rejected), ("OUTCOMES", ledger.rejected_outcomes)):
             for reason, count in Counter(kept.values()).most_common(5):
-                say(f"REJECTED {what}: {count} because {reason}")
+                say(
+                    f"REJECTED {what}: {count} because {reason}",
+                    level="error",
+                    rejected=count,
+                    reason=reason,
+                )
         if missing := ledger.missing():
             more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
-            say(f"WITHOUT A PREDICTION: {' '.join(missing[:10])}{more}")
+            some = missing[:10]
+            self._complain(f"WITHOUT A PREDICTION: {' '.join(some)}{more}", some)
+
+    def _complain(self, text: str, request_ids: list[str]) -> None:
+        self._report(text, level="error", request_ids=request_ids)
 
 
 def main(arguments: argparse.Namespace, settings: Settings) -> int:
@@ -281,7 +318,8 @@ def main(arguments: argparse.Namespace, settings: Settings) -> int:
     with suppress(ModelStoreError):  # an application need not have the models
         bundle = ModelStore(settings.models_dir).load_current()
         if line := changes.since_training(settings, bundle):
-            Console(stderr=True).print(line, markup=False, highlight=False, soft_wrap=True)
+            report = Reporter("sample_app", "", settings.log_format, prefix=False, stderr=True)
+            report(line, level="warning")
     return SampleApp(settings, arguments, process.Stop().on_signals()).run()
 
 
@@ -310,4 +348,5 @@ def arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(process.run(partial(main, arguments())))
+    command_line = arguments()
+    sys.exit(process.run(partial(main, command_line), log_format=command_line.log_format))

@@ -36,6 +36,7 @@ from utils.metrics import ValueShares
 from utils.model_store import ModelStore, ModelStoreError
 from utils.model_store.manifest import AbsentModels, PublishedModel, RolledBack
 from utils.settings import Settings
+from utils.telemetry.reporter import Reporter
 
 POLL_MS = 50
 #: The poll timeout during a training, shorter so that its end is noticed sooner.
@@ -75,7 +76,7 @@ class Trainer:
         store: The bundles.
         settings: The pipeline's settings.
         home: The id of the home, which signs its events.
-        report: Called with one line of text for the user.
+        report: Prints the lines for the user.
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class Trainer:
         store: ModelStore,
         settings: Settings,
         home: str,
-        report: process.Report,
+        report: Reporter,
     ) -> None:
         self.client = client
         self.ingest = ingest
@@ -210,7 +211,8 @@ class Trainer:
             except Exception as error:  # whatever it is, the serving model stays
                 self.report(
                     "the newer outcomes could not be reviewed, again after "
-                    f"{JUDGE_EVERY} more: {one_line(error)}"
+                    f"{JUDGE_EVERY} more: {one_line(error)}",
+                    level="error",
                 )
             else:
                 self._alarms = list(review.alarms)
@@ -223,7 +225,9 @@ class Trainer:
                 alarm = self._alarms[0]
                 request = reasons.drift_request(alarm, self.store.history())
                 if request is not None and not self._is_requested(request):
-                    self.report(f"DRIFT: {alarm}; retraining requested")
+                    self.report(
+                        f"DRIFT: {alarm}; retraining requested", level="warning", request=request
+                    )
                     self._announcements.append(request)
                 self._alarms.pop(0)  # not before: an error of the broker repeats the step
         elif (
@@ -234,7 +238,7 @@ class Trainer:
             max_age, history = self.settings.training.max_age, self.store.history()
             request = reasons.age_request(history, max_age, time.time())
             if request is not None and not self._is_requested(request):
-                self.report("the newest training is too old; retraining requested")
+                self.report("the newest training is too old; retraining requested", request=request)
                 self._announcements.append(request)
 
     def _is_requested(self, request: RetrainRequest) -> bool:
@@ -254,9 +258,10 @@ class Trainer:
     def _report_failure(self, reason: str, delay: float) -> None:
         """Report a failed training; the same reason is given once."""
         if reason == self._failure:
-            self.report(f"the training failed for the same reason, again in {delay:.0f} s")
+            text = f"the training failed for the same reason, again in {delay:.0f} s"
         else:
-            self.report(f"the training failed, again in {delay:.0f} s: {reason}")
+            text = f"the training failed, again in {delay:.0f} s: {reason}"
+        self.report(text, level="error", reason=reason, delay_seconds=delay)
         self._failure = reason
 
     def _report_training(self, result: Result) -> None:
@@ -265,7 +270,8 @@ class Trainer:
         spent = ", ".join(f"{name} {value:.2f}" for name, value in result.seconds.items())
         self.report(
             f"RETRAINING COMPLETED: model {result.model_id} learns from "
-            f"{result.memory or 'everything'}; {_figures(result)}; {verdict} (seconds: {spent})"
+            f"{result.memory or 'everything'}; {_figures(result)}; {verdict} (seconds: {spent})",
+            **vars(result),
         )
 
     def _announce_judgement(self, judgement: Judgement | None) -> None:
@@ -273,7 +279,9 @@ class Trainer:
             return
         self.report(
             f"MODEL {judgement.model_id} ROLLED BACK: model {judgement.parent_id} serves "
-            f"again, better on {judgement.rows} newer outcomes"
+            f"again, better on {judgement.rows} newer outcomes",
+            level="warning",
+            **vars(judgement),
         )
         rollback = self._rollback()
         if rollback is not None:
@@ -356,7 +364,7 @@ class Trainer:
 
     def _train(self, batch_ids: list[str]) -> None:
         combined = f", {len(batch_ids)} requests in one" if len(batch_ids) > 1 else ""
-        self.report(f"RETRAINING STARTED ({batch_ids[-1]}{combined})")
+        self.report(f"RETRAINING STARTED ({batch_ids[-1]}{combined})", batch_ids=batch_ids)
         waited = max(one.age(time.time()) for one in self._waiting)
         self._job = self.worker.train(Job(tuple(batch_ids), waited))
 
@@ -396,7 +404,7 @@ def loop(trainer: Trainer, stop: process.Stop, report: process.Report) -> None:
 
 def main(arguments: argparse.Namespace, settings: Settings) -> None:
     """Wire the trainer and run it until a signal."""
-    report = process.reporter("trainer", "magenta")
+    report = Reporter("trainer", "magenta", settings.log_format)
     optimisers.check(arguments.hyper)
     settings = tracking.with_tracking(settings, arguments.mlflow)
     stop = process.Stop().on_signals()
@@ -410,10 +418,10 @@ def main(arguments: argparse.Namespace, settings: Settings) -> None:
         claim = kafka_io.claim_topics(settings)
         store.reconcile()
         if line := model_numbers.keep_above_log(settings, store, claim.models):
-            report(line)
+            report(line, level="warning")
         bundle = store.load_current()
         if line := changes.since_training(settings, bundle, content=True):
-            report(line)
+            report(line, level="warning")
         # Ends last, after the group was left and the last model announced.
         resources.enter_context(
             Tracking(settings, timeout=TRACKING_TIMEOUT, niceness=TRACKING_NICENESS)
@@ -439,7 +447,7 @@ def main(arguments: argparse.Namespace, settings: Settings) -> None:
         report(f"ready; {arguments.evals} evaluations with {arguments.hyper} at each request")
         trainer = Trainer(client, ingest, worker, store, settings, claim.home, report)
         loop(trainer, stop, report)
-        report(f"stopped after {trainer.trainings} trainings")
+        report(f"stopped after {trainer.trainings} trainings", trainings=trainer.trainings)
 
 
 def arguments() -> argparse.Namespace:
@@ -451,4 +459,5 @@ def arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(process.run(partial(main, arguments())))
+    command_line = arguments()
+    sys.exit(process.run(partial(main, command_line), log_format=command_line.log_format))
