@@ -29,6 +29,10 @@ COMPILED := initialize, predictor, trainer, sample_app, ops.demo, train.train_hy
 	@PYTHONDONTWRITEBYTECODE= $(VENV)/python -c 'import $(COMPILED)'
 	@touch $@
 
+.venv/.requirements-monitor: requirements-monitor.txt .venv/.requirements
+	$(VENV)/python -m pip install --quiet --no-compile -r requirements-monitor.txt
+	@touch $@
+
 .venv/.requirements-dev: $(wildcard requirements-*.txt) .venv/.requirements
 	$(VENV)/python -m pip install --quiet --no-compile -r requirements-dev.txt
 	@$(VENV)/python -m compileall -q -j 0 .venv/lib
@@ -41,7 +45,7 @@ COMPILED := initialize, predictor, trainer, sample_app, ops.demo, train.train_hy
 
 install: .venv/.requirements  ## install the pipeline's packages into .venv
 
-demo: .venv/.requirements  ## run the whole pipeline for a minute: broker, predictor, trainer, sample app
+demo: .venv/.requirements-monitor  ## run the whole pipeline for a minute: broker, predictor, trainer, sample app
 	@exec $(VENV)/python -m ops demo
 
 test: .venv/.requirements-dev  ## test the pipeline against a real broker
@@ -55,7 +59,7 @@ check: .venv/.requirements-dev  ## run linter, formatter, type checker, import r
 	$(VENV)/ruff format --check .
 	$(VENV)/mypy .
 	$(VENV)/lint-imports --no-logo
-	$(VENV)/bandit --quiet --configfile pyproject.toml --recursive *.py utils train ops
+	$(VENV)/bandit --quiet --configfile pyproject.toml --recursive *.py utils train ops monitor
 	$(VENV)/python -m tests.tools.audit
 
 soak: .venv/.requirements-dev  ## watch memory, files, threads and disk for an hour: make soak MINUTES=60

@@ -19,6 +19,7 @@ from functools import partial
 from utils import process
 from utils.errors import UserError
 from utils.settings import Settings
+from utils.telemetry.reporter import Reporter
 
 #: Others go first: predictions do not wait for the page.
 NICENESS = 10
@@ -28,7 +29,7 @@ def main(arguments: argparse.Namespace, settings: Settings) -> None:
     """Serve the page until a signal."""
     if importlib.util.find_spec("nicegui") is None:
         raise UserError("the page needs nicegui: pip install -r requirements-monitor.txt")
-    report = process.reporter("monitor", "blue")
+    report = Reporter("monitor", "blue", settings.log_format)
     stop = process.Stop().on_signals()
     listening = _listen(arguments.host, arguments.port)
     os.nice(NICENESS)
@@ -114,4 +115,5 @@ def arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(process.run(partial(main, arguments())))
+    command_line = arguments()
+    sys.exit(process.run(partial(main, command_line), log_format=command_line.log_format))

@@ -8,7 +8,7 @@ import pytest
 
 from utils.settings import ROOT
 
-LIBRARIES = ("ops", "train", "utils")
+LIBRARIES = ("monitor", "ops", "train", "utils")
 
 
 def modules() -> list[Path]:

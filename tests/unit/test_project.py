@@ -13,6 +13,7 @@ import pytest
 import initialize
 import sample_app
 import trainer
+from monitor import __main__ as monitor_command
 from ops import __main__ as ops_command
 from utils.broker import __main__ as broker_command
 from utils.model_store import BundleError, ModelStore
@@ -67,8 +68,9 @@ def test_predictor_prints_version() -> None:
         sample_app.arguments,
         ops_command.main,
         broker_command.main,
+        monitor_command.arguments,
     ],
-    ids=["initialize", "trainer", "sample_app", "ops", "broker"],
+    ids=["initialize", "trainer", "sample_app", "ops", "broker", "monitor"],
 )
 def test_command_prints_version(
     parse: Callable[[], object],
