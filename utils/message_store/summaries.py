@@ -454,39 +454,6 @@ class Judgement:
         self._tables = tables
         self._is_sqlite = is_sqlite
         self.is_binary = len(tables.classes) == 2
-        c = tables.messages.c
-        fits: sa.ColumnElement[bool]
-        own: sa.ColumnElement[float]
-        positive: sa.ColumnElement[bool]
-        right: sa.ColumnElement[bool]
-        self._code = sa.case(
-            *((literal(name), literal(code)) for code, name in enumerate(tables.classes)),
-            value=tables.known_outcome,
-        )
-        if self.is_binary:
-            single = c.probability
-            fits = single.is_not(None)
-            own = sa.case((self._code == literal(1), single), else_=literal(1.0) - single)
-            positive = single > literal(0.5)
-            right = positive == (self._code == literal(1))
-        else:
-            count = sa.func.json_array_length if is_sqlite else _json_array_length
-            fits = count(c.probabilities) == literal(len(tables.classes))
-            own = self._of_class(self._code)
-            positive = sa.false()
-            right = sa.not_(self._has_more_likely(own))
-        f = sa.func
-        greatest, least = (f.max, f.min) if is_sqlite else (f.greatest, f.least)
-        judged = sa.and_(fits, self._code.is_not(None))
-        one, none = literal(1), literal(0)
-        loss = -sa.func.ln(greatest(literal(SMALLEST), least(own, literal(1.0))), type_=sa.Double)
-        self._columns = (
-            c.model_id,
-            c.prediction_timestamp.label("at"),
-            sa.case((judged, loss)).label("loss"),
-            sa.case((judged, sa.case((right, one), else_=none))).label("right"),
-            sa.case((positive, one), else_=none).label("positive"),
-        )
 
     def rows(
         self,
@@ -497,11 +464,49 @@ class Judgement:
         """The predictions that meet a condition.
 
         Returns:
-            The columns model_id, at (the prediction's timestamp), loss (nats; NULL if it is not
-            judged), right and positive (0 or 1), age (-1 with an outcome, otherwise the place
-            of the age in `AGES_MS`) and those of `more`.
+            The columns model_id, at (the prediction's timestamp), age (-1 with an outcome,
+            otherwise the place of the age in `AGES_MS`), loss (nats; NULL if it is not judged),
+            right and positive (0 or 1), and those of `more`.
         """
-        c = self._tables.messages.c
+        rows = self._read(condition, now, more)
+        c, classes = rows.c, range(len(self._tables.classes))
+        fits: sa.ColumnElement[bool]
+        own: sa.ColumnElement[float]
+        predicted: sa.ColumnElement[int]
+        if self.is_binary:
+            fits = c.p1.is_not(None)
+            own = sa.case((c.code == literal(1), c.p1), else_=literal(1.0) - c.p1)
+            predicted = sa.case((c.p1 > literal(0.5), literal(1)), else_=literal(0))
+        else:
+            each = [c[f"p{code}"] for code in classes]
+            fits = c.length == literal(len(each))
+            own = sa.case(*((literal(n), one) for n, one in enumerate(each)), value=c.code)
+            most = self._greatest(each)
+            predicted = sa.case(*((one, literal(n)) for n, one in enumerate(each)), value=most)
+        is_judged = sa.and_(fits, c.code.is_not(None))
+        limited = self._greatest([literal(SMALLEST), self._least(own, literal(1.0))])
+        loss = -sa.func.ln(limited, type_=sa.Double)
+        right = sa.case((predicted == c.code, literal(1)), else_=literal(0))
+        return self._apart(
+            sa.select(
+                c.model_id,
+                c.at,
+                c.age,
+                sa.case((is_judged, loss)).label("loss"),
+                sa.case((is_judged, right)).label("right"),
+                sa.case((predicted == literal(1), literal(1)), else_=literal(0)).label("positive"),
+                *(c[column.name] for column in more),
+            )
+        )
+
+    def _read(
+        self,
+        condition: sa.ColumnElement[bool],
+        now: float | None,
+        more: Sequence[sa.ColumnElement],
+    ) -> sa.Subquery:
+        """What the judgement is made of: the outcome's code, each probability, and the age."""
+        c, classes = self._tables.messages.c, self._tables.classes
         until = round(time.time() * 1000 if now is None else now)
         age = sa.case(
             (self._tables.known_outcome.is_not(None), literal(_JUDGED)),
@@ -511,41 +516,58 @@ class Judgement:
             ),
             else_=literal(len(AGES_MS)),
         )
-        query = sa.select(*self._columns, age.label("age"), *more).where(
-            c.model_id.is_not(None), condition
+        code = sa.case(
+            *((literal(name), literal(code)) for code, name in enumerate(classes)),
+            value=self._tables.known_outcome,
         )
-        # SQLite would put the expressions wherever they are used, and compute each several times.
+        if self.is_binary:
+            chances = [c.probability.label("p1")]
+        else:
+            chances = [self._of_class(code).label(f"p{code}") for code in range(len(classes))]
+            chances.append(self._length().label("length"))
+        return self._apart(
+            sa.select(
+                c.model_id,
+                c.prediction_timestamp.label("at"),
+                age.label("age"),
+                code.label("code"),
+                *chances,
+                *more,
+            ).where(c.model_id.is_not(None), condition)
+        )
+
+    def _apart(self, query: sa.Select) -> sa.Subquery:
+        """A subquery whose expressions are computed once for each row.
+
+        SQLite would put them wherever they are used, unless there is a limit.
+        """
         return (query.limit(-1) if self._is_sqlite else query).subquery()
 
-    def _of_class(self, code: sa.ColumnElement[int]) -> sa.ColumnElement[float]:
+    def _greatest(self, values: Sequence[sa.ColumnElement[float]]) -> sa.ColumnElement[float]:
+        if not self._is_sqlite:
+            return sa.func.greatest(*values)
+        while len(values) > 1:  # a function of SQLite has at most 127 arguments
+            values = [
+                part[0] if len(part) == 1 else sa.func.max(*part)
+                for part in (values[at : at + 100] for at in range(0, len(values), 100))
+            ]
+        return values[0]
+
+    def _least(self, *values: sa.ColumnElement[float]) -> sa.ColumnElement[float]:
+        return (sa.func.min if self._is_sqlite else sa.func.least)(*values)
+
+    def _of_class(self, code: int) -> sa.ColumnElement[float]:
         """The probability of a class, of those in a JSON list."""
         several = self._tables.messages.c.probabilities
         if self._is_sqlite:
-            path = literal("$[").concat(sa.cast(code, sa.Text)).concat(literal("]"))
-            return sa.func.json_extract(several, path, type_=sa.Double)
-        return sa.cast(sa.cast(several, sa.JSON).op("->>")(code), sa.Double)
+            return sa.func.json_extract(several, literal(f"$[{code}]"), type_=sa.Double)
+        return sa.cast(sa.cast(several, sa.JSON).op("->>")(literal(code)), sa.Double)
 
-    def _has_more_likely(self, own: sa.ColumnElement[float]) -> sa.ColumnElement[bool]:
-        """Whether another class is more likely, or as likely with a lower code."""
-        several = self._tables.messages.c.probabilities
-        value: sa.ColumnElement[float]
-        code: sa.ColumnElement[int]
-        if self._is_sqlite:
-            each = sa.func.json_each(several).table_valued("key", "value")
-            value, code = sa.type_coerce(each.c.value, sa.Double), each.c.key
-        else:
-            each = (
-                sa.func.json_array_elements_text(sa.cast(several, sa.JSON))
-                .table_valued("value", with_ordinality="n", name="each")
-                .render_derived()
-            )
-            value, code = sa.cast(each.c.value, sa.Double), each.c.n - 1
-        more = sa.or_(value > own, sa.and_(value == own, code < self._code))
-        return sa.exists(sa.select(literal(1)).select_from(each).where(more))
-
-
-def _json_array_length(text: sa.ColumnElement[str]) -> sa.ColumnElement[int]:
-    return sa.func.json_array_length(sa.cast(text, sa.JSON), type_=sa.Integer)
+    def _length(self) -> sa.ColumnElement[int]:
+        """How many probabilities there are."""
+        several: sa.ColumnElement = self._tables.messages.c.probabilities
+        text = several if self._is_sqlite else sa.cast(several, sa.JSON)
+        return sa.func.json_array_length(text, type_=sa.Integer)
 
 
 def _rowid() -> sa.ColumnElement[int]:
