@@ -277,6 +277,7 @@ class Summaries:
         self._tables = tables
         self._features = features
         self._is_sqlite = database.dialect.name == "sqlite"
+        self._is_binary = len(features.classes) == 2
         self._judgement = Judgement(tables, is_sqlite=self._is_sqlite)
 
     def models(self, now: float | None = None) -> list[ModelSummary]:
@@ -381,16 +382,15 @@ class Summaries:
             self._database.check_columns(connection)
             rows = self._last(connection, limit, None, [name])
             c = rows.c
-            query = sa.select(
-                c.value,
-                f.count().label("rows"),
-                f.sum(c.right).label("right"),
-                f.sum(c.right * c.positive).label("true_positive"),
-                f.sum((1 - c.right) * c.positive).label("false_positive"),
-                f.sum(c.right * (1 - c.positive)).label("true_negative"),
-                f.sum((1 - c.right) * (1 - c.positive)).label("false_negative"),
-            )
-            found = connection.execute(query.where(c.loss.is_not(None)).group_by(c.value)).all()
+            counts = [f.count(), f.count().filter(c.right)]
+            if self._is_binary:
+                counts += [
+                    f.count().filter(is_right, is_positive)
+                    for is_positive in (c.positive, sa.not_(c.positive))
+                    for is_right in (c.right, sa.not_(c.right))
+                ]
+            query = sa.select(c.value, *counts).where(c.loss.is_not(None)).group_by(c.value)
+            found = connection.execute(query).all()
         is_number = place < self._tables.n_numbers
         groups = [self._group(row, is_number) for row in found]
         known = [group for group in groups if group.kind != "missing"]
@@ -398,14 +398,13 @@ class Summaries:
         return (_ranges(known) if is_number else _largest(known)) + _merged(missing)
 
     def _group(self, row: sa.Row, is_number: bool) -> GroupSummary:
-        value, rows, right, *table = row
-        counts = [int(count) if self._judgement.is_binary else None for count in table]
+        value, *counts = row
+        counts += () if self._is_binary else (None,) * 4
         if value is None or value != value:  # PostgreSQL keeps NaN
-            return GroupSummary("missing", None, None, None, rows, int(right), *counts)
+            return GroupSummary("missing", None, None, None, *counts)
         if is_number:
-            return GroupSummary("range", None, value, value, rows, int(right), *counts)
-        text = unescape_text(value)
-        return GroupSummary("category", text, None, None, rows, int(right), *counts)
+            return GroupSummary("range", None, value, value, *counts)
+        return GroupSummary("category", unescape_text(value), None, None, *counts)
 
     def _last(
         self,
@@ -445,15 +444,11 @@ class Judgement:
     Args:
         tables: The store's tables.
         is_sqlite: Whether the database is SQLite; otherwise PostgreSQL.
-
-    Attributes:
-        is_binary: Whether there are two classes.
     """
 
     def __init__(self, tables: Tables, *, is_sqlite: bool) -> None:
         self._tables = tables
         self._is_sqlite = is_sqlite
-        self.is_binary = len(tables.classes) == 2
 
     def rows(
         self,
@@ -466,75 +461,60 @@ class Judgement:
         Returns:
             The columns model_id, at (the prediction's timestamp), age (-1 with an outcome,
             otherwise the place of the age in `AGES_MS`), loss (nats; NULL if it is not judged),
-            right and positive (0 or 1), and those of `more`.
+            right (NULL if it is not judged), positive (with two classes), and those of `more`.
         """
-        rows = self._read(condition, now, more)
-        c, classes = rows.c, range(len(self._tables.classes))
-        fits: sa.ColumnElement[bool]
-        own: sa.ColumnElement[float]
-        predicted: sa.ColumnElement[int]
-        if self.is_binary:
-            fits = c.p1.is_not(None)
-            own = sa.case((c.code == literal(1), c.p1), else_=literal(1.0) - c.p1)
-            predicted = sa.case((c.p1 > literal(0.5), literal(1)), else_=literal(0))
-        else:
-            each = [c[f"p{code}"] for code in classes]
-            fits = c.length == literal(len(each))
-            own = sa.case(*((literal(n), one) for n, one in enumerate(each)), value=c.code)
-            most = self._greatest(each)
-            predicted = sa.case(*((one, literal(n)) for n, one in enumerate(each)), value=most)
-        is_judged = sa.and_(fits, c.code.is_not(None))
-        limited = self._greatest([literal(SMALLEST), self._least(own, literal(1.0))])
-        loss = -sa.func.ln(limited, type_=sa.Double)
-        right = sa.case((predicted == c.code, literal(1)), else_=literal(0))
-        return self._apart(
-            sa.select(
-                c.model_id,
-                c.at,
-                c.age,
-                sa.case((is_judged, loss)).label("loss"),
-                sa.case((is_judged, right)).label("right"),
-                sa.case((predicted == literal(1), literal(1)), else_=literal(0)).label("positive"),
-                *(c[column.name] for column in more),
-            )
-        )
-
-    def _read(
-        self,
-        condition: sa.ColumnElement[bool],
-        now: float | None,
-        more: Sequence[sa.ColumnElement],
-    ) -> sa.Subquery:
-        """What the judgement is made of: the outcome's code, each probability, and the age."""
-        c, classes = self._tables.messages.c, self._tables.classes
+        c, known = self._tables.messages.c, self._tables.known_outcome
         until = round(time.time() * 1000 if now is None else now)
         age = sa.case(
-            (self._tables.known_outcome.is_not(None), literal(_JUDGED)),
+            (known.is_not(None), literal(_JUDGED)),
             *(
                 (c.prediction_timestamp > literal(until - age), literal(place))
                 for place, age in enumerate(AGES_MS)
             ),
             else_=literal(len(AGES_MS)),
         )
+        columns = c.model_id, c.prediction_timestamp.label("at"), age.label("age")
+        is_wanted = sa.and_(c.model_id.is_not(None), condition)
+        if len(self._tables.classes) == 2:
+            negative, positive = map(literal, self._tables.classes)
+            one = c.probability
+            own = sa.case((negative, literal(1.0) - one), (positive, one), value=known)
+            is_positive = one > literal(0.5)
+            right = sa.case((negative, sa.not_(is_positive)), (positive, is_positive), value=known)
+            judged = self._loss(own), right.label("right"), is_positive.label("positive")
+            return self._apart(sa.select(*columns, *judged, *more).where(is_wanted))
+        read = self._apart(sa.select(*columns, *self._chances(), *more).where(is_wanted)).c
+        each = [(read[f"p{code}"], literal(code)) for code in range(len(self._tables.classes))]
+        fits = read.length == literal(len(each))
+        own = sa.case(*((code, chance) for chance, code in each), value=read.code)
+        # The first of equally likely ones.
+        predicted = sa.case(*each, value=self._greatest([chance for chance, _ in each]))
+        return self._apart(
+            sa.select(
+                *(read[column.name] for column in columns),
+                self._loss(sa.case((fits, own))),
+                sa.case((fits, predicted == read.code)).label("right"),
+                *(read[column.name] for column in more),
+            )
+        )
+
+    def _chances(self) -> list[sa.ColumnElement]:
+        """The outcome's code, the probability of each class, and how many there are."""
+        classes = self._tables.classes
         code = sa.case(
             *((literal(name), literal(code)) for code, name in enumerate(classes)),
             value=self._tables.known_outcome,
         )
-        if self.is_binary:
-            chances = [c.probability.label("p1")]
-        else:
-            chances = [self._of_class(code).label(f"p{code}") for code in range(len(classes))]
-            chances.append(self._length().label("length"))
-        return self._apart(
-            sa.select(
-                c.model_id,
-                c.prediction_timestamp.label("at"),
-                age.label("age"),
-                code.label("code"),
-                *chances,
-                *more,
-            ).where(c.model_id.is_not(None), condition)
-        )
+        chances = [self._of_class(code).label(f"p{code}") for code in range(len(classes))]
+        return [code.label("code"), *chances, self._length().label("length")]
+
+    def _loss(self, own: sa.ColumnElement[float]) -> sa.Label[float]:
+        """The log loss by the probability of the true class, NULL if that is NULL."""
+        f = sa.func
+        least, greatest = (f.min, f.max) if self._is_sqlite else (f.least, f.greatest)
+        loss = -f.ln(greatest(literal(SMALLEST), least(own, literal(1.0))), type_=sa.Double)
+        # PostgreSQL's least() leaves NULL out; SQLite's is NULL then.
+        return (loss if self._is_sqlite else sa.case((own.is_not(None), loss))).label("loss")
 
     def _apart(self, query: sa.Select) -> sa.Subquery:
         """A subquery whose expressions are computed once for each row.
@@ -552,9 +532,6 @@ class Judgement:
                 for part in (values[at : at + 100] for at in range(0, len(values), 100))
             ]
         return values[0]
-
-    def _least(self, *values: sa.ColumnElement[float]) -> sa.ColumnElement[float]:
-        return (sa.func.min if self._is_sqlite else sa.func.least)(*values)
 
     def _of_class(self, code: int) -> sa.ColumnElement[float]:
         """The probability of a class, of those in a JSON list."""
@@ -621,7 +598,7 @@ def _sums(rows: sa.Subquery) -> list[sa.ColumnElement]:
     return [
         f.count(),
         f.count(c.loss),
-        f.coalesce(f.sum(c.right), literal(0)),
+        f.count().filter(c.right),
         f.coalesce(f.sum(c.loss), literal(0.0)),
         f.coalesce(f.sum(c.loss * c.loss), literal(0.0)),
         f.min(c.at),
@@ -641,7 +618,7 @@ def _summary(sums: _Sums) -> tuple[int, ModelSummary]:
 
 
 def _losses(sums: _Sums) -> Losses:
-    return Losses(sums.judged, int(sums.right), sums.total, sums.squares)
+    return Losses(sums.judged, sums.right, sums.total, sums.squares)
 
 
 def _block(sums: _Sums) -> Block:
