@@ -304,15 +304,17 @@ class Summaries:
             with self._database.transaction() as connection:
                 self._database.check_columns(connection)
                 rows = self._judgement.rows(sa.true(), now)
-                yield _read_sums(connection, rows, rows.c.model_id, rows.c.age)
+                sums = _read_sums(connection, rows, rows.c.model_id, rows.c.age)
+            yield sums
             return
         with self._database.transaction() as connection:
             last = self._last_rowid(connection)
         for first in range(1, last + 1, _READ_AT_ONCE):
+            part = self._judgement.rows(_rowid().between(first, first + _READ_AT_ONCE - 1), now)
             with self._database.transaction() as connection:
                 self._database.check_columns(connection)
-                part = _rowid().between(first, first + _READ_AT_ONCE - 1)
-                yield _read_sums_by_number(connection, self._judgement.rows(part, now))
+                sums = _read_sums_by_number(connection, part)
+            yield sums
 
     def recent(self, limit: int, points: int = 40, now: float | None = None) -> Recent:
         """What the predictions of the last requests are worth, and a series for a chart.
