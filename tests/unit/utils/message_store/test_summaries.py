@@ -273,6 +273,20 @@ def test_model_ids_may_be_as_large_as_the_database_holds(url: str) -> None:
         assert all(one.losses.rows == 1 and one.losses.standard_error is None for one in found)
 
 
+def test_many_classes(url: str) -> None:
+    classes = [f"c{place:03}" for place in range(250)]
+    with MessageStore(url, make_features(classes=classes)) as store:
+        batch = Batch([message(f"r{n}", 0, n, classes[n]) for n in range(250)])
+        chances = [2 / 251 if place in (7, 120) else 1 / 251 for place in range(250)]
+        batch.predictions = [(f"r{n}", 1, list(chances), 0, n, n) for n in range(250)]
+        store.ingest(batch)
+        (found,) = store.model_summaries()
+        (group,) = store.slices("job", 1_000)
+    assert same(found.losses, losses_of(np.array([chances] * 250), np.arange(250)))
+    assert (group.label, group.rows, group.right) == ("a", 250, 1)
+    assert group.predicted_positive is None
+
+
 def test_sqlite_without_mathematical_functions_has_a_logarithm(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
