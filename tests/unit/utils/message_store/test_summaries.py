@@ -225,6 +225,8 @@ def test_only_the_last_requests_count(url: str) -> None:
         assert store.model_summaries() == [] and store.recent(10).blocks == ()
         assert store.slices("job", 10) == []
         store.ingest(numbered(100, age=float, job=lambda place: f"j{place % 20}"))
+        (last,) = store.recent(10, points=1).blocks
+        assert (last.first_at, last.last_at, last.losses.rows) == (90, 99, 10)
         found = store.recent(60, points=4)
         assert [(one.model_id, one.losses.rows) for one in found.models] == [(1, 10), (2, 50)]
         assert [block.model_ids for block in found.blocks] == [(1, 2), (2,), (2,), (2,)]
