@@ -2,14 +2,15 @@
 
 import random
 import sqlite3
-import threading
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from sqlalchemy.engine import Connection
 
 from tests.unit.databases import Database
 from tests.unit.utils.message_store.samples import FEATURES, make_features, message
@@ -27,6 +28,7 @@ from utils.message_store import (
     StoreError,
     summaries,
 )
+from utils.message_store.lifecycle import StoreDatabase
 from utils.messages import APP_MESSAGES, OUTCOMES, PREDICTIONS
 from utils.model_store import predicted_codes
 
@@ -223,6 +225,8 @@ def test_only_the_last_requests_count(url: str) -> None:
         assert store.model_summaries() == [] and store.recent(10).blocks == ()
         assert store.slices("job", 10) == []
         store.ingest(numbered(100, age=float, job=lambda place: f"j{place % 20}"))
+        (last,) = store.recent(10, points=1).blocks
+        assert (last.first_at, last.last_at, last.losses.rows) == (90, 99, 10)
         found = store.recent(60, points=4)
         assert [(one.model_id, one.losses.rows) for one in found.models] == [(1, 10), (2, 50)]
         assert [block.model_ids for block in found.blocks] == [(1, 2), (2,), (2,), (2,)]
@@ -240,10 +244,10 @@ def test_only_the_last_requests_count(url: str) -> None:
 
 def test_ranges_keep_equal_numbers_together(url: str) -> None:
     with MessageStore(url, FEATURES) as store:
-        ages = [*[0.0] * 90, *map(float, range(1, 10)), float("nan")]
+        ages = [*[0.0] * 90, *map(float, range(1, 9)), None, float("nan")]
         store.ingest(numbered(100, age=ages.__getitem__))
         found = [(group.label, group.rows) for group in store.slices("age", 100)]
-    assert found == [("0", 90), ("1 to 9", 9), ("(missing)", 1)]
+    assert found == [("0", 90), ("1 to 8", 8), ("(missing)", 2)]
 
 
 def test_columns_that_cannot_be_grouped_are_one_clear_line(url: str, database: Database) -> None:
@@ -269,6 +273,20 @@ def test_model_ids_may_be_as_large_as_the_database_holds(url: str) -> None:
         found = store.model_summaries()
         assert [one.model_id for one in found] == [huge + n for n in range(10)]
         assert all(one.losses.rows == 1 and one.losses.standard_error is None for one in found)
+
+
+def test_many_classes(url: str) -> None:
+    classes = [f"c{place:03}" for place in range(250)]
+    with MessageStore(url, make_features(classes=classes)) as store:
+        batch = Batch([message(f"r{n}", 0, n, classes[n]) for n in range(250)])
+        chances = [2 / 251 if place in (7, 120) else 1 / 251 for place in range(250)]
+        batch.predictions = [(f"r{n}", 1, list(chances), 0, n, n) for n in range(250)]
+        store.ingest(batch)
+        (found,) = store.model_summaries()
+        (group,) = store.slices("job", 1_000)
+    assert same(found.losses, losses_of(np.array([chances] * 250), np.arange(250)))
+    assert (group.label, group.rows, group.right) == ("a", 250, 1)
+    assert group.predicted_positive is None
 
 
 def test_sqlite_without_mathematical_functions_has_a_logarithm(
@@ -308,35 +326,35 @@ def test_sqlite_without_mathematical_functions_has_a_logarithm(
         assert same(one.losses, other.losses)
 
 
-def test_the_writer_does_not_wait_and_the_journal_is_emptied(tmp_path: Path) -> None:
-    """A page that asks again and again: each read ends soon, so that checkpoints go on."""
-    path = tmp_path / "rows.db"
-    stop, errors = threading.Event(), []
-    batch = numbered(2_000, age=float)
+def test_the_writer_does_not_wait_and_the_journal_can_be_emptied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a part is read, a batch is written; after it, nothing holds SQLite's WAL."""
+    path, rows = tmp_path / "rows.db", 600
+    monkeypatch.setattr(summaries, "_READ_AT_ONCE", 100)
+    transaction = StoreDatabase.transaction
+    busy: list[int] = []
+
+    @contextmanager
+    def watched(self: StoreDatabase, *, write: bool = False) -> Iterator[Connection]:
+        with transaction(self, write=write) as connection:
+            yield connection
+            if not write:
+                offset = rows + len(busy)
+                writer.ingest(Batch([message(f"n{offset}", 0, offset, "yes")]))
+        if not write:
+            with closing(sqlite3.connect(path)) as other:
+                busy.append(other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0])
+
     with MessageStore(f"sqlite:///{path}", FEATURES, timeout=0.5) as writer:
-        writer.ingest(batch)
-
-        def ask() -> None:
-            try:
-                with MessageStore.open(f"sqlite:///{path}", FEATURES) as store:
-                    while not stop.is_set():
-                        store.model_summaries()
-            except StoreError as error:
-                errors.append(error)
-
-        page = threading.Thread(target=ask)
-        page.start()
-        try:
-            for turn in range(1, 16):
-                place = {(APP_MESSAGES, 0): 2_000 * (turn + 1)}
-                again = [m._replace(offset=m.offset + 2_000 * turn) for m in batch.messages]
-                again = [m._replace(timestamp=1000 + m.offset) for m in again]
-                writer.ingest(Batch(again, offsets=place))
-        finally:
-            stop.set()
-            page.join(20)
-        assert not errors
-        assert Path(f"{path}-wal").stat().st_size < 40 * 2**20
+        writer.ingest(numbered(rows))
+        with MessageStore.open(f"sqlite:///{path}", FEATURES) as store:
+            monkeypatch.setattr(StoreDatabase, "transaction", watched)
+            (*_, last) = store.model_summaries()
+            monkeypatch.undo()
+        written = writer.counts().messages - rows
+    assert last.losses.rows == rows // 2
+    assert busy == [0] * written and written > rows // 100
 
 
 def test_sums_of_nothing() -> None:
