@@ -15,8 +15,14 @@ from train import live, racing
 from train.input_drift import Shift
 from utils.data_set import DataError
 from utils.errors import UserError, one_line
-from utils.message_store import MessageStore, StoreError
-from utils.message_store.summaries import Block, GroupSummary, ModelSummary
+from utils.message_store import (
+    Block,
+    GroupSummary,
+    MessageStore,
+    ModelSummary,
+    Offsets,
+    StoreError,
+)
 from utils.messages import reason_of
 from utils.metrics import ValueShares
 from utils.model_store import Bundle, ModelStore
@@ -127,16 +133,18 @@ class LearningWatch:
         self._bundle: Bundle | None = None
         self._store: MessageStore | None = None
         self._stamp: tuple[object, ...] = ()
-        self._offsets: object = None
+        # The store's offsets when a part was last read; it need not be read again before they move.
+        self._offsets: dict[str, Offsets] = {}
         # What takes long, and how often it may run.
-        self._parts = {
+        of_store = {
             "recent": (Pace(1.5), self._read_recent),
             "totals": (Pace(5.0), self._read_totals),
-            "state": (Pace(3.0), self._read_state),
             "values": (Pace(3.0), self._read_values),
             "groups": (Pace(5.0), self._read_groups),
             "inputs": (Pace(15.0, 0.02), self._read_inputs),
         }
+        self._parts = {**of_store, "state": (Pace(3.0), self._read_state)}
+        self._of_store = of_store.keys()
         self.now = Learning()
 
     def step(self) -> Learning:
@@ -155,7 +163,11 @@ class LearningWatch:
 
     def _read(self, name: str, read: Callable[[], None]) -> None:
         try:
-            read()
+            if name not in self._of_store:
+                read()
+            elif (offsets := self._opened().offsets()) != self._offsets.get(name):
+                read()
+                self._offsets[name] = offsets
             self._note(name, "")
         except UserError as error:
             self._note(name, one_line(error))
@@ -172,6 +184,7 @@ class LearningWatch:
         if self._store is not None:
             self._store.close()
         self._store = None
+        self._offsets.clear()
 
     # Models.
 
@@ -246,11 +259,7 @@ class LearningWatch:
 
     def _read_inputs(self) -> None:
         assert self._bundle is not None
-        offsets = self._opened().offsets()
-        if offsets == self._offsets:
-            return
         latest = report.latest_messages(self._opened().raw_log, self._bundle.features, COMPARED)
-        self._offsets = offsets
         if not latest.messages:
             return
         self.now = replace(

@@ -157,8 +157,8 @@ class Overview:
             self._model = Tile("serving", "The model that models/current.json names")
             self._loss = Tile(
                 "live log loss",
-                f"Of the serving model's predictions among the last {RECENT:,} requests, with its "
-                "95 % interval, in nats",
+                f"Of the serving model's predictions among the last {RECENT:,} requests, or of all "
+                "if the outcomes of those are still to come, with its 95 % interval, in nats",
             )
             self._accuracy = Tile(
                 "live accuracy", "Of the same predictions, with its 95 % interval (Wilson)"
@@ -210,9 +210,10 @@ class Overview:
         behind = bool(point and point.predictions and waiting > 10 * point.predictions)
         self._lag.show(number(waiting), "offsets", "warn" if behind else "")
         self._show_model(learning)
-        summary = learning.recent.get(learning.serving)
-        losses = summary.losses if summary else Losses()
-        self._show_quality(losses)
+        # Where outcomes come later than the last requests, the serving model's are older.
+        found = [of.get(learning.serving) for of in (learning.recent, learning.totals)]
+        judged = [one.losses for one in found if one is not None and one.losses.rows]
+        self._show_quality(judged[0] if judged else Losses())
         totals = [one.outstanding for one in learning.totals.values()]
         oldest = min((one.oldest for one in totals if one.oldest is not None), default=None)
         self._outstanding.show(
