@@ -10,7 +10,6 @@ than loopback they ask for a token: MONITOR_TOKEN, or one that is printed at the
 import argparse
 import importlib.util
 import ipaddress
-import os
 import secrets
 import socket
 import sys
@@ -21,9 +20,6 @@ from utils.errors import UserError
 from utils.settings import Settings
 from utils.telemetry.reporter import Reporter
 
-#: Others go first: predictions do not wait for the page.
-NICENESS = 10
-
 
 def main(arguments: argparse.Namespace, settings: Settings) -> None:
     """Serve the page until a signal."""
@@ -32,7 +28,6 @@ def main(arguments: argparse.Namespace, settings: Settings) -> None:
     report = Reporter("monitor", "blue", settings.log_format)
     stop = process.Stop().on_signals()
     listening = _listen(arguments.host, arguments.port)
-    os.nice(NICENESS)
     from monitor import server
 
     local = _is_loopback(arguments.host)

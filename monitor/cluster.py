@@ -1,31 +1,21 @@
-"""What Kafka shows: rates, latency, lag, predictors, events and rejected records.
+"""What Kafka shows of the work: rates, latency, lag, and the predictors that run.
 
 Everything is read from outside: no consumer group is joined and nothing is written.
 """
 
 import time
-from collections import Counter, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 
 import msgspec
-from msgspec import UNSET
 
 from utils import kafka_io, messages
 from utils.errors import one_line
-from utils.kafka_io import LogReader, Record, TopicPartition, log_scan
+from utils.kafka_io import Record, TopicPartition
 from utils.kafka_io.observer import Observed, Observer, TailReader
 from utils.message_decoder import request_id_of
-from utils.messages import (
-    ModelLoaded,
-    PredictorStarted,
-    Rejection,
-    Resent,
-    RetrainRequest,
-    Rollback,
-    TrainingCompleted,
-)
 from utils.settings import Kafka
 
 #: Seconds between two looks at the cluster, and between two at the newest records.
@@ -38,10 +28,8 @@ SAMPLED_PARTITIONS = 16
 WINDOW = 10.0
 #: The points of the curves, one for each look.
 POINTS = 600
-#: How many events and rejected records are shown, and how many offsets back they are read.
-SHOWN, READ_BACK = 50, 2_000
 #: The topics of a look.
-TOPICS = (messages.APP_MESSAGES, messages.PREDICTIONS, messages.OUTCOMES, messages.RETRAIN_TOPIC)
+TOPICS = (messages.APP_MESSAGES, messages.PREDICTIONS, messages.OUTCOMES)
 
 
 @dataclass(frozen=True)
@@ -73,7 +61,7 @@ class Predictor:
         instance_id: Its instance id.
         host: Where it runs.
         partitions: The partitions of `app_messages` that it reads.
-        model_id: The model that it serves; None while it has neither said so nor predicted.
+        model_id: The model of its latest prediction; None before one was seen.
         lag: The offsets that it has still to read.
     """
 
@@ -82,42 +70,6 @@ class Predictor:
     partitions: tuple[int, ...]
     model_id: int | None
     lag: int
-
-
-@dataclass(frozen=True)
-class Happened:
-    """An event, as text for the user.
-
-    Attributes:
-        at: Seconds since 1970.
-        kind: "request", "accepted", "refused", "loaded", "rollback", "resent" or "started".
-        text: What happened.
-    """
-
-    at: float
-    kind: str
-    text: str
-
-
-@dataclass(frozen=True)
-class Letter:
-    """A rejected record.
-
-    Attributes:
-        offset: Its offset on `dead_letters`.
-        at: Seconds since 1970.
-        reason: Why it was rejected.
-        origin: Where it was, as text.
-        key: Its key.
-        resent: Whether it was sent again.
-    """
-
-    offset: int
-    at: float
-    reason: str
-    origin: str
-    key: str
-    resent: bool = False
 
 
 @dataclass(frozen=True)
@@ -135,11 +87,6 @@ class Cluster:
         trainers: How many trainers are in their group.
         until_retraining: The fewest outcomes that are missing until a partition requests a
             retraining, and how many are needed in all; None before any was counted.
-        events: The latest events, newest first.
-        letters: The latest rejected records, newest first.
-        reasons: How often each reason was given, of the records read back.
-        rejected: How many records were read back.
-        read_all: Whether that is all of them.
     """
 
     at: float = 0.0
@@ -151,11 +98,6 @@ class Cluster:
     predictors: tuple[Predictor, ...] = ()
     trainers: int = 0
     until_retraining: tuple[int, int] | None = None
-    events: Sequence[Happened] = ()
-    letters: Sequence[Letter] = ()
-    reasons: Mapping[str, int] = field(default_factory=dict)
-    rejected: int = 0
-    read_all: bool = True
 
 
 class _Count(msgspec.Struct):
@@ -170,56 +112,42 @@ class ClusterWatch:
     Args:
         kafka: How to reach the cluster.
         every: Known outcomes, per partition, between two retrain requests.
+        rejected: Returns how many messages were rejected so far.
     """
 
-    def __init__(self, kafka: Kafka, every: int) -> None:
+    def __init__(self, kafka: Kafka, every: int, rejected: Callable[[], int]) -> None:
         self._kafka = kafka
         self._every = every
+        self._rejected = rejected
         self._open: ExitStack | None = None
         self._points: deque[Point] = deque(maxlen=POINTS)
-        self._seen: deque[tuple[float, int, int]] = deque()
-        self._rejections: deque[tuple[float, int]] = deque()
+        # By look: its time, the ends, what predictors have finished, what was rejected.
+        self._seen: deque[tuple[float, int, int, int]] = deque()
         self._latencies: deque[tuple[float, list[float]]] = deque()
         self._density = 1.0
-        self._sampled_at = self._looked_at = 0.0
-        self._models: dict[str, int] = {}
+        self._sampled_at = 0.0
         self._served: dict[int, int] = {}
-        self._events: deque[Happened] = deque(maxlen=SHOWN)
-        self._letters: deque[Letter] = deque(maxlen=READ_BACK)
-        self._rejected_messages = 0
-        self._resent: set[int] = set()
-        self._read_all = True
         self.now = Cluster()
 
-    def step(self, timeout_ms: int) -> Cluster:
-        """Read new events, and look at the cluster if it is time; never raises its errors.
-
-        Args:
-            timeout_ms: How long to wait for events.
-        """
+    def step(self) -> Cluster:
+        """Look once; the broker's errors are part of the result."""
         try:
             if self._open is None:
                 self._connect()
-            self._read_events(timeout_ms)
-            if time.monotonic() - self._looked_at >= LOOK_EVERY:
-                self._look()
+            self._look()
         except kafka_io.RETRIABLE_ERRORS as error:
-            self._disconnect()
+            self.close()
             failed_at = self.now.failed_at if self.now.error else time.time()
             self.now = replace(self.now, error=one_line(error), failed_at=failed_at)
         return self.now
 
     def close(self) -> None:
         """Release the connections."""
-        self._disconnect()
-
-    def _disconnect(self) -> None:
         if self._open is not None:
             with suppress(Exception):  # whatever a broken connection raises
                 self._open.close()
         self._open = None
         self._seen.clear()  # no rate over an outage
-        self._rejections.clear()
 
     def _connect(self) -> None:
         with ExitStack() as opened:
@@ -227,90 +155,26 @@ class ClusterWatch:
             opened.callback(self._observer.close)
             self._tail = TailReader(self._kafka)
             opened.callback(self._tail.close)
-            positions = {}
-            for topic in (messages.RETRAIN_TOPIC, messages.DEAD_LETTERS):
-                first, end = log_scan.bounds(self._kafka, topic).get(0, (0, 0))
-                positions[topic, 0] = max(first, end - READ_BACK)
-                if topic == messages.DEAD_LETTERS:
-                    self._read_all = positions[topic, 0] == first
-            topics = [messages.RETRAIN_TOPIC, messages.DEAD_LETTERS]
-            self._reader = opened.enter_context(LogReader(self._kafka, topics, positions))
-            self._events.clear()
-            self._letters.clear()
             self._open = opened.pop_all()
 
-    # Events and rejected records.
-
-    def _read_events(self, timeout_ms: int) -> None:
-        for tp, records in self._reader.poll(timeout_ms).items():
-            for record in records:
-                if tp.topic == messages.DEAD_LETTERS:
-                    self._take_letter(record)
-                else:
-                    self._take_event(record)
-        self.now = replace(
-            self.now,
-            events=tuple(reversed(self._events)),
-            letters=self._shown_letters(),
-            reasons=dict(Counter(one.reason for one in self._letters).most_common(SHOWN)),
-            rejected=len(self._letters),
-            read_all=self._read_all and len(self._letters) < READ_BACK,
-        )
-
-    def _shown_letters(self) -> tuple[Letter, ...]:
-        newest = list(self._letters)[: -SHOWN - 1 : -1]
-        return tuple(replace(one, resent=one.offset in self._resent) for one in newest)
-
-    def _take_letter(self, record: Record) -> None:
-        rejection = Rejection.from_headers(record.headers)
-        reason, origin = "not written by a predictor", ""
-        if rejection is not None:
-            reason = rejection.reason
-            origin = f"{rejection.topic}-{rejection.partition}, offset {rejection.offset}"
-            self._rejected_messages += (
-                rejection.topic == messages.APP_MESSAGES and rejection.outcome is None
-            )
-        key = (record.key or b"").decode("utf-8", "replace")[:80]
-        self._letters.append(Letter(record.offset, record.timestamp / 1000, reason, origin, key))
-
-    def _take_event(self, record: Record) -> None:
-        try:
-            event = messages.decode_event(record.value)
-        except messages.BadRecord:
-            return
-        if isinstance(event, ModelLoaded | PredictorStarted) and event.predictor is not UNSET:
-            self._models[event.predictor] = event.model_id
-        if isinstance(event, Resent):
-            self._resent.update(event.offsets)
-        found = in_words(event)
-        if found is not None:
-            self._events.append(Happened(record.timestamp / 1000, *found))
-
-    # The group, the rates and the sample.
-
     def _look(self) -> None:
-        self._looked_at = time.monotonic()
-        seen = self._observer.look(messages.PREDICTOR_GROUP, TOPICS)
-        trainers = self._observer.look(messages.TRAINER_GROUP, [messages.RETRAIN_TOPIC])
-        if self._looked_at - self._sampled_at >= SAMPLE_EVERY:
-            self._sampled_at = self._looked_at
-            self._sample(seen)
-        lag = seen.lag()
-        per_second = self._rates(seen)
-        median, p99 = self._percentiles()
+        predictors = self._observer.look(messages.PREDICTOR_GROUP, TOPICS)
+        trainers = self._observer.look(messages.TRAINER_GROUP, ())
+        if time.monotonic() - self._sampled_at >= SAMPLE_EVERY:
+            self._sampled_at = time.monotonic()
+            self._sample(predictors)
+        lag = predictors.lag()
+        rates = self._rates(predictors)
         waiting = sum(n for tp, n in lag.items() if tp.topic == messages.APP_MESSAGES)
-        self._points.append(Point(time.time(), *per_second, median, p99, waiting))
-        self.now = replace(
-            self.now,
+        self._points.append(Point(time.time(), *rates, *self._percentiles(), waiting))
+        self.now = Cluster(
             at=time.time(),
-            error="",
-            failed_at=0.0,
             latest=self._points[-1],
             points=tuple(self._points),
             lag=lag,
-            predictors=tuple(self._predictors(seen, lag)),
+            predictors=tuple(self._predictors(predictors, lag)),
             trainers=len(trainers.members),
-            until_retraining=self._until_retraining(seen),
+            until_retraining=self._until_retraining(predictors),
         )
 
     def _rates(self, seen: Observed) -> tuple[float | None, float | None]:
@@ -326,18 +190,16 @@ class ClusterWatch:
             one.offset for tp, one in seen.committed.items() if tp.topic == messages.APP_MESSAGES
         )
         now = time.monotonic()
-        self._seen.append((now, ends, done))
-        self._rejections.append((now, self._rejected_messages))
+        self._seen.append((now, ends, done, self._rejected()))
         while now - self._seen[0][0] > WINDOW:
             self._seen.popleft()
-            self._rejections.popleft()
-        first, first_ends, first_done = self._seen[0]
-        if now - first < LOOK_EVERY / 2 or ends < first_ends:
+        (began, *before), (_, *after) = self._seen[0], self._seen[-1]
+        sent, finished, rejected = (new - old for old, new in zip(before, after, strict=True))
+        seconds = now - began
+        if seconds < LOOK_EVERY / 2 or sent < 0:  # the second: the topics were made again
             return None, None
-        rejected = self._rejected_messages - self._rejections[0][1]
-        sent = (ends - first_ends) * self._density / (now - first)
-        made = ((done - first_done) * self._density - rejected) / (now - first)
-        return sent, max(0.0, made)
+        made = finished * self._density - max(0, rejected)
+        return sent * self._density / seconds, max(0.0, made) / seconds
 
     def _sample(self, seen: Observed) -> None:
         """Read the newest predictions and their messages, for latency, density and models."""
@@ -385,15 +247,12 @@ class ClusterWatch:
     def _predictors(self, seen: Observed, lag: Mapping[TopicPartition, int]) -> Iterable[Predictor]:
         for member in seen.members:
             mine = [tp for tp in member.partitions if tp.topic == messages.APP_MESSAGES]
-            model_id = self._models.get(member.instance_id)
-            if model_id is None:
-                served = [self._served[tp.partition] for tp in mine if tp.partition in self._served]
-                model_id = max(served, default=None)
+            served = [self._served[tp.partition] for tp in mine if tp.partition in self._served]
             yield Predictor(
                 member.instance_id,
                 member.host,
                 tuple(tp.partition for tp in mine),
-                model_id,
+                max(served, default=None),
                 sum(lag.get(tp, 0) for tp in mine),
             )
 
@@ -410,31 +269,3 @@ def _model_of(record: Record) -> int:
         return messages.Decoder(messages.Prediction)(record.value).model_id
     except messages.BadRecord:  # not written by a predictor
         return 0
-
-
-def in_words(event: messages.Event) -> tuple[str, str] | None:
-    """The kind of an event and its text for the user; None for one that is no news."""
-    match event:
-        case RetrainRequest():
-            where = f": {event.count} outcomes" if event.count is not UNSET else ""
-            return "request", f"retraining requested, {messages.reason_of(event.batch_id)}{where}"
-        case TrainingCompleted(accepted=True):
-            return "accepted", f"model {event.model_id} serves now{_figures(event)}"
-        case TrainingCompleted():
-            return "refused", f"model {event.model_id} refused, the champion stays{_figures(event)}"
-        case ModelLoaded():
-            name = f" by {event.predictor}" if event.predictor is not UNSET else ""
-            return "loaded", f"model {event.model_id} loaded{name}"
-        case PredictorStarted():
-            return "started", f"{event.predictor} started with model {event.model_id}"
-        case Rollback():
-            return "rollback", f"back to model {event.model_id}: {event.reason}"
-        case Resent():
-            return "resent", f"{len(event.offsets)} rejected records sent again"
-    return None
-
-
-def _figures(event: TrainingCompleted) -> str:
-    if event.gate is UNSET or event.gate is None or event.gate.rows < 2:
-        return ""
-    return f" ({event.gate.in_words()} on {event.gate.rows} outcomes)"

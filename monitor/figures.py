@@ -1,17 +1,21 @@
-"""What the page shows, read in two threads beside the page's own."""
+"""What the page shows, read in three threads beside the page's own."""
 
+import os
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 
-from monitor.cluster import Cluster, ClusterWatch
+from monitor.cluster import LOOK_EVERY, Cluster, ClusterWatch
+from monitor.events import Events, EventsWatch
 from monitor.learning import Learning, LearningWatch
 from utils.settings import Settings
 
 #: Milliseconds that one read of the events waits for new ones.
-EVENTS_MS = 250
-#: Seconds between two looks at which model serves.
-STORES_EVERY = 0.5
+EVENTS_MS = 500
+#: Seconds between two looks at which model serves, and between two tries of a broker that is gone.
+STORES_EVERY, TRY_EVERY = 0.5, 0.5
+#: Niceness of the thread that reads the stores: predictors and trainings go first.
+STORES_NICENESS = 10
 
 
 class Figures:
@@ -27,15 +31,26 @@ class Figures:
     def __init__(self, settings: Settings) -> None:
         self.viewers = 0
         self._closed = threading.Event()
-        self._cluster = ClusterWatch(settings.kafka, settings.training.retrain_every)
+        self._events = EventsWatch(settings.kafka)
+        self._cluster = ClusterWatch(
+            settings.kafka,
+            settings.training.retrain_every,
+            lambda: self._events.now.rejected_messages,
+        )
         self._learning = LearningWatch(settings, lambda: self.viewers > 0)
         self._threads = [
             threading.Thread(target=self._run, args=arguments, daemon=True)
             for arguments in (
+                (self._read_events, self._events.close),
                 (self._look_at_cluster, self._cluster.close),
                 (self._look_at_stores, self._learning.close),
             )
         ]
+
+    @property
+    def events(self) -> Events:
+        """What was announced and rejected."""
+        return self._events.now
 
     @property
     def cluster(self) -> Cluster:
@@ -63,10 +78,17 @@ class Figures:
         with suppress(Exception):  # the process ends anyway
             close()
 
+    def _read_events(self) -> None:
+        if self._events.step(EVENTS_MS).error:
+            self._closed.wait(TRY_EVERY)
+
     def _look_at_cluster(self) -> None:
-        if self._cluster.step(EVENTS_MS).error:
-            self._closed.wait(0.5)
+        error = self._cluster.step().error
+        self._closed.wait(TRY_EVERY if error else LOOK_EVERY)
 
     def _look_at_stores(self) -> None:
-        self._learning.step()
-        self._closed.wait(STORES_EVERY)
+        with suppress(OSError):  # Linux has a niceness for each thread
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), STORES_NICENESS)
+        while not self._closed.is_set():
+            self._learning.step()
+            self._closed.wait(STORES_EVERY)

@@ -2,12 +2,15 @@
 
 import html
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from nicegui import ui
 
 from monitor.charts import Options
 from utils.metrics import wilson
+
+#: Seconds between two pictures of a chart.
+CHARTS_EVERY = 2.0
 
 
 class Tile:
@@ -43,18 +46,44 @@ class Chart:
             self._chart = ui.echart({}, renderer="svg").classes("chart")
             self._chart.props(f'role="img" aria-label="{html.escape(title)}"')
             self._chart.visible = False
+        self._sent_at = float("-inf")
 
-    def show(self, options: Options | None, *, height: int | None = None) -> None:
-        """Show a chart, or that there is nothing to show."""
-        self._empty.visible = options is None
-        self._chart.visible = options is not None
-        if options is None:
+    def show(self, make: Callable[[], Options] | None, *, height: int | None = None) -> None:
+        """Show a chart, or that there is nothing to show.
+
+        Args:
+            make: Returns the options; called at most every `CHARTS_EVERY` seconds.
+            height: In pixels, if it depends on the figures.
+        """
+        self._empty.visible = make is None
+        self._chart.visible = make is not None
+        now = time.monotonic()
+        if make is None or now - self._sent_at < CHARTS_EVERY:
             return
+        options = make()
+        if options == self._chart.options:
+            return
+        self._sent_at = now
         if height is not None:
             self._chart.style(f"height: {height}px")
         self._chart.options.clear()
         self._chart.options.update(options)
         self._chart.update()
+
+
+class Html:
+    """A panel with HTML that is sent only when it has changed."""
+
+    def __init__(self, title: str, hint: str = "", *, wide: bool = False) -> None:
+        with ui.element("section").classes("panel wide" if wide else "panel"):
+            ui.label(title).classes("card-title")
+            if hint:
+                ui.label(hint).classes("quiet")
+            self._html = ui.html("", sanitize=False)
+
+    def show(self, content: str) -> None:
+        """Show HTML in which all that others have sent is escaped."""
+        self._html.content = content
 
 
 class Text:
@@ -70,6 +99,11 @@ class Text:
         self._lines.content = "".join(
             f'<div class="quiet">{html.escape(line)}</div>' for line in lines or (empty,)
         )
+
+
+def quiet(text: str) -> str:
+    """Text of less weight, as HTML."""
+    return f'<span class="quiet">{html.escape(text)}</span>'
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -1,6 +1,6 @@
 """Looks at a consumer group and at the newest records from outside, and joins nothing."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from kafka import KafkaAdminClient, TopicPartition
@@ -78,6 +78,10 @@ class Observer:
     def look(self, group: str, topics: Sequence[str]) -> Observed:
         """The group, and where the topics end now.
 
+        Args:
+            group: The consumer group.
+            topics: The topics whose ends are asked for.
+
         Raises:
             KafkaError: The broker does not say.
         """
@@ -85,10 +89,12 @@ class Observer:
         committed = self._admin.list_group_offsets([group])[group]
         partitions = {
             TopicPartition(one["name"], each["partition_index"]): OffsetSpec.LATEST
-            for one in self._admin.describe_topics(list(topics))
+            for one in (self._admin.describe_topics(list(topics)) if topics else ())
             for each in one["partitions"]
         }
-        ends = self._admin.list_partition_offsets(partitions, timeout_ms=REQUEST_TIMEOUT_MS)
+        ends = {}
+        if partitions:
+            ends = self._admin.list_partition_offsets(partitions, timeout_ms=REQUEST_TIMEOUT_MS)
         return Observed(
             tuple(sorted(map(_member, described["members"] or ()), key=lambda m: m.instance_id)),
             {tp: each for tp, each in committed.items() if each is not None and each.offset >= 0},
@@ -171,8 +177,3 @@ class TailReader:
     def close(self) -> None:
         """Release the connection."""
         self._consumer.close(timeout_ms=1_000)
-
-
-def by_topic(partitions: Iterable[TopicPartition], topic: str) -> list[TopicPartition]:
-    """The partitions of one topic, in order."""
-    return sorted(tp for tp in partitions if tp.topic == topic)

@@ -2,9 +2,12 @@
 
 from dataclasses import replace
 
-from monitor import page
-from monitor.cluster import Cluster, Happened, Predictor, in_words
+from monitor import sections
+from monitor.cluster import Cluster, Predictor
+from monitor.events import Events, Happened, in_words
 from monitor.learning import Learning
+from monitor.page import problems
+from monitor.sections import Seen
 from monitor.widgets import rate, table
 from utils.message_store.summaries import GroupSummary
 from utils.messages import ModelLoaded, RetrainRequest, TrainingCompleted
@@ -17,26 +20,29 @@ def group(value: str) -> GroupSummary:
     return GroupSummary("category", value, None, None, 10, 8, 4, 1, 4, 1)
 
 
+def seen(cluster: Cluster, *, serving: int = 0, events: Events | None = None) -> Seen:
+    return Seen(events or Events(), cluster, Learning(serving=serving))
+
+
 def test_texts_of_others_are_escaped() -> None:
-    learning = Learning(classes=(BAD, BAD))
-    cluster = Cluster(
-        predictors=(Predictor(BAD, BAD, (0,), 1, 0),), events=(Happened(0.0, "loaded", BAD),)
-    )
+    cluster = Cluster(predictors=(Predictor(BAD, BAD, (0,), 1, 0),))
+    events = Events(latest=(Happened(0.0, "loaded", BAD),))
     for shown in (
-        page._group_table([group(BAD)], learning),
-        page._predictors(cluster, learning),
-        page._events(cluster),
+        sections.group_table([group(BAD)], Learning(classes=(BAD, BAD))),
+        sections.predictors_table(seen(cluster)),
+        sections.events_list(events),
     ):
         assert "<img" not in shown
         assert "&lt;img" in shown
 
 
 def test_predictor_that_lags_behind_is_marked() -> None:
-    learning = Learning(serving=3)
     cluster = Cluster(predictors=(Predictor("p-0", "here", (0,), 2, 0),))
-    assert "model 2, behind: model 3 serves" in page._predictors(cluster, learning)
-    now = replace(learning, serving=2)
-    assert "behind" not in page._predictors(cluster, now)
+    behind = sections.predictors_table(seen(cluster, serving=3))
+    assert "model 2, behind: model 3 serves" in behind
+    assert "behind" not in sections.predictors_table(seen(cluster, serving=2))
+    loaded = Events(models={"p-0": 3})  # it says so before it predicts
+    assert "behind" not in sections.predictors_table(seen(cluster, serving=3, events=loaded))
 
 
 def test_rates_have_intervals() -> None:
@@ -51,17 +57,17 @@ def test_groups_of_several_classes_have_no_rates_of_a_positive_one() -> None:
     several = replace(
         group("x"), true_positive=None, false_positive=None, true_negative=None, false_negative=None
     )
-    assert "predicted" not in page._group_table([several], three)
+    assert "predicted" not in sections.group_table([several], three)
 
 
 def test_missing_processes_are_named() -> None:
-    seen = Cluster(at=1.0)
-    assert "No predictor runs" in page._problems(seen, Learning())[0]
-    running = replace(seen, predictors=(Predictor("p-0", "", (0,), 1, 0),))
-    assert "No trainer runs" in page._problems(running, Learning())[0]
+    now = Cluster(at=1.0)
+    assert "No predictor runs" in problems(seen(now))[0]
+    running = replace(now, predictors=(Predictor("p-0", "", (0,), 1, 0),))
+    assert "No trainer runs" in problems(seen(running))[0]
     gone = replace(running, trainers=1, error="no route", failed_at=1.0)
-    assert "The broker does not answer" in page._problems(gone, Learning())[0]
-    assert page._problems(replace(running, trainers=1), Learning()) == []
+    assert "The broker does not answer" in problems(seen(gone))[0]
+    assert problems(seen(replace(running, trainers=1))) == []
 
 
 def test_events_in_words() -> None:
