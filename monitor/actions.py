@@ -1,10 +1,13 @@
 """What the page's buttons do, each after a confirmation, with its result shown."""
 
+import asyncio
 import secrets
-from collections.abc import Callable
+import time
+from collections.abc import Awaitable, Callable
 
 from nicegui import run, ui
 
+from monitor.figures import Figures
 from ops import dead_letters, models, retrain
 from utils import kafka_io
 from utils.errors import UserError, one_line
@@ -49,12 +52,14 @@ class Actions:
 
     Args:
         settings: The pipeline's settings.
+        figures: Shows the trainings that were requested.
         guard: Decides who may act.
         token: What the page's address carried; asked for if it is not right.
     """
 
-    def __init__(self, settings: Settings, guard: Guard, token: str) -> None:
+    def __init__(self, settings: Settings, figures: Figures, guard: Guard, token: str) -> None:
         self._settings = settings
+        self._figures = figures
         self._guard = guard
         self._token = token
 
@@ -65,13 +70,20 @@ class Actions:
             "A trainer that runs starts at once; one that is down answers when it starts.",
             "Retrain",
         ):
-            await self._do("retraining", self._retrain)
+            await self._do("retraining", self._request_training, self._training)
 
-    def _retrain(self) -> str:
+    def _request_training(self) -> str:
         kafka_io.claim_topics(self._settings)
-        lines: list[str] = []
-        retrain.retrain(self._settings, TRAINING_TIMEOUT, lines.append)
-        return lines[-1]
+        return retrain.request(self._settings)
+
+    async def _training(self, batch_id: str) -> str:
+        """Wait for the training that answers a request; returns what came of it."""
+        until = time.monotonic() + TRAINING_TIMEOUT
+        while time.monotonic() < until:
+            if (done := self._figures.events.answers.get(batch_id)) is not None:
+                return retrain.text(done)
+            await asyncio.sleep(0.5)
+        return "retraining requested; it waits for a trainer"
 
     async def roll_back(self, model_id: int | None, reason: str) -> None:
         """Serve another model."""
@@ -114,10 +126,18 @@ class Actions:
         count = dead_letters.resend(self._settings.kafka, offsets, home=home, again=again)
         return f"{_records(count)} sent again"
 
-    async def _do(self, what: str, work: Callable[[], str]) -> None:
+    async def _do(
+        self,
+        what: str,
+        work: Callable[[], str],
+        then: Callable[[str], Awaitable[str]] | None = None,
+    ) -> None:
+        """Do something in a thread, then perhaps wait for its result, and show that."""
         running = ui.notification(f"{what} ...", spinner=True, timeout=None)
         try:
-            text, kind = await run.io_bound(work), "positive"
+            text, kind = await run.io_bound(work) or "", "positive"
+            if then is not None:
+                text = await then(text)
         except (UserError, KafkaError, KafkaUnavailable) as error:
             text, kind = f"{what} failed: {one_line(error)}", "negative"
         running.spinner = False

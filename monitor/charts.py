@@ -270,7 +270,11 @@ def _line(name: str, colour: str, data: Sequence[object]) -> Options:
 
 
 def _axis() -> Options:
-    return {"splitLine": {"lineStyle": {"color": GREY, "opacity": 0.25}}, "nameGap": 8}
+    return {
+        "splitLine": {"lineStyle": {"color": GREY, "opacity": 0.25}},
+        "nameGap": 8,
+        "nameTextStyle": {"align": "left"},
+    }
 
 
 def _quiet() -> Options:

@@ -22,6 +22,7 @@ from utils.messages import (
     RetrainRequest,
     Rollback,
     TrainingCompleted,
+    reason_of,
 )
 from utils.settings import Kafka
 
@@ -76,6 +77,7 @@ class Events:
         failed_at: Since when, in seconds since 1970.
         latest: The latest events, newest first.
         models: By predictor, the model that it has loaded last.
+        answers: The latest trainings that were requested by hand, by request.
         letters: The latest rejected records, newest first.
         reasons: How often each reason was given, of the records read back.
         rejected: How many records were read back.
@@ -87,6 +89,7 @@ class Events:
     failed_at: float = 0.0
     latest: Sequence[Happened] = ()
     models: Mapping[str, int] = field(default_factory=dict)
+    answers: Mapping[str, TrainingCompleted] = field(default_factory=dict)
     letters: Sequence[Letter] = ()
     reasons: Mapping[str, int] = field(default_factory=dict)
     rejected: int = 0
@@ -106,6 +109,7 @@ class EventsWatch:
         self._reader: LogReader | None = None
         self._events: deque[Happened] = deque(maxlen=SHOWN)
         self._models: dict[str, int] = {}
+        self._answers: deque[TrainingCompleted] = deque(maxlen=SHOWN)
         self._letters: deque[Letter] = deque(maxlen=READ_BACK)
         self._rejected_messages = 0
         self._resent: set[int] = set()
@@ -163,6 +167,7 @@ class EventsWatch:
         self.now = Events(
             latest=tuple(reversed(self._events)),
             models=dict(self._models),
+            answers={one.batch_id: one for one in self._answers if one.batch_id is not None},
             letters=tuple(replace(one, resent=one.offset in self._resent) for one in newest),
             reasons=dict(Counter(one.reason for one in self._letters).most_common(SHOWN)),
             rejected=len(self._letters),
@@ -189,6 +194,8 @@ class EventsWatch:
             return
         if isinstance(event, ModelLoaded | PredictorStarted) and event.predictor is not UNSET:
             self._models[event.predictor] = event.model_id
+        if isinstance(event, TrainingCompleted) and reason_of(event.batch_id or "") == "manual":
+            self._answers.append(event)
         if isinstance(event, Resent):
             self._resent.update(event.offsets)
         found = in_words(event)
@@ -201,7 +208,7 @@ def in_words(event: messages.Event) -> tuple[str, str] | None:
     match event:
         case RetrainRequest():
             where = f": {event.count} outcomes" if event.count is not UNSET else ""
-            return "request", f"retraining requested, {messages.reason_of(event.batch_id)}{where}"
+            return "request", f"retraining requested, {reason_of(event.batch_id)}{where}"
         case TrainingCompleted(accepted=True):
             return "accepted", f"model {event.model_id} serves now{_figures(event)}"
         case TrainingCompleted():

@@ -29,7 +29,7 @@ class Page:
 
     def __init__(self, settings: Settings, figures: Figures, guard: Guard, token: str) -> None:
         self._figures = figures
-        self._actions = Actions(settings, guard, token)
+        self._actions = Actions(settings, figures, guard, token)
         self._shown: Seen | None = None
         ui.add_css(STYLE)
         ui.colors(primary="#00609c", positive="#00734f", negative="#b3400b")

@@ -42,9 +42,9 @@ class Chart:
             if hint:
                 ui.label(hint).classes("quiet")
             self._empty = ui.label("nothing to show yet").classes("quiet")
-            # As SVG its texts have the page's colours, light or dark.
+            # As SVG its texts have the page's colours, light or dark. The library describes the
+            # chart to those who cannot see it.
             self._chart = ui.echart({}, renderer="svg").classes("chart")
-            self._chart.props(f'role="img" aria-label="{html.escape(title)}"')
             self._chart.visible = False
         self._sent_at = float("-inf")
 

@@ -26,14 +26,24 @@ def retrain(settings: Settings, seconds: float, report: Callable[[str], None]) -
         KafkaUnavailable: No broker answers, or it has no such topic.
     """
     _, end = log_scan.bounds(settings.kafka, messages.RETRAIN_TOPIC)[0]
-    batch_id = f"manual-{uuid.uuid4()}"
-    kafka_io.announce(settings, RetrainRequest(reason="manual", batch_id=batch_id))
+    batch_id = request(settings)
     report(f"retraining requested: {batch_id}")
     if not seconds:
         return True
     done = wait(settings.kafka, batch_id, end, seconds)
     report(f"no training after {seconds:g} s; the request waits" if done is None else text(done))
     return done is not None
+
+
+def request(settings: Settings) -> str:
+    """Request a retraining; returns the id that its answer will have.
+
+    Raises:
+        KafkaUnavailable: No broker answers.
+    """
+    batch_id = f"manual-{uuid.uuid4()}"
+    kafka_io.announce(settings, RetrainRequest(reason="manual", batch_id=batch_id))
+    return batch_id
 
 
 def text(done: TrainingCompleted) -> str:

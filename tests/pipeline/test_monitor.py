@@ -208,7 +208,7 @@ def check_request(viewer: Viewer, pipeline: Pipeline) -> None:
     viewer.press("Explain")
     viewer.shows(re.compile(rf"predicted {made['prediction']}.*by model {made['model_id']}"))
     viewer.shows("What each feature adds")
-    picture = viewer.page.get_by_role("img", name=re.compile("What each feature adds"))
+    picture = viewer.page.locator(".chart:visible")
     until(lambda: picture.locator("svg path").count() > 10, 10)
 
 
