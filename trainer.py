@@ -261,11 +261,10 @@ class Trainer:
 
     def _report_training(self, result: Result) -> None:
         self.trainings += 1
-        verdict = "serves now" if result.accepted else "REFUSED, the champion stays"
         spent = ", ".join(f"{name} {value:.2f}" for name, value in result.seconds.items())
         self.report(
-            f"RETRAINING COMPLETED: model {result.model_id} learns from "
-            f"{result.memory or 'everything'}; {_figures(result)}; {verdict} (seconds: {spent})"
+            f"RETRAINING COMPLETED: {result.in_words()}; learnt from "
+            f"{result.memory or 'everything'} (seconds: {spent})"
         )
 
     def _announce_judgement(self, judgement: Judgement | None) -> None:
@@ -368,18 +367,6 @@ class Trainer:
         return messages.Rollback(
             model_id=last.rollback_to, from_model_id=last.from_id, reason=last.reason
         )
-
-
-def _figures(result: Result) -> str:
-    """What the gate has measured, for a reader."""
-    champion, challenger = result.champion, result.challenger
-    if champion is None or challenger.log_loss is None or champion.log_loss is None:
-        return "no outcome of a prediction is known yet"
-    words = f" ({result.comparison.in_words()})" if result.comparison else ""
-    return (
-        f"log loss {challenger.log_loss:.4f} on the last {challenger.rows} outcomes, "
-        f"champion {champion.log_loss:.4f}{words}"
-    )
 
 
 def loop(trainer: Trainer, stop: process.Stop, report: process.Report) -> None:

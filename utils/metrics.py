@@ -4,6 +4,9 @@ from collections.abc import Mapping
 
 import msgspec
 
+#: What `Comparison.in_words` says of two models between which it sees no difference.
+WITHIN_NOISE = "within noise"
+
 
 class Metrics(msgspec.Struct, frozen=True, kw_only=True):
     """The metrics of predicted probabilities; None if there are no rows, or too few classes.
@@ -50,7 +53,7 @@ class Comparison(msgspec.Struct, frozen=True):
         if self.rows < 2:
             return "not measured"
         if abs(self.mean_difference) <= max(2 * self.standard_error, 5e-5):  # as it is shown
-            return "within noise"
+            return WITHIN_NOISE
         side = "worse" if self.mean_difference > 0 else "better"
         return f"{side} by {abs(self.mean_difference):.4f} +- {self.standard_error:.4f}"
 
