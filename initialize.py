@@ -37,6 +37,7 @@ from utils.messages import TrainingCompleted
 from utils.model_store import BundleError, ModelStore
 from utils.process import Report
 from utils.settings import Settings
+from utils.telemetry.reporter import Reporter
 
 #: Seconds that MLflow may take to create its database and log the model.
 TRACKING_TIMEOUT = 60.0
@@ -194,7 +195,7 @@ def _progress() -> Progress:
 
 def main(arguments: argparse.Namespace, settings: Settings) -> None:
     """Run all steps; each needs the ones before."""
-    report = process.reporter("initialize", "yellow")
+    report = Reporter("initialize", "yellow", settings.log_format)
     optimisers.get(arguments.hyper)  # fails before minutes of work if a package is missing
     settings = tracking.with_tracking(settings, arguments.mlflow)
     kafka_io.wait_for_broker(settings.kafka, arguments.wait)  # the same for a missing broker
@@ -228,4 +229,5 @@ def arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(process.run(partial(main, arguments())))
+    command_line = arguments()
+    sys.exit(process.run(partial(main, command_line), log_format=command_line.log_format))

@@ -28,6 +28,7 @@ from utils.model_store.watcher import BundleWatcher
 from utils.outcome_count import OutcomeCount
 from utils.scoring import DecodedRecords
 from utils.settings import Settings
+from utils.telemetry.reporter import Reporter
 from utils.value_counts import ValueCounts, describe, new_tally
 
 #: Batches at least this large are pipelined on worker threads.
@@ -253,7 +254,7 @@ def loop(predictor: Predictor, stop: process.Stop, report: process.Report) -> No
 
 def main(settings: Settings) -> None:
     """Wire the predictor and run it until a signal."""
-    report = process.reporter("predictor", "cyan")
+    report = Reporter("predictor", "cyan", settings.log_format)
     stop = process.Stop().on_signals()
     store = ModelStore(settings.models_dir)
     home = kafka_io.claim_topics(settings).home
@@ -293,5 +294,5 @@ def main(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    process.parser(__doc__).parse_args()
-    sys.exit(process.run(main))
+    command_line = process.parser(__doc__).parse_args()
+    sys.exit(process.run(main, log_format=command_line.log_format))

@@ -310,4 +310,5 @@ def arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(process.run(partial(main, arguments())))
+    command_line = arguments()
+    sys.exit(process.run(partial(main, command_line), log_format=command_line.log_format))

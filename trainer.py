@@ -36,6 +36,7 @@ from utils.metrics import ValueShares
 from utils.model_store import ModelStore, ModelStoreError
 from utils.model_store.manifest import AbsentModels, PublishedModel, RolledBack
 from utils.settings import Settings
+from utils.telemetry.reporter import Reporter
 
 POLL_MS = 50
 #: The poll timeout during a training, shorter so that its end is noticed sooner.
@@ -383,7 +384,7 @@ def loop(trainer: Trainer, stop: process.Stop, report: process.Report) -> None:
 
 def main(arguments: argparse.Namespace, settings: Settings) -> None:
     """Wire the trainer and run it until a signal."""
-    report = process.reporter("trainer", "magenta")
+    report = Reporter("trainer", "magenta", settings.log_format)
     optimisers.check(arguments.hyper)
     settings = tracking.with_tracking(settings, arguments.mlflow)
     stop = process.Stop().on_signals()
@@ -438,4 +439,5 @@ def arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(process.run(partial(main, arguments())))
+    command_line = arguments()
+    sys.exit(process.run(partial(main, command_line), log_format=command_line.log_format))

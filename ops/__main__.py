@@ -244,7 +244,7 @@ def _progress() -> Progress:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = process.parser(__doc__ or "")
+    parser = process.parser(__doc__ or "", log_format=False)
     parser.prog = "python -m ops"
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_models(commands)
@@ -377,6 +377,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return process.run(
         lambda settings: arguments.run(settings, arguments),
         errors=[KafkaError],
+        log_format="text",
     )
 
 

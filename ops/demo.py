@@ -64,7 +64,12 @@ class Demo:
             stderr=subprocess.STDOUT,
             encoding="utf-8",
             errors="replace",
-            env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"},
+            env={
+                **os.environ,
+                "PYTHONUNBUFFERED": "1",
+                "PYTHONIOENCODING": "utf-8",
+                "PIPELINE_LOG_FORMAT": "text",
+            },
             start_new_session=True,  # Ctrl-C reaches only us; `end` stops them in order
         )
         self.processes[name] = child

@@ -15,16 +15,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import chain
 from pathlib import Path
-from types import FrameType
+from types import FrameType, TracebackType
+from typing import get_args
 
-from rich.console import Console
-from rich.markup import escape
-
-from utils import interpreter, version
+from utils import interpreter, json_lines, version
 from utils import settings as settings_module
 from utils.durable_files import try_lock
 from utils.errors import UserError, one_line
-from utils.settings import Settings
+from utils.settings import LogFormat, Settings
 
 #: Seconds without a failure after which an outage of a script is over.
 SETTLED = 2.0
@@ -32,25 +30,25 @@ SETTLED = 2.0
 Report = Callable[[str], None]
 
 
-def reporter(name: str, colour: str) -> Report:
-    """Return a function that prints lines with the time and the script's name, in colour."""
-    console = Console(highlight=False, soft_wrap=True)
+def parser(description: str, *, log_format: bool = True) -> argparse.ArgumentParser:
+    """An argument parser with `--version`, whose `--help` explains the environment variables.
 
-    def report(text: str) -> None:
-        now = time.strftime("%H:%M:%S")
-        console.print(f"[{colour}]{now} {name:<9}[/] {escape(text)}")
-
-    return report
-
-
-def parser(description: str) -> argparse.ArgumentParser:
-    """An argument parser with `--version`, whose `--help` explains the environment variables."""
+    Args:
+        description: The script's docstring.
+        log_format: Whether the script reports lines, and so has `--log-format` for `run`.
+    """
     made = argparse.ArgumentParser(
         description=description,
         epilog=settings_module.environment_help(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     version.add_argument(made)
+    if log_format:
+        made.add_argument(
+            "--log-format",
+            choices=get_args(LogFormat),
+            help="lines for people (text, the default) or machines (json)",
+        )
     return made
 
 
@@ -80,24 +78,34 @@ def seconds(text: str) -> float:
     return number
 
 
-def run(main: Callable[[Settings], int | None], *, errors: Sequence[type[Exception]] = ()) -> int:
+def run(
+    main: Callable[[Settings], int | None],
+    *,
+    errors: Sequence[type[Exception]] = (),
+    log_format: LogFormat | None = None,
+) -> int:
     """Run a script's main with the settings; errors that a user can fix are printed in one line.
 
     Args:
         main: Takes the settings; returns the exit status (None is 0).
         errors: Further types whose text is meant for the user.
+        log_format: The command line's `--log-format`, which overrides the settings.
 
     Returns:
         The exit status: 1 after such an error.
     """
     expected: tuple[type[Exception], ...] = (UserError, *errors)
+    shown = log_format or settings_module.log_format()
     try:
         interpreter.prepare()
         settings = settings_module.load()
+        if log_format is not None:
+            settings = settings.model_copy(update={"log_format": log_format})
+        shown = settings.log_format
         configure_logging(settings)
         return main(settings) or 0
     except expected as error:
-        print(f"{_program()}: {error}", file=sys.stderr)
+        _print_error(str(error), shown)
         return 1
     except KeyboardInterrupt:
         return 130
@@ -105,19 +113,27 @@ def run(main: Callable[[Settings], int | None], *, errors: Sequence[type[Excepti
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:  # a full disk, a missing folder for temporary files
-        print(f"{_program()}: {_describe(error)}", file=sys.stderr)
+        _print_error(_describe(error), shown)
         return 1
     except UnicodeEncodeError as error:
         if error.encoding == "utf-8":
             raise
-        print(
-            f"{_program()}: {error.object!r} cannot be used where the encoding is "
-            f"{error.encoding}: set PYTHONUTF8=1",
-            file=sys.stderr,
+        _print_error(
+            f"{error.object!r} cannot be used where the encoding is {error.encoding}: "
+            "set PYTHONUTF8=1",
+            shown,
         )
         return 1
     finally:
         gc.freeze()  # otherwise the garbage collector scans all imported objects at exit
+
+
+def _print_error(text: str, log_format: LogFormat) -> None:
+    if log_format == "json":
+        line = json_lines.encode(_process(), text, "error")
+    else:
+        line = f"{_program()}: {text}"
+    sys.stderr.write(line + "\n")
 
 
 def _describe(error: OSError) -> str:
@@ -131,16 +147,38 @@ def _program() -> str:
     return path.parent.name if path.name == "__main__.py" else path.name
 
 
+def _process() -> str:
+    """The script's name as its lines have it."""
+    return _program().removesuffix(".py")
+
+
 def configure_logging(settings: Settings) -> None:
     """Log to stderr at the level in PIPELINE_LOG, with secrets masked, Python's warnings too.
 
     The default level is high because the libraries log every lost connection; the scripts
-    report what matters. At level debug, Kafka's client logs its whole configuration.
+    report what matters. At level debug, Kafka's client logs its whole configuration. If lines
+    are JSON, an exception that nothing handles is logged, too.
     """
     handler = logging.StreamHandler()
-    handler.setFormatter(Masking(settings.secrets))
+    if settings.log_format == "json":
+        handler.setFormatter(MaskingJson(settings.secrets))
+        sys.excepthook = _log_exception
+        threading.excepthook = _log_thread_exception
+    else:
+        handler.setFormatter(Masking(settings.secrets))
     logging.basicConfig(level=settings.log.upper(), handlers=[handler])
     logging.captureWarnings(True)  # of a library, with a line of its source
+
+
+def _log_exception(
+    kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+) -> None:
+    logging.getLogger(_process()).critical("%s", one_line(error), exc_info=(kind, error, traceback))
+
+
+def _log_thread_exception(hook: threading.ExceptHookArgs) -> None:
+    error = hook.exc_value or hook.exc_type()
+    _log_exception(hook.exc_type, error, hook.exc_traceback)
 
 
 class Masking(logging.Formatter):
@@ -162,10 +200,24 @@ class Masking(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Format a record, with its traceback if there is one."""
-        text = super().format(record)
+        return self._mask(super().format(record))
+
+    def _mask(self, text: str) -> str:
         for secret in self._secrets:
             text = text.replace(secret, "***")
         return text
+
+
+class MaskingJson(Masking):
+    """Formats log records as JSON lines with `logger`, and `exception` if there is one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Format a record, with its traceback if there is one."""
+        fields = {"logger": record.name}
+        if record.exc_info:
+            fields["exception"] = self._mask(self.formatException(record.exc_info))
+        message, level = self._mask(record.getMessage()), record.levelname.lower()
+        return json_lines.encode(_process(), message, level, **fields)
 
 
 class Stop:

@@ -32,6 +32,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 Count = Annotated[int, Field(ge=1)]
 ColumnType = Literal["number", "category", "date"]
+LogFormat = Literal["text", "json"]
 
 #: Seconds by the unit of a duration.
 UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
@@ -231,8 +232,9 @@ class Settings(_Section):
     messages: Messages = Messages()
     mlflow: Mlflow = Mlflow()
     log: Literal["debug", "info", "warning", "error", "critical"] = "critical"
+    log_format: LogFormat = "text"
 
-    @field_validator("log", mode="before")
+    @field_validator("log", "log_format", mode="before")
     @classmethod
     def _in_any_case(cls, value: object) -> object:
         return value.lower() if isinstance(value, str) else value
@@ -332,6 +334,11 @@ VARIABLES = (
     Variable("PARTITIONS", ("kafka", "partitions"), "partitions of the topics to create"),
     Variable("MESSAGES_URL", ("messages", "url"), "the database of the trainer's message store"),
     Variable("PIPELINE_LOG", ("log",), "what the libraries log: debug, info, warning or error"),
+    Variable(
+        "PIPELINE_LOG_FORMAT",
+        ("log_format",),
+        "text for people, json for machines: as --log-format",
+    ),
     Variable("MLFLOW_TRACKING_URI", ("mlflow", "tracking_uri"), "log models to this MLflow"),
     Variable(
         "MLFLOW_EXPERIMENT_NAME",
@@ -375,6 +382,11 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
     except ValidationError as error:
         raise SettingsError(_first_line(error, names, config)) from None
     return settings.model_copy(update={"home": _home(settings.home)})
+
+
+def log_format(environ: Mapping[str, str] = os.environ) -> LogFormat:
+    """The format in which a script reports errors of the settings themselves."""
+    return "json" if environ.get("PIPELINE_LOG_FORMAT", "").lower() == "json" else "text"
 
 
 def _decode(name: str, text: str) -> str:

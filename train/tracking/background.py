@@ -16,6 +16,7 @@ from utils import process
 from utils.errors import UserError
 from utils.process import Report, Stop
 from utils.settings import Settings, sqlite_url
+from utils.telemetry.reporter import Reporter
 
 
 def add_argument(parser: argparse.ArgumentParser) -> None:
@@ -77,7 +78,7 @@ class Tracking:
             if self._process.exitcode != 0:
                 self._process.kill()
                 self._process.join()
-                Tracker(self._settings, _reporter()).report_waiting("silent")
+                Tracker(self._settings, _reporter(self._settings)).report_waiting("silent")
 
 
 def _run_tracker(settings: Settings, parent: Connection, timeout: float, niceness: int) -> None:
@@ -88,7 +89,7 @@ def _run_tracker(settings: Settings, parent: Connection, timeout: float, nicenes
         process.be_nice(niceness)
     stop = Stop()
 
-    report = _reporter()
+    report = _reporter(settings)
     tracker = Tracker(settings, report)
 
     def end_with_parent() -> None:
@@ -104,8 +105,8 @@ def _run_tracker(settings: Settings, parent: Connection, timeout: float, nicenes
             loop(tracker, stop, report)
 
 
-def _reporter() -> Report:
-    return process.reporter("mlflow", "blue")
+def _reporter(settings: Settings) -> Report:
+    return Reporter("mlflow", "blue", settings.log_format)
 
 
 def log_once(settings: Settings) -> None:
@@ -115,7 +116,7 @@ def log_once(settings: Settings) -> None:
         UserError: Something could not be logged.
     """
     settings = with_tracking(settings, wanted=True)
-    tracker = Tracker(settings, _reporter())
+    tracker = Tracker(settings, _reporter(settings))
     with process.claim_instance_id(settings, "tracker", limit=1):
         outbox.enqueue_all(settings)
         try:

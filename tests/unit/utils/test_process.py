@@ -1,5 +1,6 @@
 """Instance ids, unique among running processes and reused later; and niceness."""
 
+import json
 import os
 import signal
 import subprocess
@@ -107,3 +108,75 @@ def test_warnings_of_libraries_are_logged(tmp_path: Path, level: str, *, shown: 
     assert done.returncode == 0
     assert ("a frame is fragmented" in done.stderr) == shown
     assert shown or done.stderr == ""
+
+
+FAILING = """
+import logging, sys, threading, warnings
+from utils import process, settings
+from utils.errors import UserError
+
+def main(settings):
+    logging.getLogger("kafka").warning("the password is %s", "s3cr\\u00e9t")
+    warnings.warn("a frame is fragmented")
+    thread = threading.Thread(target=lambda: 1 / 0)
+    thread.start(); thread.join()
+    if sys.argv[1] == "user":
+        raise UserError("no \\u20ac")
+    if sys.argv[1] == "os":
+        open("/nowhere/\\u20ac")
+    raise KeyError("s3cr\\u00e9t")
+
+sys.exit(process.run(main, log_format=sys.argv[2] or None))
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "last"),
+    [
+        ("user", "no €"),
+        ("os", "cannot use /nowhere/€: No such file or directory"),
+        ("bug", "'***'"),
+    ],
+)
+def test_everything_on_stderr_is_json(tmp_path: Path, kind: str, last: str) -> None:
+    environment = {
+        "PIPELINE_HOME": str(tmp_path),
+        "PIPELINE_LOG": "warning",
+        "KAFKA_SASL_PASSWORD": "s3crét",
+        "PYTHONIOENCODING": "ascii",
+    }
+    command = [sys.executable, "-c", FAILING, kind, "json"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    logged, warned, thread, failed = map(json.loads, done.stderr.splitlines())
+    assert (logged["logger"], logged["level"], logged["message"]) == (
+        "kafka",
+        "warning",
+        "the password is ***",
+    )
+    assert "a frame is fragmented" in warned["message"]
+    assert thread["message"] == "division by zero" and "Traceback" in thread["exception"]
+    assert (failed["process"], failed["message"]) == ("-c", last)
+    assert failed["level"] == ("critical" if kind == "bug" else "error")
+    assert "s3cr" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("variable", "option", "is_json"),
+    [
+        ("json", "", True),
+        ("JSON", "", True),
+        ("json", "text", False),
+        ("", "json", True),
+        ("", "", False),
+    ],
+)
+def test_option_overrides_the_variable(
+    tmp_path: Path, variable: str, option: str, *, is_json: bool
+) -> None:
+    environment = {"PIPELINE_LOG_FORMAT": variable, "PIPELINE_CONFIG": str(tmp_path / "none")}
+    command = [sys.executable, "-c", FAILING, "user", option]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("{") == is_json
+    assert "cannot read" in (json.loads(line)["message"] if is_json else line)

@@ -104,6 +104,7 @@ def test_folders_are_inside_the_home(config: Path, tmp_path: Path) -> None:
         ("PARTITIONS", "4", 4),
         ("MESSAGES_URL", "sqlite:///x.db", "sqlite:///x.db"),
         ("PIPELINE_LOG", "DEBUG", "debug"),
+        ("PIPELINE_LOG_FORMAT", "JSON", "json"),
         ("MLFLOW_TRACKING_URI", "http://host:5000", "http://host:5000"),
         ("MLFLOW_EXPERIMENT_NAME", "mine", "mine"),
     ],
@@ -198,6 +199,7 @@ def test_mistake_in_the_file_names_the_file_and_the_key(
         ("KAFKA_SASL_MECHANISM", "GSSAPI"),
         ("KAFKA_SSL_CAFILE", "/nowhere.pem"),
         ("PIPELINE_LOG", "loud"),
+        ("PIPELINE_LOG_FORMAT", "xml"),
     ],
 )
 def test_mistake_in_a_variable_names_the_variable_and_its_value(name: str, value: str) -> None:

@@ -1,0 +1,78 @@
+"""Prints the lines in which a script says what it does, for people or for machines."""
+
+import threading
+import time
+
+from rich.console import Console
+from rich.markup import escape
+
+from utils import json_lines
+from utils.settings import LogFormat
+
+
+class Reporter:
+    """Prints one line a call; it can be passed wherever a `process.Report` is wanted.
+
+    As text, a line has the time and the script's name, in colour on a terminal and plain
+    elsewhere; its fields are left out. As JSON it is one object with `time` (RFC 3339, UTC,
+    with milliseconds), `level`, `process`, `message` and the fields. Any thread may call it.
+
+    Args:
+        process: The script's name.
+        colour: The colour of the time and the name.
+        log_format: `text` or `json`.
+        prefix: Whether a line of text begins with the time and the name.
+        stderr: Whether to print to stderr instead of stdout.
+
+    Attributes:
+        console: The terminal or file that the lines go to. What is printed there while a live
+            display runs appears above it.
+    """
+
+    def __init__(
+        self,
+        process: str,
+        colour: str,
+        log_format: LogFormat = "text",
+        *,
+        prefix: bool = True,
+        stderr: bool = False,
+    ) -> None:
+        self.console = Console(highlight=False, emoji=False, soft_wrap=True, stderr=stderr)
+        self.log_format: LogFormat = log_format
+        self._process = process
+        self._colour = colour
+        self._prefix = prefix
+        self._lock = threading.Lock()
+
+    @property
+    def is_json(self) -> bool:
+        """Whether the lines are JSON; nothing else may be printed then."""
+        return self.log_format == "json"
+
+    @property
+    def may_be_live(self) -> bool:
+        """Whether a person watches the lines: a live display or a progress bar makes sense."""
+        return self.console.is_terminal and not self.is_json
+
+    def __call__(
+        self, text: str, /, *, level: str = "info", style: str = "", **fields: object
+    ) -> None:
+        """Print one line.
+
+        Args:
+            text: What happened, on one line.
+            level: debug, info, warning, error or critical; only JSON shows it.
+            style: The colour of the text; only a terminal shows it.
+            fields: What a machine would look for; only JSON shows them.
+        """
+        if self.is_json:
+            line = json_lines.encode(self._process, text, level, **fields)
+            with self._lock:  # one write for each line: other processes may share the file
+                self.console.file.write(line + "\n")
+                self.console.file.flush()
+            return
+        line = f"[{style}]{escape(text)}[/]" if style else escape(text)
+        if self._prefix:
+            line = f"[{self._colour}]{time.strftime('%H:%M:%S')} {self._process:<9}[/] {line}"
+        self.console.print(line)
