@@ -1,8 +1,9 @@
 """Sends rows of the data set as an application would, and reads predictions and rejections.
 
-    python sample_app.py [--messages 200] [--interval 2.0] [--outcome-delay SECONDS]
+    python sample_app.py [--messages 200] [--interval 2.0] [--outcome-delay SECONDS] [--verbose]
 
-Ends when every message it sent has its prediction or was rejected, with a summary.
+Ends when every message it sent has its prediction or was rejected, with a summary. On a terminal
+one line shows how far it is; --verbose, and a file or a pipe, have a line for each message.
 """
 
 import argparse
@@ -19,7 +20,6 @@ from functools import partial
 from itertools import cycle, islice
 
 import msgspec
-from rich.console import Console
 
 from utils import changes, kafka_io, messages, preprocess_data, process
 from utils.errors import UserError, one_line
@@ -27,10 +27,19 @@ from utils.kafka_io import LogReader, Outgoing, Record, Sender
 from utils.messages import Rejection
 from utils.model_store import ModelStore, ModelStoreError
 from utils.settings import Settings
+from utils.telemetry import live_line
+from utils.telemetry.live_line import LiveLine, Rate, bar, duration_text, rate_text
+from utils.telemetry.reporter import Reporter
 from utils.values import Label, label_text
 
-#: Each message is shown if the interval (s) is at least this long.
+#: Each message has its line if the interval (s) is at least this long; else each thousandth has.
 SHOW_EACH_ABOVE = 0.05
+#: How many rejections have their line in any case; the summary counts all.
+SHOWN_REJECTIONS = 10
+#: Seconds between two lines that say how far it is, without a terminal and lines of messages.
+PROGRESS_EVERY = 5.0
+#: The latest predictions whose latency the live line shows.
+LATEST = 1_000
 #: How long (s) to wait for the last predictions after a signal to stop.
 STOPPED_TIMEOUT = 3.0
 
@@ -72,6 +81,28 @@ class Ledger:
         self.right += prediction.label == self.outcomes.get(request_id)
         return True
 
+    def figures(self, total: int, rate: float) -> list[str]:
+        """How far it is, in parts, the most important first.
+
+        Args:
+            total: How many messages there will be.
+            rate: Predictions a second.
+        """
+        answered, sent, rejected = len(self.answered), len(self.sent), len(self.rejected)
+        parts = [
+            f"{bar(answered + rejected, total)} {answered:,}/{total:,} answered",
+            f"waiting {max(0, sent - answered - rejected):,}",
+        ]
+        if rejected or self.rejected_outcomes:
+            parts.append(f"rejected {rejected + len(self.rejected_outcomes):,}")
+        parts.append(rate_text(rate))
+        if latest := self.latencies[-LATEST:]:
+            median, p99 = quantiles(latest)
+            parts.append(f"p50 {duration_text(median)} p99 {duration_text(p99)}")
+            parts.append(f"accuracy {self.right / answered:.3f}")
+            parts.append(f"models {' '.join(map(str, sorted(self.models.copy())))}")
+        return parts
+
     def record_rejection(self, record: Record) -> str | None:
         """Record a dead letter; returns the reason if it is for a message of this process."""
         request_id = (record.key or b"").decode("utf-8", "replace")
@@ -84,6 +115,13 @@ class Ledger:
         return rejection.reason
 
 
+def quantiles(latencies: list[float]) -> tuple[float, float]:
+    """The median and the 99th percentile, in seconds."""
+    ordered = sorted(latencies)
+    p99 = ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))]
+    return statistics.median(ordered), p99
+
+
 class SampleApp:
     """The application: a producer and a consumer thread that share a ledger.
 
@@ -91,18 +129,28 @@ class SampleApp:
         settings: Name the data and the cluster.
         arguments: The command line.
         stop: Ends the sending.
+        report: Prints a line.
     """
 
     def __init__(
-        self, settings: Settings, arguments: argparse.Namespace, stop: process.Stop
+        self,
+        settings: Settings,
+        arguments: argparse.Namespace,
+        stop: process.Stop,
+        report: Reporter,
     ) -> None:
         self.ledger = Ledger()
         self.error: Exception | None = None
         self._settings = settings
         self._arguments = arguments
         self._stop = stop
-        self._console = Console(highlight=False, soft_wrap=True)
+        self._report = report
+        self._rate = Rate()
         self._done_sending = threading.Event()
+        # A line for: 1 each message, 1000 each thousandth, 0 none.
+        by_rate = 1 if arguments.interval >= SHOW_EACH_ABOVE else 1000
+        by_place = 0 if report.may_be_live else by_rate
+        self._lines = {None: by_place, True: 1, False: 0}[arguments.verbose]
 
     def produce(self, sender: Sender, rows: Iterator[dict[str, Label | None]]) -> None:
         """Send the rows as messages, and their outcomes after the delay."""
@@ -128,7 +176,7 @@ class SampleApp:
             if delay is not None:
                 late.append((time.monotonic() + delay, request_id))
                 self._send_due(sender, late)
-            self._show("red", number, f"-- PRODUCER: Sent message with id {request_id}")
+            self._show("red", number, f"-- PRODUCER: Sent message with id {request_id}", request_id)
         while late and not self._stop():
             self._send_due(sender, late)
             self._stop.wait(0.02)
@@ -157,8 +205,7 @@ class SampleApp:
         if record.topic == messages.DEAD_LETTERS:
             reason = self.ledger.record_rejection(record)
             if reason is not None:
-                count = len(self.ledger.rejected) + len(self.ledger.rejected_outcomes)
-                self._show("yellow", count - 1, f"!! CONSUMER: Rejected: {reason}")
+                self._show_rejection(reason)
             return reason is not None
         try:
             prediction = decode_prediction(record.value)
@@ -178,7 +225,7 @@ class SampleApp:
             [messages.APP_MESSAGES, messages.OUTCOMES, *answers],
             seconds=self._arguments.timeout,
             pause=self._stop.wait,
-            report=partial(self._console.print, markup=False),
+            report=self._report,
         )
         if not there:
             return 0
@@ -192,6 +239,9 @@ class SampleApp:
                 threading.Thread(target=self._stop_on_error, args=(work,), daemon=True)
                 for work in (produce, consume)
             ]
+            live = resources.enter_context(LiveLine(self._report, self._figures))
+            if not (self._lines or live.is_shown):
+                threads.append(threading.Thread(target=self._report_progress, daemon=True))
             for thread in threads:
                 thread.start()
             self._await(threads[0])
@@ -211,6 +261,17 @@ class SampleApp:
         thread.join(STOPPED_TIMEOUT + 1)
         if thread.is_alive():
             self.error = kafka_io.KafkaUnavailable("the broker does not answer")
+
+    def _figures(self) -> list[str]:
+        rate = self._rate(len(self.ledger.answered))
+        return self.ledger.figures(self._arguments.messages, rate)
+
+    def _report_progress(self) -> None:
+        """Report how far it is from time to time, until all is answered."""
+        while not self._stop.wait(PROGRESS_EVERY):
+            if self._done_sending.is_set() and not self.ledger.missing():
+                return
+            self._report(live_line.SEPARATOR.join(self._figures()))
 
     def _stop_on_error(self, work: Callable[[], None]) -> None:
         try:
@@ -236,22 +297,32 @@ class SampleApp:
             outcome = self.ledger.outcomes[request_id]
             self._send(sender, messages.OUTCOMES, request_id, outcome=outcome)
 
-    def _show(self, colour: str, number: int, text: str) -> None:
-        if self._arguments.interval >= SHOW_EACH_ABOVE:
-            self._console.print(text, style=colour, markup=False)
-        elif number % 1000 == 999:
-            self._console.print(f"{text} ({number + 1} so far)", style=colour, markup=False)
+    def _show(self, style: str, number: int, text: str, request_id: str) -> None:
+        if self._lines and number % self._lines == self._lines - 1:
+            more = f" ({number + 1} so far)" if self._lines > 1 else ""
+            self._report(f"{text}{more}", style=style, request_id=request_id)
 
     def _show_prediction(self, prediction: messages.Prediction) -> None:
+        request_id, model_id = prediction.request_id, prediction.model_id
         self._show(
             "green",
             len(self.ledger.answered) - 1,
             f"** CONSUMER: Received prediction {prediction.prediction} ({prediction.label}) "
-            f"for request id {prediction.request_id} from model {prediction.model_id}",
+            f"for request id {request_id} from model {model_id}",
+            request_id,
         )
+        if not self._lines and self.ledger.models[model_id] == 1:
+            self._report(f"first prediction from model {model_id}", style="green")
+
+    def _show_rejection(self, reason: str) -> None:
+        count = len(self.ledger.rejected) + len(self.ledger.rejected_outcomes)
+        if count <= SHOWN_REJECTIONS or self._lines == 1:
+            self._report(f"!! CONSUMER: Rejected: {reason}", style="yellow")
+        elif count == SHOWN_REJECTIONS + 1:
+            self._report("!! CONSUMER: further rejections are counted", style="yellow")
 
     def _summary(self, seconds: float) -> None:
-        ledger, say = self.ledger, partial(self._console.print, markup=False)
+        ledger, say = self.ledger, self._report
         sent, answered = len(ledger.sent), len(ledger.answered)
         models = ", ".join(f"{m} ({count})" for m, count in sorted(ledger.models.items()))
         say(
@@ -259,11 +330,10 @@ class SampleApp:
             f"in {seconds:.1f} s; models seen: {models or 'none'}"
         )
         if ledger.latencies:
-            ordered = sorted(ledger.latencies)
-            p99 = ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))]
+            median, p99 = quantiles(ledger.latencies)
             say(
                 f"accuracy so far {ledger.right / answered:.4f}; latency median "
-                f"{statistics.median(ordered) * 1000:.1f} ms, p99 {p99 * 1000:.1f} ms"
+                f"{median * 1000:.1f} ms, p99 {p99 * 1000:.1f} ms"
             )
         if ledger.twice:
             say(f"ANSWERED TWICE: {len(ledger.twice)}, {' '.join(sorted(ledger.twice)[:10])}")
@@ -281,8 +351,9 @@ def main(arguments: argparse.Namespace, settings: Settings) -> int:
     with suppress(ModelStoreError):  # an application need not have the models
         bundle = ModelStore(settings.models_dir).load_current()
         if line := changes.since_training(settings, bundle):
-            Console(stderr=True).print(line, markup=False, highlight=False, soft_wrap=True)
-    return SampleApp(settings, arguments, process.Stop().on_signals()).run()
+            Reporter("sample_app", "", settings.log_format, prefix=False, stderr=True)(line)
+    report = Reporter("sample_app", "green", settings.log_format, prefix=False)
+    return SampleApp(settings, arguments, process.Stop().on_signals(), report).run()
 
 
 def arguments() -> argparse.Namespace:
@@ -305,6 +376,12 @@ def arguments() -> argparse.Namespace:
         type=process.seconds,
         default=60.0,
         help="fail when no prediction arrives for that many seconds (60)",
+    )
+    parser.add_argument(
+        "--verbose",
+        action=argparse.BooleanOptionalAction,
+        help="a line for each message (default: not on a terminal, and not below an --interval "
+        f"of {SHOW_EACH_ABOVE})",
     )
     return parser.parse_args()
 
