@@ -8,8 +8,9 @@ import numpy.typing as npt
 
 from utils.messages import OLDEST_MS
 
-#: The upper bounds of the classes, in milliseconds; the last class has none. Up to 100 s, neighbours
-#: differ by a factor of 1.7 at most, and so does an estimated percentile from the true one.
+#: The upper bounds of the classes, in milliseconds; the last class has none. Up to 100 s
+#: neighbours differ by a factor of 1.7 at most, and so does an estimated percentile from the true
+#: one.
 BOUNDS_MS = np.array(
     [step * 10**power for power in range(5) for step in (1, 1.5, 2, 3, 5, 7)] + [1e5, 1e6, 1e7]
 )
