@@ -8,6 +8,8 @@ and stops. A new model is loaded while the predictor runs.
 
 import gc
 import sys
+import time
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +17,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
+from operator import attrgetter
 
 import numpy as np
 
@@ -28,6 +31,7 @@ from utils.model_store.watcher import BundleWatcher
 from utils.outcome_count import OutcomeCount
 from utils.scoring import DecodedRecords
 from utils.settings import Settings
+from utils.telemetry.counts import PredictorCounts
 from utils.telemetry.reporter import Reporter
 from utils.value_counts import ValueCounts, describe, new_tally
 
@@ -39,6 +43,8 @@ NEXT_MS = 20
 #: New objects between two garbage collections. Kafka's client leaves reference cycles at each
 #: wait for the network, some of which hold buffers of megabytes.
 GC_THRESHOLD = 2_000
+#: Seconds between two looks at the lag.
+LAG_EVERY = 1.0
 DEAD_LETTERS = TopicPartition(messages.DEAD_LETTERS, 0)
 RETRAIN_TOPIC = TopicPartition(messages.RETRAIN_TOPIC, 0)
 
@@ -68,6 +74,9 @@ class Predictor:
         home: The id of the home, which signs its events.
         every: Known outcomes, per partition, between two retrain requests.
         report: Called with one line of text for the user.
+
+    Attributes:
+        counts: What the predictor counts; any thread may look.
     """
 
     def __init__(
@@ -82,7 +91,7 @@ class Predictor:
     ) -> None:
         self.client = client
         self.bundle = bundle
-        self.predictions = 0
+        self.counts = PredictorCounts(bundle.model_id)
         self.values = ValueCounts(bundle.features)
         self._watcher = watcher
         self._home = home
@@ -92,6 +101,8 @@ class Predictor:
         self._announcements: list[ModelLoaded] = []
         self._scorer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="scorer")
         self._previous: PendingBatch | None = None
+        self._is_member = False
+        self._lag_from = 0.0
 
     def step(self, timeout_ms: int = POLL_MS) -> int:
         """Poll one batch, and finish the previous one.
@@ -109,8 +120,9 @@ class Predictor:
                 poll it again.
         """
         polled = self.client.poll(NEXT_MS if self._previous else timeout_ms)  # 1
+        self._is_member = bool(polled.epoch)
         if polled.restored is not None:
-            self._restore(polled.restored)
+            self._restore(polled.restored, polled.held_back)
         self._swap()  # 2
         batch = self._decode_and_score(polled)  # 3
         count = sum(map(len, polled.records.values()))
@@ -124,7 +136,21 @@ class Predictor:
             self.client.wait_for_commit()
         return count
 
-    def _restore(self, positions: dict[TopicPartition, Position]) -> None:
+    def note_step(self, trouble: str = "") -> None:
+        """Note in the counts that a step has succeeded.
+
+        Args:
+            trouble: Why steps have failed a moment ago; empty if they have not.
+        """
+        now = time.monotonic()
+        if now >= self._lag_from:
+            self._lag_from = now + LAG_EVERY
+            self.counts.lag = {(tp.topic, tp.partition): n for tp, n in self.client.lag().items()}
+        self.counts.stepped(member=self._is_member, trouble=trouble)
+
+    def _restore(
+        self, positions: dict[TopicPartition, Position], held_back: frozenset[TopicPartition]
+    ) -> None:
         self._previous = None  # its records are polled again
         self._counts = {
             tp: OutcomeCount.restore(
@@ -132,6 +158,9 @@ class Predictor:
             )
             for tp, position in positions.items()
         }
+        self.counts.partitions = tuple(sorted((tp.topic, tp.partition) for tp in positions))
+        self.counts.held_back = tuple(sorted((tp.topic, tp.partition) for tp in held_back))
+        self._lag_from = 0.0
         parts = sorted(tp.partition for tp in positions if tp.topic == messages.APP_MESSAGES)
         self._report(f"serves partitions {parts}" if parts else "no partition to serve")
 
@@ -140,6 +169,8 @@ class Predictor:
         if bundle is None:
             return
         self.bundle = bundle
+        self.counts.model_id = bundle.model_id
+        self.counts.swaps += 1
         self._announcements.append(ModelLoaded(model_id=bundle.model_id))
         self._report(f"NEW MODEL RELOADED {bundle.model_id}")
 
@@ -187,11 +218,30 @@ class Predictor:
 
         def committed() -> None:
             del self._announcements[: len(announced)]
-            self.predictions += scored
+            self._count(batch, scored, len(requests))
             self._report_batch(requests, batch)
             self._count_values(batch, scored)
 
         self.client.commit(batch.polled, records, positions, committed)
+
+    def _count(self, batch: PendingBatch, scored: int, requests: int) -> None:
+        """Add a committed batch to the counts."""
+        counts, now = self.counts, time.time() * 1000
+        counts.batches += 1
+        counts.predictions += scored
+        counts.requests += requests
+        for tp, part in batch.decoded.items():
+            if part.timestamps:
+                counts.latencies.observe(np.array(part.timestamps, dtype=np.int64), now)
+            if part.known:
+                records = batch.polled.records[tp]
+                place = bisect_left(records, part.known[-1], key=attrgetter("offset"))
+                counts.add_outcomes(len(part.known), records[place].timestamp, now)
+            if part.rejected:
+                counts.unknown_outcomes += part.unknown_outcomes
+                counts.rejected[tp.topic] += len(part.rejected) - part.unknown_outcomes
+        if scored:
+            counts.values.add(batch.bundle.features.columns, batch.tally)
 
     def _report_batch(self, requests: list[RetrainRequest], batch: PendingBatch) -> None:
         for request in requests:
@@ -241,8 +291,10 @@ def loop(predictor: Predictor, stop: process.Stop, report: process.Report) -> No
         try:
             predictor.step()
             outage.end()
+            predictor.note_step(outage.reason)
         except kafka_io.RETRIABLE_ERRORS as error:
             outage.begin(one_line(error))
+            predictor.counts.failed(outage.reason)
             stop.wait(0.2)
     try:
         predictor.close()
@@ -288,7 +340,7 @@ def main(settings: Settings) -> None:
             report=report,
         )
         loop(predictor, stop, report)
-        report(f"stopped after {predictor.predictions} predictions")
+        report(f"stopped after {predictor.counts.predictions} predictions")
         if text := describe(predictor.values.since_start()):
             report(f"values since the start, {text}")
 

@@ -295,6 +295,11 @@ class Outage:
         """Whether a try has failed a moment ago."""
         return bool(self._reason)
 
+    @property
+    def reason(self) -> str:
+        """The error that was noted last; empty once it is over."""
+        return self._reason
+
     def begin(self, reason: str) -> None:
         """Note a failure; it is reported unless the last one had the same reason."""
         if reason != self._reason:

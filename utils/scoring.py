@@ -33,6 +33,7 @@ class DecodedRecords:
     Attributes:
         rows: The rows to score, in order.
         request_ids: The request ids of the rows.
+        timestamps: Those of the rows' records, in milliseconds since 1970.
         known: The offsets of records with a known outcome.
         rejected: The records to send to `dead_letters`.
         unknown_outcomes: How many of those are messages that are scored all the same, because
@@ -41,6 +42,7 @@ class DecodedRecords:
 
     rows: list[Row] = field(default_factory=list)
     request_ids: list[str] = field(default_factory=list)
+    timestamps: list[int] = field(default_factory=list)
     known: list[int] = field(default_factory=list)
     rejected: list[Content] = field(default_factory=list)
     unknown_outcomes: int = 0
@@ -59,6 +61,7 @@ def decode_messages(
     decode, codes = bundle.decoder, bundle.features.class_codes
     decoded = DecodedRecords()
     rows, request_ids, known = decoded.rows, decoded.request_ids, decoded.known
+    timestamps = decoded.timestamps
     lenient = [0] * len(bundle.features.columns)
     for record in records:
         try:
@@ -69,6 +72,7 @@ def decode_messages(
         row = message.data
         rows.append(row)
         request_ids.append(message.request_id)
+        timestamps.append(record.timestamp)
         code = codes[row.outcome]
         if code >= 0:
             known.append(record.offset)

@@ -159,6 +159,18 @@ class ExactlyOnce:
         there = self._consumer._cluster.partitions_for_topic
         return [topic for topic in self._topics if not there(topic)]
 
+    def lag(self) -> dict[TopicPartition, int]:
+        """How many records of each partition that is read are not read yet.
+
+        By what the client knows, without asking the broker: the end of a partition came with its
+        last fetch. A partition of which nothing was fetched yet is left out.
+        """
+        found = {}
+        for tp, state in list(self._consumer._subscription.assignment.items()):
+            if state.highwater is not None and state.position is not None and not state.paused:
+                found[tp] = max(state.highwater - state.position.offset, 0)
+        return found
+
     def poll(self, timeout_ms: int) -> Polled:
         """Fetch records, or return a new assignment.
 
