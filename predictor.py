@@ -31,7 +31,9 @@ from utils.model_store.watcher import BundleWatcher
 from utils.outcome_count import OutcomeCount
 from utils.scoring import DecodedRecords
 from utils.settings import Settings
+from utils.telemetry import live_figures
 from utils.telemetry.counts import PredictorCounts
+from utils.telemetry.live_line import LiveLine
 from utils.telemetry.reporter import Reporter
 from utils.value_counts import ValueCounts, describe, new_tally
 
@@ -267,6 +269,10 @@ class Predictor:
         for line in self.values.jumps():
             self._report(line)
 
+    def live_figures(self) -> list[str]:
+        """What the predictor does now, for the live line; any thread may ask."""
+        return live_figures.of_predictor(self.counts, self.values.of_the_last())
+
     def close(self) -> None:
         """Finish the batches in flight."""
         previous, self._previous = self._previous, None
@@ -339,7 +345,8 @@ def main(settings: Settings) -> None:
             every=settings.training.retrain_every,
             report=report,
         )
-        loop(predictor, stop, report)
+        with LiveLine(report, predictor.live_figures):
+            loop(predictor, stop, report)
         report(f"stopped after {predictor.counts.predictions} predictions")
         if text := describe(predictor.values.since_start()):
             report(f"values since the start, {text}")
