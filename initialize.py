@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from train import optimisers, profile, tracking
+from train.profile import Profile
 from train.results import Result
 from train.retrain import serving_bundle, train
 from train.tracking import Tracking
@@ -35,7 +36,6 @@ from utils.errors import UserError
 from utils.kafka_io import Claim, partition_bounds
 from utils.messages import TrainingCompleted
 from utils.model_store import BundleError, ModelStore
-from utils.process import Report
 from utils.settings import Settings
 from utils.telemetry.reporter import Reporter
 
@@ -53,7 +53,7 @@ def create_folders(settings: Settings) -> None:
             raise UserError(f"cannot create {folder}: {error.strerror}") from None
 
 
-def download_data(settings: Settings, report: Report) -> None:
+def download_data(settings: Settings, report: Reporter) -> None:
     """Download the files that pipeline.toml has a source for; check that the data is there."""
     for data_file in settings.data.files:
         download.fetch(data_file, settings.data_dir, report)
@@ -63,7 +63,7 @@ def download_data(settings: Settings, report: Report) -> None:
 
 
 def create_model(
-    settings: Settings, arguments: argparse.Namespace, known: Collection[int], report: Report
+    settings: Settings, arguments: argparse.Namespace, known: Collection[int], report: Reporter
 ) -> None:
     """Search, fit and publish the first bundle, unless the current one loads.
 
@@ -71,7 +71,7 @@ def create_model(
         settings: The pipeline's settings.
         arguments: The command line.
         known: The numbers of the models that `retrain_topic` names.
-        report: Called with one line of text for the user.
+        report: Prints the lines for the user.
     """
     store = ModelStore(settings.models_dir)
     for line in store.reconcile():
@@ -79,20 +79,23 @@ def create_model(
     try:
         if not arguments.force:
             bundle = store.load_current()
-            report(f"model {bundle.model_id} exists and serves; --force trains a new one")
+            report(
+                f"model {bundle.model_id} exists and serves; --force trains a new one",
+                model_id=bundle.model_id,
+            )
             if changed := changes.since_training(settings, bundle, content=True):
-                report(changed)
+                report(changed, level="warning")
             elif not (settings.data_dir / preprocess_data.held_out_file(settings.data)).exists():
                 split_off_test_rows(settings, report)
             return
     except BundleError as error:
         if store.on_disk():
-            report(str(error))
+            report(str(error), level="warning")
     base = read_data_set(settings, report)
     outcomes_from = _outcomes_from(settings, store)
     if lacking := model_numbers.keep_above_log(settings, store, known):
-        report(lacking)
-    with _progress() as progress:
+        report(lacking, level="warning")
+    with _progress(report) as progress:
         task = progress.add_task("hyperparameters", total=arguments.evals, loss="")
 
         def show(done: int, total: int, best: float) -> None:
@@ -127,18 +130,14 @@ def _outcomes_from(settings: Settings, store: ModelStore) -> dict[int, int]:
     return {partition: end for partition, (_, end) in ends.items()}
 
 
-def read_data_set(settings: Settings, report: Report) -> Rows:
+def read_data_set(settings: Settings, report: Reporter) -> Rows:
     """Read the training file, show what was understood, and split off rows for testing."""
     data, path = settings.data, settings.data_dir / settings.data.train
     found = data_set.read_data(path, data)
     understood = profile.describe(found, data, settings.training.folds)
-    console = Console(stderr=True, highlight=False)
-    if not console.is_terminal:
-        console.width = 160  # whole lines for a log
-    for table in profile.tables(understood):
-        console.print(table)
+    show_profile(understood, report)
     for line in understood.warnings:
-        report(f"WARNING: {line}")
+        report(f"WARNING: {line}", level="warning")
     if data.test:
         tested = data_set.read_data(settings.data_dir / data.test, data, found.types)
         report(f"{len(tested.frame):,} rows for testing in {data.test}, which sample_app.py sends")
@@ -146,7 +145,19 @@ def read_data_set(settings: Settings, report: Report) -> Rows:
     return rows_of(found, path, data)
 
 
-def split_off_test_rows(settings: Settings, report: Report) -> None:
+def show_profile(understood: Profile, report: Reporter) -> None:
+    """Show what was understood of the columns and classes: as tables, or as one line of JSON."""
+    if report.is_json:
+        report(f"read {understood.rows:,} rows", **vars(understood))
+        return
+    console = Console(stderr=True, highlight=False)
+    if not console.is_terminal:
+        console.width = 160  # whole lines for a log
+    for table in profile.tables(understood):
+        console.print(table)
+
+
+def split_off_test_rows(settings: Settings, report: Reporter) -> None:
     """Keep rows for testing, if pipeline.toml names no test file."""
     data = settings.data
     if not data.test:
@@ -157,22 +168,29 @@ def split_off_test_rows(settings: Settings, report: Report) -> None:
         )
 
 
-def report_model(result: Result, report: Report) -> None:
+def report_model(result: Result, report: Reporter) -> None:
     """Show the figures of the first model, and those of knowing nothing but the classes."""
     if result.learnt_from:
-        report(f"the search learnt from {result.learnt_from} earlier candidates")
+        report(
+            f"the search learnt from {result.learnt_from} earlier candidates",
+            learnt_from=result.learnt_from,
+        )
     figures, known = result.challenger, result.challenger.log_loss is not None
     if not known or result.majority is None:
-        report(f"model {result.model_id} serves; there are no validation rows to judge it by")
+        report(
+            f"model {result.model_id} serves; there are no validation rows to judge it by",
+            **vars(result),
+        )
         return
     report(
         f"model {result.model_id} serves: log loss {figures.log_loss:.4f}, accuracy "
         f"{figures.accuracy:.4f} on {figures.rows} validation rows; always predicting the shares "
-        f"of the classes gives {result.majority.log_loss:.4f} and {result.majority.accuracy:.4f}"
+        f"of the classes gives {result.majority.log_loss:.4f} and {result.majority.accuracy:.4f}",
+        **vars(result),
     )
 
 
-def create_topics(settings: Settings, take_over: bool, report: Report) -> Claim:
+def create_topics(settings: Settings, take_over: bool, report: Reporter) -> Claim:
     """Create the missing topics, commit a first offset for each group, and mark them as ours."""
     claim = kafka_io.claim_topics(settings, take_over=take_over)  # before anything is created
     if claim.former:
@@ -182,7 +200,7 @@ def create_topics(settings: Settings, take_over: bool, report: Report) -> Claim:
     return kafka_io.claim_topics(settings)
 
 
-def _progress() -> Progress:
+def _progress(report: Reporter) -> Progress:
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -190,6 +208,7 @@ def _progress() -> Progress:
         TimeElapsedColumn(),
         TextColumn("{task.fields[loss]}"),
         console=Console(stderr=True),
+        disable=report.is_json,
     )
 
 

@@ -11,21 +11,22 @@ import sys
 import time
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from operator import attrgetter
 
 import numpy as np
 
-from utils import changes, kafka_io, messages, process, resume, scoring
+from utils import changes, kafka_io, messages, process, resume, scoring, trace_context
 from utils.errors import one_line
 from utils.feature_tools import Row, ValueTally
 from utils.kafka_io import Content, ExactlyOnce, Polled, Position, TopicPartition
-from utils.messages import ModelLoaded, RetrainRequest
+from utils.message_decoder import request_id_of
+from utils.messages import ModelLoaded, Rejection, RetrainRequest
 from utils.model_store import Bundle, ModelStore
 from utils.model_store.watcher import BundleWatcher
 from utils.outcome_count import OutcomeCount
@@ -47,6 +48,8 @@ NEXT_MS = 20
 GC_THRESHOLD = 2_000
 #: Seconds between two looks at the lag.
 LAG_EVERY = 1.0
+#: The most rejected records of one batch that get a line of their own, in JSON.
+MAX_REJECTED_LINES = 20
 DEAD_LETTERS = TopicPartition(messages.DEAD_LETTERS, 0)
 RETRAIN_TOPIC = TopicPartition(messages.RETRAIN_TOPIC, 0)
 
@@ -75,10 +78,12 @@ class Predictor:
         watcher: Provides a newer bundle once it is loaded.
         home: The id of the home, which signs its events.
         every: Known outcomes, per partition, between two retrain requests.
-        report: Called with one line of text for the user.
+        report: Prints the lines for the user.
 
     Attributes:
         counts: What the predictor counts; any thread may look.
+        headers_left_out: The number of predictions that lack the headers of their message: those
+            were too large.
     """
 
     def __init__(
@@ -89,11 +94,12 @@ class Predictor:
         *,
         home: str,
         every: int,
-        report: process.Report,
+        report: Reporter,
     ) -> None:
         self.client = client
         self.bundle = bundle
         self.counts = PredictorCounts(bundle.model_id)
+        self.headers_left_out = 0
         self.values = ValueCounts(bundle.features)
         self._watcher = watcher
         self._home = home
@@ -164,7 +170,8 @@ class Predictor:
         self.counts.held_back = tuple(sorted((tp.topic, tp.partition) for tp in held_back))
         self._lag_from = 0.0
         parts = sorted(tp.partition for tp in positions if tp.topic == messages.APP_MESSAGES)
-        self._report(f"serves partitions {parts}" if parts else "no partition to serve")
+        line = f"serves partitions {parts}" if parts else "no partition to serve"
+        self._report(line, partitions=parts)
 
     def _swap(self) -> None:
         bundle = self._watcher.take()
@@ -174,7 +181,7 @@ class Predictor:
         self.counts.model_id = bundle.model_id
         self.counts.swaps += 1
         self._announcements.append(ModelLoaded(model_id=bundle.model_id))
-        self._report(f"NEW MODEL RELOADED {bundle.model_id}")
+        self._report(f"NEW MODEL RELOADED {bundle.model_id}", model_id=bundle.model_id)
 
     def _decode_and_score(self, polled: Polled) -> PendingBatch:
         bundle, tally = self.bundle, new_tally(self.bundle.features)
@@ -203,7 +210,9 @@ class Predictor:
             if part.rows:
                 place = TopicPartition(messages.PREDICTIONS, tp.partition)
                 some = scores[scored : (scored := scored + len(part.rows))]
-                records[place] = scoring.prediction_records(batch.bundle, part.request_ids, some)
+                records[place] = scoring.prediction_records(
+                    batch.bundle, part.request_ids, some, part.headers
+                )
             if part.rejected:
                 records[DEAD_LETTERS] += part.rejected
         self.client.wait_for_commit()
@@ -249,16 +258,49 @@ class Predictor:
         for request in requests:
             self._report(
                 f"RETRAIN REQUESTED: {request.count} outcomes of {request.topic}-"
-                f"{request.partition}, offsets {request.first_offset} to {request.last_offset}"
+                f"{request.partition}, offsets {request.first_offset} to {request.last_offset}",
+                request=request,
             )
-        outcomes = sum(part.unknown_outcomes for part in batch.decoded.values())
-        rejected = sum(len(part.rejected) for part in batch.decoded.values()) - outcomes
-        if rejected:
-            self._report(f"{rejected} records rejected, see {messages.DEAD_LETTERS}")
+        parts = batch.decoded.values()
+        outcomes = sum(part.unknown_outcomes for part in parts)
+        if self._report.is_json:
+            self._report_each(chain.from_iterable(part.rejected for part in parts))
+        if rejected := sum(len(part.rejected) for part in parts) - outcomes:
+            self._report(
+                f"{rejected} records rejected, see {messages.DEAD_LETTERS}",
+                level="warning",
+                rejected=rejected,
+            )
         if outcomes:
             self._report(
                 f"{outcomes} messages scored whose outcome is no known class, see "
-                f"{messages.DEAD_LETTERS}"
+                f"{messages.DEAD_LETTERS}",
+                level="warning",
+                unknown_outcomes=outcomes,
+            )
+        if left_out := sum(part.headers_left_out for part in parts):
+            self.headers_left_out += left_out
+            self._report(
+                f"{left_out} predictions without the headers of their messages, which are larger "
+                f"than {scoring.MAX_HEADERS // 1024} KiB",
+                level="warning",
+                headers_left_out=left_out,
+            )
+
+    def _report_each(self, letters: Iterable[Content]) -> None:
+        """Report the first rejected records one by one, with the trace that they belong to."""
+        for _, value, headers in islice(letters, MAX_REJECTED_LINES):
+            rejection = Rejection.from_headers(headers or ())
+            assert rejection is not None
+            self._report(
+                f"rejected: {rejection.reason}",
+                level="warning",
+                reason=rejection.reason,
+                topic=rejection.topic,
+                partition=rejection.partition,
+                offset=rejection.offset,
+                request_id=request_id_of(value),
+                **trace_context.log_fields(headers or ()),
             )
 
     def _count_values(self, batch: PendingBatch, rows: int) -> None:
@@ -331,25 +373,31 @@ def main(settings: Settings) -> None:
         )
         resources.callback(client.close)
         bundle = watcher.current()
+        every = settings.training.retrain_every
         report(
-            f"model {bundle.model_id} serves; a retraining every "
-            f"{settings.training.retrain_every} known outcomes"
+            f"model {bundle.model_id} serves; a retraining every {every} known outcomes",
+            model_id=bundle.model_id,
+            retrain_every=every,
         )
         if line := changes.since_training(settings, bundle):
-            report(line)
+            report(line, level="warning")
         predictor = Predictor(
             client,
             bundle,
             watcher,
             home=home,
-            every=settings.training.retrain_every,
+            every=every,
             report=report,
         )
         with LiveLine(report, predictor.live_figures):
             loop(predictor, stop, report)
-        report(f"stopped after {predictor.counts.predictions} predictions")
-        if text := describe(predictor.values.since_start()):
-            report(f"values since the start, {text}")
+        report(
+            f"stopped after {predictor.counts.predictions} predictions",
+            predictions=predictor.counts.predictions,
+            headers_left_out=predictor.headers_left_out,
+        )
+        if text := describe(shares := predictor.values.since_start()):
+            report(f"values since the start, {text}", values=shares)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from itertools import cycle, islice
 
 import msgspec
 
-from utils import changes, kafka_io, messages, preprocess_data, process
+from utils import changes, kafka_io, messages, preprocess_data, process, trace_context
 from utils.errors import UserError, one_line
 from utils.kafka_io import LogReader, Outgoing, Record, Sender
 from utils.messages import Rejection
@@ -32,7 +32,8 @@ from utils.telemetry.live_line import LiveLine, Rate, bar, duration_text, rate_t
 from utils.telemetry.reporter import Reporter
 from utils.values import Label, label_text
 
-#: Each message has its line if the interval (s) is at least this long; else each thousandth has.
+#: Each message has its line if the interval (s) is at least this long, else each thousandth; in
+#: JSON each always has.
 SHOW_EACH_ABOVE = 0.05
 #: How many rejections have their line in any case; the summary counts all.
 SHOWN_REJECTIONS = 10
@@ -129,28 +130,31 @@ class SampleApp:
         settings: Name the data and the cluster.
         arguments: The command line.
         stop: Ends the sending.
-        report: Prints a line.
     """
 
     def __init__(
-        self,
-        settings: Settings,
-        arguments: argparse.Namespace,
-        stop: process.Stop,
-        report: Reporter,
+        self, settings: Settings, arguments: argparse.Namespace, stop: process.Stop
     ) -> None:
         self.ledger = Ledger()
         self.error: Exception | None = None
         self._settings = settings
         self._arguments = arguments
         self._stop = stop
-        self._report = report
+        self._report = Reporter("sample_app", "", settings.log_format, prefix=False)
         self._rate = Rate()
         self._done_sending = threading.Event()
-        # A line for: 1 each message, 1000 each thousandth, 0 none.
-        by_rate = 1 if arguments.interval >= SHOW_EACH_ABOVE else 1000
-        by_place = 0 if report.may_be_live else by_rate
-        self._lines = {None: by_place, True: 1, False: 0}[arguments.verbose]
+        #: One of how many messages has its line; 0 is none.
+        self._every = self._line_every()
+
+    def _line_every(self) -> int:
+        """One of how many messages has its line; 0 is none."""
+        if self._arguments.verbose is not None:
+            return int(self._arguments.verbose)
+        if self._report.is_json:
+            return 1
+        if self._report.may_be_live:
+            return 0
+        return 1 if self._arguments.interval >= SHOW_EACH_ABOVE else 1000
 
     def produce(self, sender: Sender, rows: Iterator[dict[str, Label | None]]) -> None:
         """Send the rows as messages, and their outcomes after the delay."""
@@ -176,7 +180,8 @@ class SampleApp:
             if delay is not None:
                 late.append((time.monotonic() + delay, request_id))
                 self._send_due(sender, late)
-            self._show("red", number, f"-- PRODUCER: Sent message with id {request_id}", request_id)
+            text = f"-- PRODUCER: Sent message with id {request_id}"
+            self._show("red", number, text, request_id=request_id)
         while late and not self._stop():
             self._send_due(sender, late)
             self._stop.wait(0.02)
@@ -205,7 +210,7 @@ class SampleApp:
         if record.topic == messages.DEAD_LETTERS:
             reason = self.ledger.record_rejection(record)
             if reason is not None:
-                self._show_rejection(reason)
+                self._show_rejection(reason, record)
             return reason is not None
         try:
             prediction = decode_prediction(record.value)
@@ -213,7 +218,7 @@ class SampleApp:
             return False  # not written by a predictor
         if not self.ledger.record_prediction(prediction, now):
             return False
-        self._show_prediction(prediction)
+        self._show_prediction(prediction, record)
         return True
 
     def run(self) -> int:
@@ -240,7 +245,7 @@ class SampleApp:
                 for work in (produce, consume)
             ]
             live = resources.enter_context(LiveLine(self._report, self._figures))
-            if not (self._lines or live.is_shown):
+            if not (self._every or live.is_shown):
                 threads.append(threading.Thread(target=self._report_progress, daemon=True))
             for thread in threads:
                 thread.start()
@@ -297,29 +302,43 @@ class SampleApp:
             outcome = self.ledger.outcomes[request_id]
             self._send(sender, messages.OUTCOMES, request_id, outcome=outcome)
 
-    def _show(self, style: str, number: int, text: str, request_id: str) -> None:
-        if self._lines and number % self._lines == self._lines - 1:
-            more = f" ({number + 1} so far)" if self._lines > 1 else ""
-            self._report(f"{text}{more}", style=style, request_id=request_id)
+    def _show(self, style: str, number: int, text: str, **fields: object) -> None:
+        """Show a message, if it is one of those that have their line."""
+        if self._every and number % self._every == self._every - 1:
+            more = f" ({number + 1} so far)" if self._every > 1 else ""
+            self._report(f"{text}{more}", level="info", style=style, **fields)
 
-    def _show_prediction(self, prediction: messages.Prediction) -> None:
-        request_id, model_id = prediction.request_id, prediction.model_id
+    def _show_rejection(self, reason: str, record: Record) -> None:
+        count = len(self.ledger.rejected) + len(self.ledger.rejected_outcomes)
+        if self._every == 1 or count <= SHOWN_REJECTIONS:
+            self._report(
+                f"!! CONSUMER: Rejected: {reason}",
+                level="warning",
+                style="yellow",
+                request_id=(record.key or b"").decode("utf-8", "replace"),
+                reason=reason,
+                **trace_context.log_fields(record.headers),
+            )
+        elif count == SHOWN_REJECTIONS + 1:
+            text = "!! CONSUMER: Further rejections have no line each, the summary counts them"
+            self._report(text, level="warning", style="yellow")
+
+    def _show_prediction(self, prediction: messages.Prediction, record: Record) -> None:
         self._show(
             "green",
             len(self.ledger.answered) - 1,
             f"** CONSUMER: Received prediction {prediction.prediction} ({prediction.label}) "
-            f"for request id {request_id} from model {model_id}",
-            request_id,
+            f"for request id {prediction.request_id} from model {prediction.model_id}",
+            request_id=prediction.request_id,
+            label=prediction.label,
+            probability=prediction.probability,
+            model_id=prediction.model_id,
+            latency_ms=round(self.ledger.latencies[-1] * 1000, 3),
+            **trace_context.log_fields(record.headers),
         )
-        if not self._lines and self.ledger.models[model_id] == 1:
-            self._report(f"first prediction from model {model_id}", style="green")
-
-    def _show_rejection(self, reason: str) -> None:
-        count = len(self.ledger.rejected) + len(self.ledger.rejected_outcomes)
-        if count <= SHOWN_REJECTIONS or self._lines == 1:
-            self._report(f"!! CONSUMER: Rejected: {reason}", style="yellow")
-        elif count == SHOWN_REJECTIONS + 1:
-            self._report("!! CONSUMER: further rejections are counted", style="yellow")
+        if not self._every and self.ledger.models[prediction.model_id] == 1:
+            text = f"first prediction from model {prediction.model_id}"
+            self._report(text, style="green", model_id=prediction.model_id)
 
     def _summary(self, seconds: float) -> None:
         ledger, say = self.ledger, self._report
@@ -327,22 +346,40 @@ class SampleApp:
         models = ", ".join(f"{m} ({count})" for m, count in sorted(ledger.models.items()))
         say(
             f"sent {sent}, answered {answered}, rejected {len(ledger.rejected)}, "
-            f"in {seconds:.1f} s; models seen: {models or 'none'}"
+            f"in {seconds:.1f} s; models seen: {models or 'none'}",
+            sent=sent,
+            answered=answered,
+            rejected=len(ledger.rejected),
+            seconds=round(seconds, 3),
+            predictions_by_model=dict(ledger.models),
         )
         if ledger.latencies:
-            median, p99 = quantiles(ledger.latencies)
+            p50, p99 = (seconds * 1000 for seconds in quantiles(ledger.latencies))
+            accuracy = ledger.right / answered
             say(
-                f"accuracy so far {ledger.right / answered:.4f}; latency median "
-                f"{median * 1000:.1f} ms, p99 {p99 * 1000:.1f} ms"
+                f"accuracy so far {accuracy:.4f}; latency median {p50:.1f} ms, p99 {p99:.1f} ms",
+                accuracy=accuracy,
+                latency_p50_ms=round(p50, 3),
+                latency_p99_ms=round(p99, 3),
             )
         if ledger.twice:
-            say(f"ANSWERED TWICE: {len(ledger.twice)}, {' '.join(sorted(ledger.twice)[:10])}")
+            some = sorted(ledger.twice)[:10]
+            self._complain(f"ANSWERED TWICE: {len(ledger.twice)}, {' '.join(some)}", some)
         for what, kept in (("MESSAGES", ledger.rejected), ("OUTCOMES", ledger.rejected_outcomes)):
             for reason, count in Counter(kept.values()).most_common(5):
-                say(f"REJECTED {what}: {count} because {reason}")
+                say(
+                    f"REJECTED {what}: {count} because {reason}",
+                    level="error",
+                    rejected=count,
+                    reason=reason,
+                )
         if missing := ledger.missing():
             more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
-            say(f"WITHOUT A PREDICTION: {' '.join(missing[:10])}{more}")
+            some = missing[:10]
+            self._complain(f"WITHOUT A PREDICTION: {' '.join(some)}{more}", some)
+
+    def _complain(self, text: str, request_ids: list[str]) -> None:
+        self._report(text, level="error", request_ids=request_ids)
 
 
 def main(arguments: argparse.Namespace, settings: Settings) -> int:
@@ -351,9 +388,9 @@ def main(arguments: argparse.Namespace, settings: Settings) -> int:
     with suppress(ModelStoreError):  # an application need not have the models
         bundle = ModelStore(settings.models_dir).load_current()
         if line := changes.since_training(settings, bundle):
-            Reporter("sample_app", "", settings.log_format, prefix=False, stderr=True)(line)
-    report = Reporter("sample_app", "green", settings.log_format, prefix=False)
-    return SampleApp(settings, arguments, process.Stop().on_signals(), report).run()
+            report = Reporter("sample_app", "", settings.log_format, prefix=False, stderr=True)
+            report(line, level="warning")
+    return SampleApp(settings, arguments, process.Stop().on_signals()).run()
 
 
 def arguments() -> argparse.Namespace:
@@ -380,8 +417,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--verbose",
         action=argparse.BooleanOptionalAction,
-        help="a line for each message (default: not on a terminal, and not below an --interval "
-        f"of {SHOW_EACH_ABOVE})",
+        help="a line for each message (default: not on a terminal, and not if --interval is "
+        f"below {SHOW_EACH_ABOVE})",
     )
     return parser.parse_args()
 

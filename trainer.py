@@ -76,7 +76,7 @@ class Trainer:
         store: The bundles.
         settings: The pipeline's settings.
         home: The id of the home, which signs its events.
-        report: Called with one line of text for the user.
+        report: Prints the lines for the user.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Trainer:
         store: ModelStore,
         settings: Settings,
         home: str,
-        report: process.Report,
+        report: Reporter,
     ) -> None:
         self.client = client
         self.ingest = ingest
@@ -211,7 +211,8 @@ class Trainer:
             except Exception as error:  # whatever it is, the serving model stays
                 self.report(
                     "the newer outcomes could not be reviewed, again after "
-                    f"{JUDGE_EVERY} more: {one_line(error)}"
+                    f"{JUDGE_EVERY} more: {one_line(error)}",
+                    level="error",
                 )
             else:
                 self._alarms = list(review.alarms)
@@ -224,7 +225,9 @@ class Trainer:
                 alarm = self._alarms[0]
                 request = reasons.drift_request(alarm, self.store.history())
                 if request is not None and not self._is_requested(request):
-                    self.report(f"DRIFT: {alarm}; retraining requested")
+                    self.report(
+                        f"DRIFT: {alarm}; retraining requested", level="warning", request=request
+                    )
                     self._announcements.append(request)
                 self._alarms.pop(0)  # not before: an error of the broker repeats the step
         elif (
@@ -235,7 +238,7 @@ class Trainer:
             max_age, history = self.settings.training.max_age, self.store.history()
             request = reasons.age_request(history, max_age, time.time())
             if request is not None and not self._is_requested(request):
-                self.report("the newest training is too old; retraining requested")
+                self.report("the newest training is too old; retraining requested", request=request)
                 self._announcements.append(request)
 
     def _is_requested(self, request: RetrainRequest) -> bool:
@@ -255,9 +258,10 @@ class Trainer:
     def _report_failure(self, reason: str, delay: float) -> None:
         """Report a failed training; the same reason is given once."""
         if reason == self._failure:
-            self.report(f"the training failed for the same reason, again in {delay:.0f} s")
+            text = f"the training failed for the same reason, again in {delay:.0f} s"
         else:
-            self.report(f"the training failed, again in {delay:.0f} s: {reason}")
+            text = f"the training failed, again in {delay:.0f} s: {reason}"
+        self.report(text, level="error", reason=reason, delay_seconds=delay)
         self._failure = reason
 
     def _report_training(self, result: Result) -> None:
@@ -265,7 +269,8 @@ class Trainer:
         spent = ", ".join(f"{name} {value:.2f}" for name, value in result.seconds.items())
         self.report(
             f"RETRAINING COMPLETED: {result.in_words()}; learnt from "
-            f"{result.memory or 'everything'} (seconds: {spent})"
+            f"{result.memory or 'everything'} (seconds: {spent})",
+            **vars(result),
         )
 
     def _announce_judgement(self, judgement: Judgement | None) -> None:
@@ -273,7 +278,9 @@ class Trainer:
             return
         self.report(
             f"MODEL {judgement.model_id} ROLLED BACK: model {judgement.parent_id} serves "
-            f"again, better on {judgement.rows} newer outcomes"
+            f"again, better on {judgement.rows} newer outcomes",
+            level="warning",
+            **vars(judgement),
         )
         rollback = self._rollback()
         if rollback is not None:
@@ -356,7 +363,7 @@ class Trainer:
 
     def _train(self, batch_ids: list[str]) -> None:
         combined = f", {len(batch_ids)} requests in one" if len(batch_ids) > 1 else ""
-        self.report(f"RETRAINING STARTED ({batch_ids[-1]}{combined})")
+        self.report(f"RETRAINING STARTED ({batch_ids[-1]}{combined})", batch_ids=batch_ids)
         waited = max(one.age(time.time()) for one in self._waiting)
         self._job = self.worker.train(Job(tuple(batch_ids), waited))
 
@@ -398,10 +405,10 @@ def main(arguments: argparse.Namespace, settings: Settings) -> None:
         claim = kafka_io.claim_topics(settings)
         store.reconcile()
         if line := model_numbers.keep_above_log(settings, store, claim.models):
-            report(line)
+            report(line, level="warning")
         bundle = store.load_current()
         if line := changes.since_training(settings, bundle, content=True):
-            report(line)
+            report(line, level="warning")
         # Ends last, after the group was left and the last model announced.
         resources.enter_context(
             Tracking(settings, timeout=TRACKING_TIMEOUT, niceness=TRACKING_NICENESS)
@@ -427,7 +434,7 @@ def main(arguments: argparse.Namespace, settings: Settings) -> None:
         report(f"ready; {arguments.evals} evaluations with {arguments.hyper} at each request")
         trainer = Trainer(client, ingest, worker, store, settings, claim.home, report)
         loop(trainer, stop, report)
-        report(f"stopped after {trainer.trainings} trainings")
+        report(f"stopped after {trainer.trainings} trainings", trainings=trainer.trainings)
 
 
 def arguments() -> argparse.Namespace:

@@ -14,11 +14,11 @@ There are two causes:
   the model does not know): correct pipeline.toml, train a new model with
   `initialize.py --force`, which running predictors load, then `resend` the bytes as they are.
 
-A record is appended to the topic and partition where it was rejected, with its key. If it
-is rejected again, that is a new dead letter. Of a message that has its prediction, because
-only its outcome was rejected, the outcome alone is sent, to `outcomes`. Records that were
-sent again stay on `dead_letters`, are marked in the list, and are not sent twice: `--all`
-skips them, and their offsets need `--again`.
+A record is appended to the topic and partition where it was rejected, with its key and, of
+its headers, those of its trace. If it is rejected again, that is a new dead letter. Of a
+message that has its prediction, because only its outcome was rejected, the outcome alone is
+sent, to `outcomes`. Records that were sent again stay on `dead_letters`, are marked in the
+list, and are not sent twice: `--all` skips them, and their offsets need `--again`.
 """
 
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ from collections.abc import Iterator
 import msgspec
 from rich.table import Table
 
-from utils import messages
+from utils import messages, trace_context
 from utils.errors import UserError
 from utils.kafka_io import Outgoing, Record, TransactionalSender
 from utils.kafka_io.log_scan import bounds, narrow, scan
@@ -197,10 +197,12 @@ def _records_to_send(
 def _record_to_send(rejection: Rejection, record: Record, value: bytes | None) -> Outgoing:
     """The record as it was sent, or its outcome alone if the message has its prediction."""
     key = record.key if rejection.key is None else rejection.key or None
+    trace = trace_context.trace_headers(record.headers) or None
     if rejection.outcome is None or value is not None:
         sent = record.value if value is None else value
-        return Outgoing(rejection.topic, rejection.partition, key, sent)
+        return Outgoing(rejection.topic, rejection.partition, key, sent, trace)
     outcome = messages.Outcome(
         request_id_of(record.value) or "", msgspec.json.decode(rejection.outcome)
     )
-    return Outgoing(messages.OUTCOMES, rejection.partition, key, msgspec.json.encode(outcome))
+    encoded = msgspec.json.encode(outcome)
+    return Outgoing(messages.OUTCOMES, rejection.partition, key, encoded, trace)

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,9 @@ from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType, MemberToRemove
 
 from utils import kafka_io, messages, settings
-from utils.kafka_io import LogReader, Sender
+from utils.kafka_io import Content, LogReader, Sender, TopicPartition
 from utils.kafka_io.clients import open_admin
+from utils.kafka_io.transactions import commit, discard, open_transactional_producer
 from utils.message_store import MessageStore, StoreError
 from utils.model_store import ModelStore
 from utils.settings import ROOT, Settings
@@ -131,6 +132,12 @@ class Pipeline:
                     topic, key=key, value=raw, partition=partition, timestamp_ms=timestamp
                 )
             sender.flush()
+
+    def send_contents(self, topic: str, contents: Sequence[Content], partition: int = 0) -> None:
+        """Send records as the predictor does, in one transaction; a header may be null."""
+        producer = open_transactional_producer(self.settings.kafka, "tester")
+        commit(producer, None, {TopicPartition(topic, partition): contents}, {})
+        discard(producer)
 
     def accept_any_timestamp(self, topic: str) -> None:
         """Make the broker accept timestamps of the future, as those before Kafka 3.6 do."""

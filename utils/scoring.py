@@ -3,15 +3,15 @@
 The predictor and the replay of its predictions share this module, so their results agree.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
 import numpy as np
 
-from utils import messages
+from utils import messages, trace_context
 from utils.feature_tools import Row, ValueTally
-from utils.kafka_io import MAX_MESSAGE_BYTES, Content, Record
+from utils.kafka_io import MAX_MESSAGE_BYTES, Content, Headers, Record
 from utils.message_decoder import request_id_of, unknown_class
 from utils.messages import BadRecord, Rejection
 from utils.model_store import Bundle, predicted_codes
@@ -22,8 +22,13 @@ from utils.values import NO_CLASS
 #: a worker idles while the smaller one is decoded and scored.
 MAX_RECORDS = 16_000
 #: The most bytes of key and value that a dead letter repeats; the rest of the topic's
-#: max.message.bytes is for the headers.
+#: max.message.bytes is for the headers: a reason of 32 KiB at most, and the trace context.
 MAX_REPEATED = MAX_MESSAGE_BYTES - 64 * 1024
+#: The most bytes of a message's headers that its prediction repeats. The largest prediction is
+#: half as large as a record may be (`messages.MAX_REQUEST_ID`), so it always fits with them.
+MAX_HEADERS = 64 * 1024
+#: The most bytes that a header takes besides its name and value: their lengths.
+_HEADER_NUMBERS = 10
 
 
 @dataclass
@@ -38,6 +43,8 @@ class DecodedRecords:
         rejected: The records to send to `dead_letters`.
         unknown_outcomes: How many of those are messages that are scored all the same, because
             only their outcome is of no known class.
+        headers: By row, the headers of its message, if it has any; the prediction repeats them.
+        headers_left_out: How many messages have headers that are too large for that.
     """
 
     rows: list[Row] = field(default_factory=list)
@@ -46,6 +53,18 @@ class DecodedRecords:
     known: list[int] = field(default_factory=list)
     rejected: list[Content] = field(default_factory=list)
     unknown_outcomes: int = 0
+    headers: dict[int, Headers] = field(default_factory=dict)
+    headers_left_out: int = 0
+
+    def keep_headers(self, headers: Headers) -> None:
+        """Keep the headers of the message of the last row, unless they are too large."""
+        size = sum(
+            len(name.encode()) + len(value or b"") + _HEADER_NUMBERS for name, value in headers
+        )
+        if size <= MAX_HEADERS:
+            self.headers[len(self.rows) - 1] = headers
+        else:
+            self.headers_left_out += 1
 
 
 def decode_messages(
@@ -73,6 +92,8 @@ def decode_messages(
         rows.append(row)
         request_ids.append(message.request_id)
         timestamps.append(record.timestamp)
+        if record.headers:
+            decoded.keep_headers(record.headers)
         code = codes[row.outcome]
         if code >= 0:
             known.append(record.offset)
@@ -105,17 +126,24 @@ DECODERS = {messages.APP_MESSAGES: decode_messages, messages.OUTCOMES: decode_ou
 
 
 def prediction_records(
-    bundle: Bundle, request_ids: Sequence[str], scores: np.ndarray
+    bundle: Bundle,
+    request_ids: Sequence[str],
+    scores: np.ndarray,
+    headers: Mapping[int, Headers] | None = None,
 ) -> list[Content]:
     """Build the records of `predictions`.
+
+    A prediction has the headers of its message, in their order: values that are null and names
+    that stand there twice are kept, and bytes of a name that are no UTF-8 become U+FFFD.
 
     Args:
         bundle: The bundle that scored the rows.
         request_ids: The request ids of the rows, in order.
         scores: The result of `Bundle.score` for the rows.
+        headers: `DecodedRecords.headers` of the rows.
     """
     encode, labels, model_id = msgspec.json.encode, bundle.features.classes, bundle.model_id
-    return [
+    records: list[Content] = [
         (
             name.encode(),
             encode(messages.Prediction(name, code, labels[code], probability, model_id)),
@@ -125,6 +153,11 @@ def prediction_records(
             request_ids, predicted_codes(scores).tolist(), scores.tolist(), strict=True
         )
     ]
+    if headers:
+        for row, sent in headers.items():
+            key, value, _ = records[row]
+            records[row] = key, value, sent
+    return records
 
 
 def dead_letter(record: Record, reason: str, outcome: bytes | None = None) -> Content:
@@ -132,7 +165,8 @@ def dead_letter(record: Record, reason: str, outcome: bytes | None = None) -> Co
 
     Its key is the record's request_id, so that whoever sent it can find it; if that cannot be
     read, it is the record's key. A record that is too large is not repeated; the header `bytes`
-    then holds its size.
+    then holds its size. Of the record's own headers only the trace context is passed on: others
+    could be taken for those of the rejection.
 
     Args:
         record: The record as it was sent.
@@ -149,9 +183,10 @@ def dead_letter(record: Record, reason: str, outcome: bytes | None = None) -> Co
         outcome=outcome,
         key=None if key == record.key else record.key or b"",
     )
+    trace = trace_context.trace_headers(record.headers) if record.headers else []
     size = len(key or b"") + len(record.key or b"") + len(value or b"")
     if size > MAX_REPEATED:
         reason = f"{reason} (too large to be repeated here)"
         rejection = rejection._replace(reason=reason, size=size, key=None)
         key = value = None
-    return key, value, rejection.to_headers()
+    return key, value, [*rejection.to_headers(), *trace]

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from predictor import MAX_REJECTED_LINES
 from tests.conftest import MakePipeline
 from tests.harness import Pipeline, until
+from utils.kafka_io import Content
 from utils.messages import APP_MESSAGES, DEAD_LETTERS, OUTCOMES, PREDICTIONS
 
 Row = dict[str, Any]
@@ -217,17 +219,82 @@ def test_late_outcomes_request_one_retraining_per_n(
     make_pipeline: MakePipeline, adult: list[Row]
 ) -> None:
     pipeline = make_pipeline()
-    pipeline.start("predictor.py")
+    predictor = pipeline.start("predictor.py", "--log-format", "json")
     app = pipeline.run(
-        *("sample_app.py", "--messages", "200", "--interval", "0.01", "--outcome-delay", "2")
+        *("sample_app.py", "--messages", "200", "--interval", "0.01", "--outcome-delay", "2"),
+        *("--log-format", "json"),
     )
     assert app.returncode == 0, app.stdout + app.stderr
-    assert "sent 200, answered 200" in app.stdout
+    assert app.stderr == ""
+    check_sample_app_lines(json_lines(app.stdout, "sample_app"))
     until(lambda: len(pipeline.events("retrain")) >= 8, 20)
     requests = pipeline.events("retrain")
     assert len(requests) == 8
     assert {request["topic"] for request in requests} == {OUTCOMES}
     check_requests(requests, 25)
+    check_headers_are_passed_on(pipeline)
+    assert predictor.end() == 0
+    check_predictor_lines(json_lines(predictor.text(), "predictor"), requests)
+
+
+def json_lines(output: str, process: str) -> list[Any]:
+    """The lines of a process, each of which is an object that begins with the same keys."""
+    lines = [json.loads(line) for line in output.splitlines()]
+    for line in lines:
+        assert list(line)[:4] == ["time", "level", "process", "message"]
+        assert line["process"] == process
+    return lines
+
+
+def check_sample_app_lines(lines: list[Any]) -> None:
+    sent = [line["request_id"] for line in lines if "Sent message" in line["message"]]
+    received = [line for line in lines if "Received prediction" in line["message"]]
+    assert len(set(sent)) == 200
+    assert sorted(line["request_id"] for line in received) == sorted(sent)
+    assert {line["model_id"] for line in received} == {1}
+    summary, quality = lines[-2:]
+    assert (summary["sent"], summary["answered"], summary["rejected"]) == (200, 200, 0)
+    assert summary["predictions_by_model"] == {"1": 200}
+    assert 0 < quality["latency_p50_ms"] <= quality["latency_p99_ms"]
+
+
+TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+TRACEPARENT = ("traceparent", f"00-{TRACE}-{SPAN}-01".encode())
+HEADERS = [("null", None), ("twice", b"1"), ("twice", b"2"), ("raw", b"\xff\0"), TRACEPARENT]
+REJECTED = 25
+
+
+def check_headers_are_passed_on(pipeline: Pipeline) -> None:
+    """All of a request to its prediction if they are not too large, the trace to a dead letter."""
+    good = [json.dumps({"request_id": name, "data": {"age": 39}}).encode() for name in "abc"]
+    headers = [None, HEADERS, [("large", b"x" * 70_000), TRACEPARENT]]
+    contents: list[Content] = [(b"k", *each) for each in zip(good, headers, strict=True)]
+    bad = b'{"request_id": "bad", "data": {"age": "old"}}'
+    contents += [(b"k", bad, [("reason", b"mine"), TRACEPARENT])] * REJECTED
+    pipeline.send_contents(APP_MESSAGES, contents)
+    predictions = pipeline.wait_for_records(PREDICTIONS, 203)[-3:]
+    assert [list(record.headers) for record in predictions] == [[], HEADERS, []]
+    for letter in pipeline.wait_for_records(DEAD_LETTERS, REJECTED):
+        names = [name for name, _ in letter.headers]
+        assert names == ["reason", "topic", "partition", "offset", "key", "traceparent"]
+        assert letter.headers[-1] == TRACEPARENT
+        assert b"is no number" in letter.headers[0][1]
+
+
+def check_predictor_lines(lines: list[Any], requests: list[Any]) -> None:
+    shown = [line["request"]["batch_id"] for line in lines if "request" in line]
+    assert shown == [request["batch_id"] for request in requests]
+    each = [line for line in lines if "reason" in line]
+    assert sum(line.get("rejected", 0) for line in lines) == REJECTED
+    assert MAX_REJECTED_LINES <= len(each) <= REJECTED
+    for offset, line in enumerate(each, each[0]["offset"]):
+        assert line["level"] == "warning"
+        assert line["reason"] == "age: 'old' is no number"
+        assert (line["topic"], line["partition"], line["offset"]) == (APP_MESSAGES, 0, offset)
+        assert (line["request_id"], line["trace_id"], line["span_id"]) == ("bad", TRACE, SPAN)
+    assert sum(line.get("headers_left_out", 0) for line in lines if "predictions" not in line) == 1
+    (stopped,) = (line for line in lines if "predictions" in line)
+    assert (stopped["predictions"], stopped["headers_left_out"]) == (203, 1)
 
 
 def test_several_predictors_share_the_partitions(

@@ -20,7 +20,7 @@ from utils.kafka_io.clients import (
 from utils.kafka_io.exactly_once import ExactlyOnce, Fenced, Polled
 from utils.kafka_io.log_reader import LogReader, partition_bounds
 from utils.kafka_io.ownership import Claim, ForeignTopics, check_owner, claim_topics
-from utils.kafka_io.record_batches import Content, Record
+from utils.kafka_io.record_batches import Content, Headers, Record
 from utils.kafka_io.senders import Outgoing, Sender, TransactionalSender, announce
 from utils.kafka_io.topics import MAX_MESSAGE_BYTES, ensure_topics, wait_for_topics
 from utils.kafka_io.transactions import Position
@@ -33,6 +33,7 @@ __all__ = [
     "ExactlyOnce",
     "Fenced",
     "ForeignTopics",
+    "Headers",
     "KafkaError",
     "KafkaUnavailable",
     "LogReader",

@@ -2,7 +2,9 @@
 
 import threading
 import time
+from numbers import Integral, Real
 
+import msgspec
 from rich.console import Console
 from rich.markup import escape
 
@@ -64,10 +66,12 @@ class Reporter:
             text: What happened, on one line.
             level: debug, info, warning, error or critical; only JSON shows it.
             style: The colour of the text; only a terminal shows it.
-            fields: What a machine would look for; only JSON shows them.
+            fields: What a machine would look for; structs and dataclasses become objects. Only
+                JSON shows them.
         """
         if self.is_json:
-            line = json_lines.encode(self._process, text, level, **fields)
+            plain = msgspec.to_builtins(fields, builtin_types=(bytes,), enc_hook=_plain)
+            line = json_lines.encode(self._process, text, level, **plain)
             with self._lock:  # one write for each line: other processes may share the file
                 self.console.file.write(line + "\n")
                 self.console.file.flush()
@@ -76,3 +80,10 @@ class Reporter:
         if self._prefix:
             line = f"[{self._colour}]{time.strftime('%H:%M:%S')} {self._process:<9}[/] {line}"
         self.console.print(line)
+
+
+def _plain(value: object) -> object:
+    """A value of a type that msgspec does not know: a number of NumPy's, or text."""
+    if isinstance(value, Integral):
+        return int(value)
+    return float(value) if isinstance(value, Real) else str(value)
