@@ -37,6 +37,8 @@ from utils.messages import TrainingCompleted
 from utils.model_store import BundleError, ModelStore
 from utils.process import Report
 from utils.settings import Settings
+from utils.telemetry import exposition
+from utils.telemetry.counts import InitializeCounts
 
 #: Seconds that MLflow may take to create its database and log the model.
 TRACKING_TIMEOUT = 60.0
@@ -62,7 +64,11 @@ def download_data(settings: Settings, report: Report) -> None:
 
 
 def create_model(
-    settings: Settings, arguments: argparse.Namespace, known: Collection[int], report: Report
+    settings: Settings,
+    arguments: argparse.Namespace,
+    known: Collection[int],
+    report: Report,
+    counts: InitializeCounts,
 ) -> None:
     """Search, fit and publish the first bundle, unless the current one loads.
 
@@ -71,6 +77,7 @@ def create_model(
         arguments: The command line.
         known: The numbers of the models that `retrain_topic` names.
         report: Called with one line of text for the user.
+        counts: Gets the progress of the search.
     """
     store = ModelStore(settings.models_dir)
     for line in store.reconcile():
@@ -95,6 +102,7 @@ def create_model(
         task = progress.add_task("hyperparameters", total=arguments.evals, loss="")
 
         def show(done: int, total: int, best: float) -> None:
+            counts.evaluations, counts.best_log_loss = done, best
             progress.update(task, completed=done, total=total, loss=f"best log loss {best:.4f}")
 
         result = train(
@@ -193,16 +201,26 @@ def _progress() -> Progress:
 
 
 def main(arguments: argparse.Namespace, settings: Settings) -> None:
-    """Run all steps; each needs the ones before."""
+    """Run the script with the command line's choices."""
     report = process.reporter("initialize", "yellow")
     optimisers.get(arguments.hyper)  # fails before minutes of work if a package is missing
     settings = tracking.with_tracking(settings, arguments.mlflow)
-    kafka_io.wait_for_broker(settings.kafka, arguments.wait)  # the same for a missing broker
+    counts = InitializeCounts()
+    with exposition.serve(settings.metrics, counts):
+        prepare(arguments, settings, counts, report)
+
+
+def prepare(
+    arguments: argparse.Namespace, settings: Settings, counts: InitializeCounts, report: Report
+) -> None:
+    """Run all steps; each needs the ones before."""
+    counts.health.fails("initialize.py prepares, and serves nothing")
+    kafka_io.wait_for_broker(settings.kafka, arguments.wait)  # a missing broker fails at once
     create_folders(settings)
     claim = create_topics(settings, arguments.take_over, report)  # and for another home's topics
     download_data(settings, report)
     with Tracking(settings, timeout=TRACKING_TIMEOUT, niceness=0):
-        create_model(settings, arguments, claim.models, report)
+        create_model(settings, arguments, claim.models, report, counts)
     report("done; now start predictor.py and trainer.py, then sample_app.py")
 
 

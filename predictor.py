@@ -31,6 +31,7 @@ from utils.model_store.watcher import BundleWatcher
 from utils.outcome_count import OutcomeCount
 from utils.scoring import DecodedRecords
 from utils.settings import Settings
+from utils.telemetry import exposition
 from utils.telemetry.counts import PredictorCounts
 from utils.value_counts import ValueCounts, describe, new_tally
 
@@ -73,8 +74,6 @@ class Predictor:
         home: The id of the home, which signs its events.
         every: Known outcomes, per partition, between two retrain requests.
         report: Called with one line of text for the user.
-
-    Attributes:
         counts: What the predictor counts; any thread may look.
     """
 
@@ -87,10 +86,12 @@ class Predictor:
         home: str,
         every: int,
         report: process.Report,
+        counts: PredictorCounts,
     ) -> None:
         self.client = client
         self.bundle = bundle
-        self.counts = PredictorCounts(bundle.model_id)
+        self.counts = counts
+        counts.model_id = bundle.model_id
         self.values = ValueCounts(bundle.features)
         self._watcher = watcher
         self._home = home
@@ -307,9 +308,10 @@ def main(settings: Settings) -> None:
     """Wire the predictor and run it until a signal."""
     report = process.reporter("predictor", "cyan")
     stop = process.Stop().on_signals()
-    store = ModelStore(settings.models_dir)
-    home = kafka_io.claim_topics(settings).home
+    store, counts = ModelStore(settings.models_dir), PredictorCounts()
     with ExitStack() as resources:
+        resources.enter_context(exposition.serve(settings.metrics, counts))
+        home = kafka_io.claim_topics(settings).home
         instance_id = resources.enter_context(process.claim_instance_id(settings, "predictor"))
         watcher = resources.enter_context(BundleWatcher(store, settings.kafka, report))
         client = ExactlyOnce(
@@ -337,6 +339,7 @@ def main(settings: Settings) -> None:
             home=home,
             every=settings.training.retrain_every,
             report=report,
+            counts=counts,
         )
         loop(predictor, stop, report)
         report(f"stopped after {predictor.counts.predictions} predictions")

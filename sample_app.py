@@ -19,6 +19,7 @@ from functools import partial
 from itertools import cycle, islice
 
 import msgspec
+import numpy as np
 from rich.console import Console
 
 from utils import changes, kafka_io, messages, preprocess_data, process
@@ -27,19 +28,26 @@ from utils.kafka_io import LogReader, Outgoing, Record, Sender
 from utils.messages import Rejection
 from utils.model_store import ModelStore, ModelStoreError
 from utils.settings import Settings
+from utils.telemetry import exposition
+from utils.telemetry.counts import AppCounts
 from utils.values import Label, label_text
 
 #: Each message is shown if the interval (s) is at least this long.
 SHOW_EACH_ABOVE = 0.05
 #: How long (s) to wait for the last predictions after a signal to stop.
 STOPPED_TIMEOUT = 3.0
+#: Seconds that a message may wait for its answer before `/healthz` says that there is none.
+UNANSWERED_S = 10.0
 
 decode_prediction = messages.Decoder(messages.Prediction)
 
 
 @dataclass
 class Ledger:
-    """What was sent and received. Both threads write, each to its own fields."""
+    """What was sent and received. Both threads write, each to its own fields.
+
+    The counts are what any other thread may look at.
+    """
 
     sent: dict[str, float] = field(default_factory=dict)
     outcomes: dict[str, str] = field(default_factory=dict)
@@ -50,14 +58,22 @@ class Ledger:
     rejected_outcomes: dict[str, str] = field(default_factory=dict)
     models: Counter[int] = field(default_factory=Counter)
     right: int = 0
+    waiting: deque[str] = field(default_factory=deque)
+    counts: AppCounts = field(default_factory=AppCounts)
 
     def missing(self) -> list[str]:
         """The requests without a prediction or rejection, in the order they were sent."""
-        return [
-            request_id
-            for request_id in list(self.sent)
-            if request_id not in self.answered and request_id not in self.rejected
-        ]
+        return [request_id for request_id in list(self.sent) if not self._is_answered(request_id)]
+
+    def _is_answered(self, request_id: str) -> bool:
+        return request_id in self.answered or request_id in self.rejected
+
+    def record_sent(self, request_id: str, outcome: str) -> None:
+        """Record a message that is sent now."""
+        self.outcomes[request_id] = outcome
+        self.sent[request_id] = time.monotonic()
+        self.waiting.append(request_id)
+        self.counts.sent += 1
 
     def record_prediction(self, prediction: messages.Prediction, now: float) -> bool:
         """Record a prediction; returns whether it is for a message of this process."""
@@ -66,11 +82,31 @@ class Ledger:
             return False
         if request_id in self.answered:
             self.twice.add(request_id)
+            self.counts.twice += 1
         self.answered.add(request_id)
         self.latencies.append(now - self.sent[request_id])
         self.models[prediction.model_id] += 1
         self.right += prediction.label == self.outcomes.get(request_id)
+        self.counts.answered, self.counts.right = len(self.answered), self.right
         return True
+
+    def note_step(self, now: float) -> None:
+        """Add the latencies that are new to the counts, and note whether messages are answered.
+
+        Args:
+            now: Seconds, monotonic.
+        """
+        counts = self.counts
+        if new := self.latencies[counts.latencies.now().count :]:
+            counts.latencies.add(np.array(new) * 1000)
+        counts.mark()
+        while self.waiting and self._is_answered(self.waiting[0]):
+            self.waiting.popleft()
+        waited = now - self.sent[self.waiting[0]] if self.waiting else 0.0
+        if waited > UNANSWERED_S:
+            counts.health.fails(f"a message has had no answer for {waited:.0f} s")
+        else:
+            counts.health.serves("sends and receives")
 
     def record_rejection(self, record: Record) -> str | None:
         """Record a dead letter; returns the reason if it is for a message of this process."""
@@ -81,6 +117,8 @@ class Ledger:
         is_message = rejection.topic == messages.APP_MESSAGES and rejection.outcome is None
         kept = self.rejected if is_message else self.rejected_outcomes
         kept[request_id] = rejection.reason
+        self.counts.rejected = len(self.rejected)
+        self.counts.rejected_outcomes = len(self.rejected_outcomes)
         return rejection.reason
 
 
@@ -122,8 +160,7 @@ class SampleApp:
             assert outcome is not None  # rows without one are left out
             if delay is not None:
                 data = {name: value for name, value in data.items() if name != target}
-            self.ledger.outcomes[request_id] = label_text(outcome)
-            self.ledger.sent[request_id] = time.monotonic()
+            self.ledger.record_sent(request_id, label_text(outcome))
             self._send(sender, messages.APP_MESSAGES, request_id, data=data)
             if delay is not None:
                 late.append((time.monotonic() + delay, request_id))
@@ -143,6 +180,7 @@ class SampleApp:
                 for record in records:
                     if self._take(record, now):
                         last = now
+            self.ledger.note_step(time.monotonic())
             if self._done_sending.is_set():
                 if not self.ledger.missing():
                     return
@@ -282,7 +320,9 @@ def main(arguments: argparse.Namespace, settings: Settings) -> int:
         bundle = ModelStore(settings.models_dir).load_current()
         if line := changes.since_training(settings, bundle):
             Console(stderr=True).print(line, markup=False, highlight=False, soft_wrap=True)
-    return SampleApp(settings, arguments, process.Stop().on_signals()).run()
+    app = SampleApp(settings, arguments, process.Stop().on_signals())
+    with exposition.serve(settings.metrics, app.ledger.counts):
+        return app.run()
 
 
 def arguments() -> argparse.Namespace:

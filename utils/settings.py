@@ -221,6 +221,13 @@ class Mlflow(_Section):
         return uri
 
 
+class Metrics(_Section):
+    """Where a process serves its metrics ([metrics] in pipeline.toml); nowhere without a port."""
+
+    port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+
+
 class Settings(_Section):
     """All settings; created by `load`."""
 
@@ -230,6 +237,7 @@ class Settings(_Section):
     kafka: Kafka = Kafka()
     messages: Messages = Messages()
     mlflow: Mlflow = Mlflow()
+    metrics: Metrics = Metrics()
     log: Literal["debug", "info", "warning", "error", "critical"] = "critical"
 
     @field_validator("log", mode="before")
@@ -331,6 +339,10 @@ VARIABLES = (
     ),
     Variable("PARTITIONS", ("kafka", "partitions"), "partitions of the topics to create"),
     Variable("MESSAGES_URL", ("messages", "url"), "the database of the trainer's message store"),
+    Variable(
+        "METRICS_PORT", ("metrics", "port"), "serve /metrics and /healthz there (default: nowhere)"
+    ),
+    Variable("METRICS_HOST", ("metrics", "host"), "the address to serve them at"),
     Variable("PIPELINE_LOG", ("log",), "what the libraries log: debug, info, warning or error"),
     Variable("MLFLOW_TRACKING_URI", ("mlflow", "tracking_uri"), "log models to this MLflow"),
     Variable(
