@@ -32,7 +32,7 @@ from utils.model_store.watcher import BundleWatcher
 from utils.outcome_count import OutcomeCount
 from utils.scoring import DecodedRecords
 from utils.settings import Settings
-from utils.telemetry import live_figures
+from utils.telemetry import exposition, live_figures
 from utils.telemetry.counts import PredictorCounts
 from utils.telemetry.live_line import LiveLine
 from utils.telemetry.reporter import Reporter
@@ -79,8 +79,6 @@ class Predictor:
         home: The id of the home, which signs its events.
         every: Known outcomes, per partition, between two retrain requests.
         report: Prints the lines for the user.
-
-    Attributes:
         counts: What the predictor counts; any thread may look.
         headers_left_out: The number of predictions that lack the headers of their message: those
             were too large.
@@ -95,10 +93,12 @@ class Predictor:
         home: str,
         every: int,
         report: Reporter,
+        counts: PredictorCounts,
     ) -> None:
         self.client = client
         self.bundle = bundle
-        self.counts = PredictorCounts(bundle.model_id)
+        self.counts = counts
+        counts.model_id = bundle.model_id
         self.headers_left_out = 0
         self.values = ValueCounts(bundle.features)
         self._watcher = watcher
@@ -356,9 +356,10 @@ def main(settings: Settings) -> None:
     """Wire the predictor and run it until a signal."""
     report = Reporter("predictor", "cyan", settings.log_format)
     stop = process.Stop().on_signals()
-    store = ModelStore(settings.models_dir)
-    home = kafka_io.claim_topics(settings).home
+    store, counts = ModelStore(settings.models_dir), PredictorCounts()
     with ExitStack() as resources:
+        resources.enter_context(exposition.serve(settings.metrics, counts))
+        home = kafka_io.claim_topics(settings).home
         instance_id = resources.enter_context(process.claim_instance_id(settings, "predictor"))
         watcher = resources.enter_context(BundleWatcher(store, settings.kafka, report))
         client = ExactlyOnce(
@@ -388,6 +389,7 @@ def main(settings: Settings) -> None:
             home=home,
             every=every,
             report=report,
+            counts=counts,
         )
         with LiveLine(report, predictor.live_figures):
             loop(predictor, stop, report)

@@ -20,6 +20,7 @@ from functools import partial
 from itertools import cycle, islice
 
 import msgspec
+import numpy as np
 
 from utils import changes, kafka_io, messages, preprocess_data, process, trace_context
 from utils.errors import UserError, one_line
@@ -27,8 +28,10 @@ from utils.kafka_io import LogReader, Outgoing, Record, Sender
 from utils.messages import Rejection
 from utils.model_store import ModelStore, ModelStoreError
 from utils.settings import Settings
-from utils.telemetry import live_line
-from utils.telemetry.live_line import LiveLine, Rate, bar, duration_text, rate_text
+from utils.telemetry import exposition
+from utils.telemetry.counts import AppCounts
+from utils.telemetry.live_line import LiveLine
+from utils.telemetry.live_text import SEPARATOR, bar, duration_text, rate_text
 from utils.telemetry.reporter import Reporter
 from utils.values import Label, label_text
 
@@ -43,13 +46,18 @@ PROGRESS_EVERY = 5.0
 LATEST = 1_000
 #: How long (s) to wait for the last predictions after a signal to stop.
 STOPPED_TIMEOUT = 3.0
+#: Seconds that a message may wait for its answer before `/healthz` says that there is none.
+UNANSWERED_S = 10.0
 
 decode_prediction = messages.Decoder(messages.Prediction)
 
 
 @dataclass
 class Ledger:
-    """What was sent and received. Both threads write, each to its own fields."""
+    """What was sent and received. Both threads write, each to its own fields.
+
+    The counts are what any other thread may look at.
+    """
 
     sent: dict[str, float] = field(default_factory=dict)
     outcomes: dict[str, str] = field(default_factory=dict)
@@ -60,14 +68,22 @@ class Ledger:
     rejected_outcomes: dict[str, str] = field(default_factory=dict)
     models: Counter[int] = field(default_factory=Counter)
     right: int = 0
+    waiting: deque[str] = field(default_factory=deque)
+    counts: AppCounts = field(default_factory=AppCounts)
 
     def missing(self) -> list[str]:
         """The requests without a prediction or rejection, in the order they were sent."""
-        return [
-            request_id
-            for request_id in list(self.sent)
-            if request_id not in self.answered and request_id not in self.rejected
-        ]
+        return [request_id for request_id in list(self.sent) if not self._is_answered(request_id)]
+
+    def _is_answered(self, request_id: str) -> bool:
+        return request_id in self.answered or request_id in self.rejected
+
+    def record_sent(self, request_id: str, outcome: str) -> None:
+        """Record a message that is sent now."""
+        self.outcomes[request_id] = outcome
+        self.sent[request_id] = time.monotonic()
+        self.waiting.append(request_id)
+        self.counts.sent += 1
 
     def record_prediction(self, prediction: messages.Prediction, now: float) -> bool:
         """Record a prediction; returns whether it is for a message of this process."""
@@ -76,18 +92,19 @@ class Ledger:
             return False
         if request_id in self.answered:
             self.twice.add(request_id)
+            self.counts.twice += 1
         self.answered.add(request_id)
         self.latencies.append(now - self.sent[request_id])
         self.models[prediction.model_id] += 1
         self.right += prediction.label == self.outcomes.get(request_id)
+        self.counts.answered, self.counts.right = len(self.answered), self.right
         return True
 
-    def figures(self, total: int, rate: float) -> list[str]:
-        """How far it is, in parts, the most important first.
+    def figures(self, total: int) -> list[str]:
+        """How far it is, in parts, the most important first; any thread may ask.
 
         Args:
             total: How many messages there will be.
-            rate: Predictions a second.
         """
         answered, sent, rejected = len(self.answered), len(self.sent), len(self.rejected)
         parts = [
@@ -96,13 +113,31 @@ class Ledger:
         ]
         if rejected or self.rejected_outcomes:
             parts.append(f"rejected {rejected + len(self.rejected_outcomes):,}")
-        parts.append(rate_text(rate))
+        parts.append(rate_text(self.counts.recent().rate))
         if latest := self.latencies[-LATEST:]:
             median, p99 = quantiles(latest)
             parts.append(f"p50 {duration_text(median)} p99 {duration_text(p99)}")
             parts.append(f"accuracy {self.right / answered:.3f}")
             parts.append(f"models {' '.join(map(str, sorted(self.models.copy())))}")
         return parts
+
+    def note_step(self, now: float) -> None:
+        """Add the latencies that are new to the counts, and note whether messages are answered.
+
+        Args:
+            now: Seconds, monotonic.
+        """
+        counts = self.counts
+        if new := self.latencies[counts.latencies.now().count :]:
+            counts.latencies.add(np.array(new) * 1000)
+        counts.mark()
+        while self.waiting and self._is_answered(self.waiting[0]):
+            self.waiting.popleft()
+        waited = now - self.sent[self.waiting[0]] if self.waiting else 0.0
+        if waited > UNANSWERED_S:
+            counts.health.fails(f"a message has had no answer for {waited:.0f} s")
+        else:
+            counts.health.serves("sends and receives")
 
     def record_rejection(self, record: Record) -> str | None:
         """Record a dead letter; returns the reason if it is for a message of this process."""
@@ -113,6 +148,8 @@ class Ledger:
         is_message = rejection.topic == messages.APP_MESSAGES and rejection.outcome is None
         kept = self.rejected if is_message else self.rejected_outcomes
         kept[request_id] = rejection.reason
+        self.counts.rejected = len(self.rejected)
+        self.counts.rejected_outcomes = len(self.rejected_outcomes)
         return rejection.reason
 
 
@@ -141,7 +178,6 @@ class SampleApp:
         self._arguments = arguments
         self._stop = stop
         self._report = Reporter("sample_app", "", settings.log_format, prefix=False)
-        self._rate = Rate()
         self._done_sending = threading.Event()
         #: One of how many messages has its line; 0 is none.
         self._every = self._line_every()
@@ -174,8 +210,7 @@ class SampleApp:
             assert outcome is not None  # rows without one are left out
             if delay is not None:
                 data = {name: value for name, value in data.items() if name != target}
-            self.ledger.outcomes[request_id] = label_text(outcome)
-            self.ledger.sent[request_id] = time.monotonic()
+            self.ledger.record_sent(request_id, label_text(outcome))
             self._send(sender, messages.APP_MESSAGES, request_id, data=data)
             if delay is not None:
                 late.append((time.monotonic() + delay, request_id))
@@ -196,6 +231,7 @@ class SampleApp:
                 for record in records:
                     if self._take(record, now):
                         last = now
+            self.ledger.note_step(time.monotonic())
             if self._done_sending.is_set():
                 if not self.ledger.missing():
                     return
@@ -268,15 +304,14 @@ class SampleApp:
             self.error = kafka_io.KafkaUnavailable("the broker does not answer")
 
     def _figures(self) -> list[str]:
-        rate = self._rate(len(self.ledger.answered))
-        return self.ledger.figures(self._arguments.messages, rate)
+        return self.ledger.figures(self._arguments.messages)
 
     def _report_progress(self) -> None:
         """Report how far it is from time to time, until all is answered."""
         while not self._stop.wait(PROGRESS_EVERY):
             if self._done_sending.is_set() and not self.ledger.missing():
                 return
-            self._report(live_line.SEPARATOR.join(self._figures()))
+            self._report(SEPARATOR.join(self._figures()))
 
     def _stop_on_error(self, work: Callable[[], None]) -> None:
         try:
@@ -390,7 +425,9 @@ def main(arguments: argparse.Namespace, settings: Settings) -> int:
         if line := changes.since_training(settings, bundle):
             report = Reporter("sample_app", "", settings.log_format, prefix=False, stderr=True)
             report(line, level="warning")
-    return SampleApp(settings, arguments, process.Stop().on_signals()).run()
+    app = SampleApp(settings, arguments, process.Stop().on_signals())
+    with exposition.serve(settings.metrics, app.ledger.counts):
+        return app.run()
 
 
 def arguments() -> argparse.Namespace:

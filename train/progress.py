@@ -4,6 +4,8 @@ import math
 import multiprocessing
 from dataclasses import dataclass
 
+from utils.telemetry.live_text import bar
+
 #: The parts of a training, in their order; `train.retrain.train` measures each.
 PARTS = ("reading", "adapting", "searching", "fitting", "gate", "publishing")
 
@@ -30,12 +32,12 @@ class TrainingProgress:
         >>> TrainingProgress("fitting").in_words()
         'fitting'
         >>> TrainingProgress("searching", 6, 10, 0.27123).in_words()
-        'searching 6/10, best 0.2712'
+        'searching ██████░░░░ 6/10, best 0.2712'
         """
         if not self.total:
             return self.part
         best = f", best {self.best_loss:.4f}" if math.isfinite(self.best_loss) else ""
-        return f"{self.part} {self.done}/{self.total}{best}"
+        return f"{self.part} {bar(self.done, self.total)} {self.done}/{self.total}{best}"
 
 
 class SharedProgress:

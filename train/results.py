@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from train.drift import Alarm
 from train.input_alarm import InputAlarm
-from utils.metrics import WITHIN_NOISE, Comparison, Metrics
+from utils.metrics import WITHIN_NOISE, Comparison, LiveLoss, Metrics
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,9 @@ class Review:
         alarms: The last alarm of the live loss and that of the inputs, also if an earlier
             review had them.
         judgement: The comparison with the parent; None if there was nothing to compare.
+        live: The loss of the last predictions; None if it is not watched, or none is known.
     """
 
     alarms: tuple[Alarm | InputAlarm, ...]
     judgement: Judgement | None
+    live: LiveLoss | None = None

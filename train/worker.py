@@ -188,7 +188,8 @@ def _review(settings: Settings) -> Review:
         if settings.training.on_input_drift:
             alarms.append(live_inputs.look(settings, messages, serving, store.history()))
         found = tuple(alarm for alarm in alarms if alarm is not None)
-        return Review(found, judge(settings, messages))
+        figures = live.figures(settings) if settings.training.on_drift else None
+        return Review(found, judge(settings, messages), figures)
 
 
 def _features(settings: Settings) -> "FeatureTools":

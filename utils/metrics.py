@@ -58,6 +58,27 @@ class Comparison(msgspec.Struct, frozen=True):
         return f"{side} by {abs(self.mean_difference):.4f} +- {self.standard_error:.4f}"
 
 
+class LiveLoss(msgspec.Struct, frozen=True, kw_only=True):
+    """The loss of the real predictions whose outcomes came last, and what was to be expected.
+
+    Attributes:
+        log_loss: Their mean log loss, in nats.
+        standard_error: The standard error of that mean; 0 of a single outcome.
+        outcomes: The number of those outcomes.
+        expected: The mean of the outcomes before; None if too few came before.
+        low: The lower end of the interval in which `log_loss` lies unless the loss has changed;
+            None without `expected`.
+        high: Its upper end.
+    """
+
+    log_loss: float
+    standard_error: float
+    outcomes: int
+    expected: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
 class BothMetrics(msgspec.Struct, frozen=True):
     """A challenger's and the champion's metrics on the same rows; None if unknown."""
 

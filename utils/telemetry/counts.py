@@ -9,9 +9,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from utils.messages import OLDEST_MS
+from utils.metrics import LiveLoss
 from utils.telemetry.health import Health
 from utils.telemetry.latency import Histogram, Latencies
 from utils.value_counts import ValueTotals
@@ -84,7 +85,7 @@ class PredictorCounts:
     """What a predictor counts.
 
     Attributes:
-        model_id: The model that serves.
+        model_id: The model that serves; None before it is loaded.
         swaps: How many models have been loaded while it served.
         predictions: Those that are committed.
         outcomes: Known outcomes in committed records.
@@ -104,7 +105,8 @@ class PredictorCounts:
         health: Whether it serves.
     """
 
-    model_id: int
+    process: ClassVar[str] = "predictor"
+    model_id: int | None = None
     swaps: int = 0
     predictions: int = 0
     outcomes: int = 0
@@ -167,26 +169,6 @@ class PredictorCounts:
         return self._recent.now(self.predictions)
 
 
-class LiveLoss(NamedTuple):
-    """The loss of the real predictions whose outcomes came last, and what was to be expected.
-
-    Attributes:
-        log_loss: Its mean, in nats.
-        standard_error: The standard error of that mean.
-        outcomes: Of how many outcomes.
-        expected: The mean before, since the start or the last alarm; None if too few came before.
-        low: The interval that the mean of so many outcomes keeps to, unless the loss has changed.
-        high: Its upper end.
-    """
-
-    log_loss: float
-    standard_error: float
-    outcomes: int
-    expected: float | None = None
-    low: float | None = None
-    high: float | None = None
-
-
 class Spent(NamedTuple):
     """How often something was done, and the seconds that it took in all."""
 
@@ -199,7 +181,7 @@ class TrainerCounts:
     """What a trainer counts.
 
     Attributes:
-        model_id: The model that serves.
+        model_id: The model that serves; None before it is loaded.
         trainings: Trainings that have ended, by whether the model was accepted.
         failures: Trainings that have failed.
         rollbacks: Models that the trainer has taken back.
@@ -217,7 +199,8 @@ class TrainerCounts:
         health: Whether it serves.
     """
 
-    model_id: int
+    process: ClassVar[str] = "trainer"
+    model_id: int | None = None
     trainings: Counter[bool] = field(default_factory=Counter)
     failures: int = 0
     rollbacks: int = 0
@@ -276,6 +259,7 @@ class AppCounts:
         health: Whether it sends and receives.
     """
 
+    process: ClassVar[str] = "sample_app"
     sent: int = 0
     answered: int = 0
     rejected: int = 0
@@ -300,3 +284,23 @@ class AppCounts:
     def recent(self) -> Recent:
         """Answers a second and their latency, over the last seconds."""
         return self._recent.now(self.answered)
+
+
+@dataclass
+class InitializeCounts:
+    """What initialize.py counts.
+
+    Attributes:
+        evaluations: Evaluations of the search that are done.
+        best_log_loss: The best of them so far, in nats, or None.
+        health: It prepares, and serves nothing.
+    """
+
+    process: ClassVar[str] = "initialize"
+    evaluations: int = 0
+    best_log_loss: float | None = None
+    health: Health = field(default_factory=lambda: Health(0.0))
+
+
+#: What some process counts.
+Counts = PredictorCounts | TrainerCounts | AppCounts | InitializeCounts

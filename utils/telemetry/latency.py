@@ -95,13 +95,21 @@ class Latencies:
         first = np.searchsorted(latencies, 0.0, side="left")
         last = np.searchsorted(latencies, now_ms - OLDEST_MS, side="right")
         found = latencies[first:last]
-        self.undated += len(latencies) - len(found)
+        undated = len(latencies) - len(found)
+        self.undated += undated
         if len(found):
-            reached = np.searchsorted(found, BOUNDS_MS, side="right")
-            counts = np.diff(reached, prepend=0, append=len(found))
-            before = self._now
-            self._now = Histogram(before.counts + counts, before.total_ms + float(found.sum()))
-        return Sorted(len(found), len(latencies) - len(found))
+            self._add(found)
+        return Sorted(len(found), undated)
+
+    def add(self, latencies_ms: npt.NDArray[np.floating]) -> None:
+        """Add latencies that were measured, (messages,), in milliseconds."""
+        self._add(np.sort(latencies_ms))
+
+    def _add(self, ascending: npt.NDArray[np.floating]) -> None:
+        reached = np.searchsorted(ascending, BOUNDS_MS, side="right")
+        counts = np.diff(reached, prepend=0, append=len(ascending))
+        before = self._now
+        self._now = Histogram(before.counts + counts, before.total_ms + float(ascending.sum()))
 
     def now(self) -> Histogram:
         """The latencies so far."""

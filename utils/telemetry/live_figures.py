@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from utils.metrics import ValueShares
 from utils.telemetry.counts import PredictorCounts, TrainerCounts
-from utils.telemetry.live_line import duration_text, rate_text
+from utils.telemetry.live_text import duration_text, rate_text
 
 #: Kinds of values of which the column with the largest share is named.
 NAMED_KINDS = ("missing", "unknown", "lenient")
