@@ -33,10 +33,13 @@ class TrainingProgress:
         'fitting'
         >>> TrainingProgress("searching", 6, 10, 0.27123).in_words()
         'searching ██████░░░░ 6/10, best 0.2712'
+        >>> TrainingProgress("searching", 10, 10, 0.27123).in_words()
+        'searching ██████████ 10/10, validating the best 0.2712'
         """
         if not self.total:
             return self.part
-        best = f", best {self.best_loss:.4f}" if math.isfinite(self.best_loss) else ""
+        best = "best" if self.done < self.total else "validating the best"
+        best = f", {best} {self.best_loss:.4f}" if math.isfinite(self.best_loss) else ""
         return f"{self.part} {bar(self.done, self.total)} {self.done}/{self.total}{best}"
 
 

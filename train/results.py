@@ -55,7 +55,9 @@ the difference of 0.0200 +- 0.0200 is within noise'
         if ours is None or theirs is None:
             return f"{verdict}; no outcome of a prediction is known yet"
         words = comparison.in_words()
-        if words == WITHIN_NOISE:
+        if comparison.rows > 1 and abs(comparison.mean_difference) < 5e-5:  # as it is shown
+            words = "no difference"
+        elif words == WITHIN_NOISE:
             difference = f"{abs(comparison.mean_difference):.4f} +- {comparison.standard_error:.4f}"
             words = f"the difference of {difference} is {WITHIN_NOISE}"
         elif comparison.rows < 2:

@@ -55,13 +55,13 @@ def of_trainer(counts: TrainerCounts, training: str) -> list[str]:
 
     Args:
         counts: What it counts.
-        training: How far the running training is; empty if none runs.
+        training: How far the running training is; empty if none runs, or it has not begun yet.
     """
     health = counts.health.check()
     parts = [] if health.ready else [health.text]
     parts.append(f"model {counts.model_id} serves")
-    if training:
-        parts.append(training)
+    if training or counts.training_since is not None:
+        parts.append(training or "a training starts")
     if counts.waiting:
         parts.append(f"{counts.waiting} request{'s wait' if counts.waiting > 1 else ' waits'}")
     if counts.live is not None:

@@ -11,9 +11,9 @@ from utils.telemetry.live_text import ASCII, SEPARATOR, fit
 from utils.telemetry.reporter import Reporter
 
 REFRESHES_PER_SECOND = 4
-#: If this variable is set, the line is printed whenever it has changed, after a carriage
-#: return: for a program that starts the process, reads its output and shows the line itself.
-EMBEDDED = "PIPELINE_EMBEDDED_LIVE_LINE"
+#: If this variable of the environment is set, the line is printed whenever it has changed, after
+#: this mark: for a program that starts the process, reads its output and shows the line itself.
+EMBEDDED, EMBEDDED_MARK = "PIPELINE_EMBEDDED_LIVE_LINE", "\x1e"
 
 
 class LiveLine:
@@ -42,7 +42,7 @@ class LiveLine:
         if EMBEDDED in os.environ and not self._report.is_json:
             self._resources.enter_context(_Embedded(self._report, self._parts))
             self.is_shown = True
-        elif self._report.may_be_live and console.file.isatty() and not console.is_dumb_terminal:
+        elif self._report.may_be_live:
             from rich.live import Live  # here: only a terminal needs it
 
             live = Live(
@@ -71,7 +71,7 @@ class LiveLine:
 
 
 class _Embedded:
-    """Prints the whole line after a carriage return whenever it has changed."""
+    """Prints the whole line after a mark whenever it has changed."""
 
     def __init__(self, report: Reporter, parts: Callable[[], Sequence[str]]) -> None:
         self._file = report.console.file
@@ -91,6 +91,6 @@ class _Embedded:
         while not self._ended.wait(1 / REFRESHES_PER_SECOND):
             text = SEPARATOR.join(self._parts())
             if text != before:
-                self._file.write(f"\r{text}\n")
+                self._file.write(f"{EMBEDDED_MARK}{text}\n")
                 self._file.flush()
             before = text

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 SEPARATOR, FULL, EMPTY = " · ", "█", "░"
 #: Where the terminal's encoding lacks these.
-ASCII = str.maketrans({"·": "|", FULL: "#", EMPTY: "-"})
+ASCII = str.maketrans(dict(zip(f"·{FULL}{EMPTY}○●✔✘─", "|#--*+!-", strict=True)))
 BAR_WIDTH = 10
 
 

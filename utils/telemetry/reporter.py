@@ -12,6 +12,11 @@ from utils import json_lines
 from utils.settings import LogFormat
 
 
+def is_live_terminal(console: Console) -> bool:
+    """Whether it is a terminal that can rewrite a line; FORCE_COLOR makes none of a file."""
+    return console.is_terminal and console.file.isatty() and not console.is_dumb_terminal
+
+
 class Reporter:
     """Prints one line a call; it can be passed wherever a `process.Report` is wanted.
 
@@ -55,7 +60,7 @@ class Reporter:
     @property
     def may_be_live(self) -> bool:
         """Whether a person watches the lines: a live display or a progress bar makes sense."""
-        return self.console.is_terminal and not self.is_json
+        return is_live_terminal(self.console) and not self.is_json
 
     def __call__(
         self, text: str, /, *, level: str = "info", style: str = "", **fields: object

@@ -23,6 +23,12 @@ from utils.metrics import Comparison, Metrics
         ),
         (
             True,
+            Comparison(0.00001, 0.00002, rows=58),
+            "model 7 serves now: log loss 0.3000 on the last 58 outcomes, what was served "
+            "0.3000; no difference",
+        ),
+        (
+            True,
             Comparison(0.02, 0.009, rows=58),
             "model 7 serves now: log loss 0.3200 on the last 58 outcomes, what was served "
             "0.3000; worse by 0.0200 +- 0.0090, too little evidence to refuse it",
