@@ -59,9 +59,9 @@ def of_trainer(counts: TrainerCounts, training: str) -> list[str]:
     """
     health = counts.health.check()
     parts = [] if health.ready else [health.text]
-    parts.append(f"model {counts.model_id} serves")
     if training or counts.training_since is not None:
         parts.append(training or "a training starts")
+    parts.append(f"model {counts.model_id} serves")
     if counts.waiting:
         parts.append(f"{counts.waiting} request{'s wait' if counts.waiting > 1 else ' waits'}")
     if counts.live is not None:
