@@ -108,7 +108,7 @@ def test_process_whose_loop_hangs_is_not_ready() -> None:
     clock.now += 4.9
     assert counts.health.check().ready
     clock.now += 1.1
-    assert counts.health.check() == (False, "the last step began or ended 6 s ago")
+    assert counts.health.check() == (False, "no step has ended for 6 s")
 
 
 def test_trainer_adds_up_the_time_of_its_trainings() -> None:
