@@ -19,7 +19,6 @@ from functools import partial
 from itertools import cycle, islice
 
 import msgspec
-import numpy as np
 from rich.console import Console
 
 from utils import changes, kafka_io, messages, preprocess_data, process
@@ -98,7 +97,7 @@ class Ledger:
         """
         counts = self.counts
         if new := self.latencies[counts.latencies.now().count :]:
-            counts.latencies.add(np.array(new) * 1000)
+            counts.latencies.add([seconds * 1000 for seconds in new])
         counts.mark()
         while self.waiting and self._is_answered(self.waiting[0]):
             self.waiting.popleft()

@@ -38,6 +38,10 @@ class Health:
         self._clock = clock
         self._noted = clock(), State(False, "starting")
 
+    def note(self, state: State) -> None:
+        """Note what was found at the end of a step."""
+        self._noted = self._clock(), state
+
     def serves(self, text: str) -> None:
         """Note that a step has succeeded."""
         self._noted = self._clock(), State(True, text)

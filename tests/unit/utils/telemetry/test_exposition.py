@@ -56,7 +56,7 @@ def test_healthz_says_whether_it_serves(port: int) -> None:
     with exposition.serve(Metrics(port=port), counts):
         assert get(port, "/healthz") == (503, '{"ready": false, "reason": "starting"}\n')
         assert scrape(port)["pipeline_ready predictor"] == 0
-        counts.partitions = (("app_messages", 0), ("outcomes", 0))
+        counts.assign([("app_messages", 0), ("outcomes", 0)])
         counts.stepped(member=True)
         status, text = get(port, "/healthz")
         assert (status, json.loads(text)["ready"]) == (200, True)
@@ -73,7 +73,7 @@ def test_healthz_says_whether_it_serves(port: int) -> None:
 
 def test_predictor_exposes_its_counts(port: int) -> None:
     counts = PredictorCounts(model_id=3, predictions=7, lag={("app_messages", 1): 12})
-    counts.latencies.observe(np.array([NOW - 2, NOW - 40, NOW + 5], dtype=np.int64), NOW)
+    counts.latencies.observe([int(NOW) - 2, int(NOW) - 40, int(NOW) + 5], NOW)
     tally = np.arange(8).reshape(4, 2)
     counts.values.add(("age", "race"), tally)
     counts.add_outcomes(4, NOW - 5, NOW)
@@ -132,7 +132,7 @@ def test_trainer_exposes_its_counts(port: int) -> None:
 
 def test_application_and_initialize_expose_their_counts(port: int) -> None:
     app = AppCounts(sent=5, answered=3, rejected=1)
-    app.latencies.add(np.array([20.0, 10.0]))
+    app.latencies.add([20.0, 10.0])
     with exposition.serve(Metrics(port=port), app):
         found = scrape(port)
     assert found["pipeline_messages_sent_total"] == 5
