@@ -146,7 +146,7 @@ class Predictor:
         if now >= self._lag_from:
             self._lag_from = now + LAG_EVERY
             self.counts.lag = {(tp.topic, tp.partition): n for tp, n in self.client.lag().items()}
-        self.counts.stepped(member=self._is_member, trouble=trouble)
+        self.counts.stepped(member=self._is_member, trouble=trouble or self.client.silence())
 
     def _restore(
         self, positions: dict[TopicPartition, Position], held_back: frozenset[TopicPartition]

@@ -59,6 +59,16 @@ def test_member_joins_once(pipeline: Pipeline) -> None:
         assert exchange._consumer._coordinator._generation.generation_id == 1
 
 
+def test_silence_is_noticed_and_ends(pipeline: Pipeline) -> None:
+    with closing(join_group(pipeline)) as exchange:
+        poll_until_assigned(exchange)
+        assert exchange.silence() == ""
+        heartbeat = exchange._consumer._coordinator.heartbeat
+        heartbeat.last_receive = heartbeat.last_reset = time.monotonic() - 7
+        assert exchange.silence() == "the broker has not answered for 7 s"
+        until(lambda: bool(exchange.poll(100)) and exchange.silence() == "", 10)
+
+
 def test_lag_falls_to_zero_and_does_not_count_transaction_markers(pipeline: Pipeline) -> None:
     place, read = TopicPartition(APP_MESSAGES, 0), 0
     with (
