@@ -154,7 +154,7 @@ class Predictor:
         if now >= self._lag_from:
             self._lag_from = now + LAG_EVERY
             self.counts.lag = {(tp.topic, tp.partition): n for tp, n in self.client.lag().items()}
-        self.counts.stepped(member=self._is_member, trouble=trouble)
+        self.counts.stepped(member=self._is_member, trouble=trouble or self.client.silence())
 
     def _restore(
         self, positions: dict[TopicPartition, Position], held_back: frozenset[TopicPartition]
@@ -166,8 +166,7 @@ class Predictor:
             )
             for tp, position in positions.items()
         }
-        self.counts.partitions = tuple(sorted((tp.topic, tp.partition) for tp in positions))
-        self.counts.held_back = tuple(sorted((tp.topic, tp.partition) for tp in held_back))
+        self.counts.assign(positions, held_back)
         self._lag_from = 0.0
         parts = sorted(tp.partition for tp in positions if tp.topic == messages.APP_MESSAGES)
         line = f"serves partitions {parts}" if parts else "no partition to serve"
@@ -243,7 +242,7 @@ class Predictor:
         counts.requests += requests
         for tp, part in batch.decoded.items():
             if part.timestamps:
-                counts.latencies.observe(np.array(part.timestamps, dtype=np.int64), now)
+                counts.latencies.observe(part.timestamps, now)
             if part.known:
                 records = batch.polled.records[tp]
                 place = bisect_left(records, part.known[-1], key=attrgetter("offset"))

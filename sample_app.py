@@ -20,7 +20,6 @@ from functools import partial
 from itertools import cycle, islice
 
 import msgspec
-import numpy as np
 
 from utils import changes, kafka_io, messages, preprocess_data, process, trace_context
 from utils.errors import UserError, one_line
@@ -129,7 +128,7 @@ class Ledger:
         """
         counts = self.counts
         if new := self.latencies[counts.latencies.now().count :]:
-            counts.latencies.add(np.array(new) * 1000)
+            counts.latencies.add([seconds * 1000 for seconds in new])
         counts.mark()
         while self.waiting and self._is_answered(self.waiting[0]):
             self.waiting.popleft()

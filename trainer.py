@@ -166,7 +166,7 @@ class Trainer:
         stamps = [one.timestamp for one in self._waiting if one.timestamp > 0]
         self.counts.waiting_since = min(stamps) / 1000 if stamps else None
         owner = self._is_member and self._position is not None
-        self.counts.stepped(owner=owner, trouble=trouble)
+        self.counts.stepped(owner=owner, trouble=trouble or self.client.silence())
 
     def _read_requests(self, polled: Polled) -> None:
         self._is_member = bool(polled.epoch)

@@ -341,9 +341,7 @@ VARIABLES = (
     ),
     Variable("PARTITIONS", ("kafka", "partitions"), "partitions of the topics to create"),
     Variable("MESSAGES_URL", ("messages", "url"), "the database of the trainer's message store"),
-    Variable(
-        "METRICS_PORT", ("metrics", "port"), "serve /metrics and /healthz there (default: nowhere)"
-    ),
+    Variable("METRICS_PORT", ("metrics", "port"), "serve /metrics and /healthz at this port"),
     Variable("METRICS_HOST", ("metrics", "host"), "the address to serve them at"),
     Variable("PIPELINE_LOG", ("log",), "what the libraries log: debug, info, warning or error"),
     Variable(

@@ -7,13 +7,13 @@ looking needs no lock, and the loop pays for nothing but an addition per batch.
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
 
 from utils.messages import OLDEST_MS
 from utils.metrics import LiveLoss
-from utils.telemetry.health import Health
+from utils.telemetry.health import Health, State
 from utils.telemetry.latency import Histogram, Latencies
 from utils.value_counts import ValueTotals
 
@@ -125,6 +125,20 @@ class PredictorCounts:
 
     def __post_init__(self) -> None:
         self._recent = RecentAnswers(self.latencies)
+        self.assign(())
+
+    def assign(
+        self, partitions: Iterable[tuple[str, int]], held_back: Iterable[tuple[str, int]] = ()
+    ) -> None:
+        """Note the (topic, partition) that it reads from now on, and those it cannot read yet."""
+        self.partitions, self.held_back = tuple(sorted(partitions)), tuple(sorted(held_back))
+        numbers = sorted({number for _, number in self.partitions})
+        if numbers:
+            self._assigned = State(True, f"serves partitions {', '.join(map(str, numbers))}")
+        elif self.held_back:
+            self._assigned = State(False, "its partitions cannot be read yet")
+        else:
+            self._assigned = State(True, "a spare: there is no partition for it to serve")
 
     def add_outcomes(self, count: int, newest_ms: float, now_ms: float) -> None:
         """Count known outcomes, and keep the newest timestamp.
@@ -148,15 +162,10 @@ class PredictorCounts:
         self._recent.mark(self.predictions)
         if trouble:
             self.health.fails(trouble)
-        elif not member:
-            self.health.fails("not a member of the consumer group yet")
-        elif self.held_back and not self.partitions:
-            self.health.fails("its partitions cannot be read yet")
-        elif self.partitions:
-            numbers = sorted({number for _, number in self.partitions})
-            self.health.serves(f"serves partitions {', '.join(map(str, numbers))}")
+        elif member:
+            self.health.note(self._assigned)
         else:
-            self.health.serves("a spare: there is no partition for it to serve")
+            self.health.fails("not a member of the consumer group yet")
 
     def failed(self, reason: str) -> None:
         """Note that a step has failed."""

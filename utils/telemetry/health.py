@@ -30,13 +30,17 @@ class Health:
     State(ready=True, text='partitions 0, 1')
     >>> now = 6.0
     >>> health.check()
-    State(ready=False, text='the last step began or ended 6 s ago')
+    State(ready=False, text='no step has ended for 6 s')
     """
 
     def __init__(self, timeout: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._timeout = timeout
         self._clock = clock
         self._noted = clock(), State(False, "starting")
+
+    def note(self, state: State) -> None:
+        """Note what was found at the end of a step."""
+        self._noted = self._clock(), state
 
     def serves(self, text: str) -> None:
         """Note that a step has succeeded."""
@@ -51,5 +55,5 @@ class Health:
         at, state = self._noted
         age = self._clock() - at
         if state.ready and age > self._timeout:
-            return State(False, f"the last step began or ended {age:.0f} s ago")
+            return State(False, f"no step has ended for {age:.0f} s")
         return state

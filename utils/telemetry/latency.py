@@ -1,7 +1,8 @@
 """Counts latencies by size, at a cost that is small beside scoring a message."""
 
+from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,9 @@ from utils.messages import OLDEST_MS
 BOUNDS_MS = np.array(
     [step * 10**power for power in range(5) for step in (1, 1.5, 2, 3, 5, 7)] + [1e5, 1e6, 1e7]
 )
+_BOUNDS: list[float] = BOUNDS_MS.tolist()
+#: From so many latencies on, NumPy is faster than a loop.
+LARGE = 250
 
 
 @dataclass(frozen=True)
@@ -56,20 +60,12 @@ class Histogram:
         return Histogram(self.counts - before.counts, self.total_ms - before.total_ms)
 
 
-class Sorted(NamedTuple):
-    """How many of some timestamps could be used, and how many make no sense."""
-
-    measured: int
-    undated: int
-
-
 class Latencies:
     """A histogram of latencies that grows; one thread adds, any may look.
 
     >>> latencies = Latencies()
     >>> now = 1_700_000_000_000
-    >>> latencies.observe(np.array([now - 4, now - 40, 0, now + 60_000]), now)
-    Sorted(measured=2, undated=2)
+    >>> latencies.observe([now - 4, now - 40, 0, now + 60_000], now)
     >>> latencies.now().count, latencies.undated
     (2, 2)
 
@@ -81,36 +77,50 @@ class Latencies:
     def __init__(self) -> None:
         self.undated = 0
         # Replaced as a whole: who looks meanwhile sees the state before or the one after.
-        self._now = Histogram(np.zeros(len(BOUNDS_MS) + 1, dtype=np.int64), 0.0)
+        self._now: tuple[list[int], float] = [0] * (len(_BOUNDS) + 1), 0.0
 
-    def observe(self, timestamps_ms: npt.NDArray[np.int64], now_ms: float) -> Sorted:
+    def observe(self, timestamps_ms: Sequence[int], now_ms: float) -> None:
         """Add the time from each timestamp until now.
 
         Args:
-            timestamps_ms: (messages,), in milliseconds since 1970.
+            timestamps_ms: In milliseconds since 1970.
             now_ms: The same.
         """
-        latencies = now_ms - timestamps_ms
-        latencies.sort()  # after it, two binary searches find what makes no sense
-        first = np.searchsorted(latencies, 0.0, side="left")
-        last = np.searchsorted(latencies, now_ms - OLDEST_MS, side="right")
-        found = latencies[first:last]
-        undated = len(latencies) - len(found)
-        self.undated += undated
-        if len(found):
-            self._add(found)
-        return Sorted(len(found), undated)
+        longest = now_ms - OLDEST_MS
+        if len(timestamps_ms) < LARGE:
+            latencies = [now_ms - timestamp for timestamp in timestamps_ms]
+            found = [latency for latency in latencies if 0 <= latency <= longest]
+            self.undated += len(latencies) - len(found)
+            self._add_few(found)
+        else:
+            ascending = now_ms - np.array(timestamps_ms, dtype=np.int64)
+            ascending.sort()  # after it, two binary searches find what makes no sense
+            first = np.searchsorted(ascending, 0.0, side="left")
+            last = np.searchsorted(ascending, longest, side="right")
+            self.undated += len(ascending) - int(last - first)
+            self._add_many(ascending[first:last])
 
-    def add(self, latencies_ms: npt.NDArray[np.floating]) -> None:
-        """Add latencies that were measured, (messages,), in milliseconds."""
-        self._add(np.sort(latencies_ms))
+    def add(self, latencies_ms: Sequence[float]) -> None:
+        """Add latencies that were measured, in milliseconds."""
+        if len(latencies_ms) < LARGE:
+            self._add_few(latencies_ms)
+        else:
+            self._add_many(np.sort(latencies_ms))
 
-    def _add(self, ascending: npt.NDArray[np.floating]) -> None:
+    def _add_few(self, latencies: Sequence[float]) -> None:
+        counts, total = self._now
+        counts = counts.copy()
+        for latency in latencies:
+            counts[bisect_left(_BOUNDS, latency)] += 1
+        self._now = counts, total + sum(latencies)
+
+    def _add_many(self, ascending: npt.NDArray[np.floating]) -> None:
         reached = np.searchsorted(ascending, BOUNDS_MS, side="right")
-        counts = np.diff(reached, prepend=0, append=len(ascending))
-        before = self._now
-        self._now = Histogram(before.counts + counts, before.total_ms + float(ascending.sum()))
+        new = np.diff(reached, prepend=0, append=len(ascending))
+        counts, total = self._now
+        self._now = (new + counts).tolist(), total + float(ascending.sum())
 
     def now(self) -> Histogram:
         """The latencies so far."""
-        return self._now
+        counts, total = self._now
+        return Histogram(np.array(counts), total)

@@ -24,7 +24,7 @@ def test_recent_covers_ten_seconds_and_no_more() -> None:
     answers = 0
     for second in range(60):
         slow = second < 40
-        latencies.observe(np.full(50, NOW - (400 if slow else 4), dtype=np.int64), NOW)
+        latencies.observe([int(NOW) - (400 if slow else 4)] * 50, NOW)
         answers += 50
         clock.now += 1
         recent.mark(answers)
@@ -38,7 +38,7 @@ def test_recent_covers_ten_seconds_and_no_more() -> None:
 def test_recent_of_an_idle_process_is_nothing() -> None:
     clock, latencies = Clock(), Latencies()
     recent = RecentAnswers(latencies, clock)
-    latencies.observe(np.full(50, NOW - 4, dtype=np.int64), NOW)
+    latencies.observe([int(NOW) - 4] * 50, NOW)
     assert recent.now(50).rate == 50  # over a second, not over the microseconds that have passed
     for _ in range(12):
         clock.now += 1
@@ -86,17 +86,17 @@ def test_predictor_is_ready_while_it_serves() -> None:
     assert not health.check().ready
     counts.stepped(member=False)
     assert health.check() == (False, "not a member of the consumer group yet")
-    counts.partitions = (("app_messages", 1), ("outcomes", 1))
+    counts.assign([("outcomes", 1), ("app_messages", 1)])
     counts.stepped(member=True)
     assert health.check() == (True, "serves partitions 1")
     counts.stepped(member=True, trouble="no broker answers")
     assert health.check() == (False, "no broker answers")
     counts.failed("no broker answers")
     assert (counts.errors, health.check()) == (1, (False, "no broker answers"))
-    counts.partitions = ()
+    counts.assign([])
     counts.stepped(member=True)
     assert health.check() == (True, "a spare: there is no partition for it to serve")
-    counts.held_back = (("app_messages", 0),)
+    counts.assign([], held_back=[("app_messages", 0)])
     counts.stepped(member=True)
     assert not health.check().ready
 
@@ -108,7 +108,7 @@ def test_process_whose_loop_hangs_is_not_ready() -> None:
     clock.now += 4.9
     assert counts.health.check().ready
     clock.now += 1.1
-    assert counts.health.check() == (False, "the last step began or ended 6 s ago")
+    assert counts.health.check() == (False, "no step has ended for 6 s")
 
 
 def test_trainer_adds_up_the_time_of_its_trainings() -> None:
