@@ -32,6 +32,8 @@ def encode(process: str, message: str, level: str = "info", /, **fields: object)
 
 def _plain(value: object) -> object:
     """A value as JSON can hold it."""
+    if isinstance(value, str):  # lone surrogates, of a file's name for instance, are no text
+        return value.encode("utf-8", "backslashreplace").decode()
     if value is None or isinstance(value, bool | int):
         return value
     if isinstance(value, float):
@@ -40,7 +42,6 @@ def _plain(value: object) -> object:
         return value.decode("utf-8", "backslashreplace")
     if isinstance(value, Mapping):
         return {str(_plain(str(name))): _plain(one) for name, one in value.items()}
-    if isinstance(value, Iterable) and not isinstance(value, str):
+    if isinstance(value, Iterable):
         return [_plain(one) for one in value]
-    # Lone surrogates, of a file's name for instance, would be no valid JSON text.
-    return str(value).encode("utf-8", "backslashreplace").decode()
+    return _plain(str(value))

@@ -6,7 +6,7 @@ from numbers import Integral, Real
 
 import msgspec
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from utils import json_lines
 from utils.settings import LogFormat
@@ -45,7 +45,7 @@ class Reporter:
         prefix: bool = True,
         stderr: bool = False,
     ) -> None:
-        self.console = Console(highlight=False, emoji=False, soft_wrap=True, stderr=stderr)
+        self.console = Console(highlight=False, soft_wrap=True, stderr=stderr)
         self.log_format: LogFormat = log_format
         self._process = process
         self._colour = colour
@@ -81,10 +81,11 @@ class Reporter:
                 self.console.file.write(line + "\n")
                 self.console.file.flush()
             return
-        line = f"[{style}]{escape(text)}[/]" if style else escape(text)
+        shown = Text()
         if self._prefix:
-            line = f"[{self._colour}]{time.strftime('%H:%M:%S')} {self._process:<9}[/] {line}"
-        self.console.print(line)
+            shown.append(f"{time.strftime('%H:%M:%S')} {self._process:<9}", self._colour)
+            shown.append(" ")
+        self.console.print(shown.append(text, style))
 
 
 def _plain(value: object) -> object:

@@ -15,9 +15,10 @@ from utils.telemetry.reporter import Reporter
 
 
 def test_text_has_time_and_name_and_no_fields(capsys: pytest.CaptureFixture[str]) -> None:
-    Reporter("trainer", "cyan")("[bold]ready[/] :+1:", style="red", rows=3)
+    text = "[bold]ready[/] :+1: \\[x] \\"
+    Reporter("trainer", "cyan")(text, style="red", rows=3)
     out, err = capsys.readouterr()
-    assert re.fullmatch(r"\d\d:\d\d:\d\d trainer   \[bold\]ready\[/\] :\+1:\n", out)
+    assert re.fullmatch(r"\d\d:\d\d:\d\d trainer   " + re.escape(text) + "\n", out)
     assert err == ""
 
 
