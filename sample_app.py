@@ -159,6 +159,23 @@ def quantiles(latencies: list[float]) -> tuple[float, float]:
     return statistics.median(ordered), p99
 
 
+def line_every(verbose: bool | None, interval: float, report: Reporter) -> int:
+    """One of how many messages has a line; 0 is none.
+
+    Args:
+        verbose: Whether each has; None if the user has not said.
+        interval: Seconds between two messages.
+        report: Prints the lines.
+    """
+    if verbose is not None:
+        return int(verbose)
+    if report.is_json:
+        return 1
+    if report.may_be_live:
+        return 0
+    return 1 if interval >= SHOW_EACH_ABOVE else 1000
+
+
 class SampleApp:
     """The application: a producer and a consumer thread that share a ledger.
 
@@ -179,17 +196,7 @@ class SampleApp:
         self._report = Reporter("sample_app", "", settings.log_format, prefix=False)
         self._done_sending = threading.Event()
         #: One of how many messages has its line; 0 is none.
-        self._every = self._line_every()
-
-    def _line_every(self) -> int:
-        """One of how many messages has its line; 0 is none."""
-        if self._arguments.verbose is not None:
-            return int(self._arguments.verbose)
-        if self._report.is_json:
-            return 1
-        if self._report.may_be_live:
-            return 0
-        return 1 if self._arguments.interval >= SHOW_EACH_ABOVE else 1000
+        self._every = line_every(arguments.verbose, arguments.interval, self._report)
 
     def produce(self, sender: Sender, rows: Iterator[dict[str, Label | None]]) -> None:
         """Send the rows as messages, and their outcomes after the delay."""

@@ -7,12 +7,10 @@ from contextlib import ExitStack
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console, ConsoleRenderable, RenderHook
-from rich.control import Control
-from rich.segment import ControlType
 from rich.text import Text
 
 from utils.telemetry.live_text import ASCII, SEPARATOR, fit
-from utils.telemetry.reporter import Reporter
+from utils.telemetry.reporter import ERASE_LINE, Reporter
 
 REFRESHES_PER_SECOND = 4
 #: If this variable of the environment is set, the line is printed whenever it has changed, after
@@ -97,9 +95,8 @@ class _Bottom(RenderHook):
 
     def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
         """What is printed, above the line."""
-        erase = Control(ControlType.CARRIAGE_RETURN, (ControlType.ERASE_IN_LINE, 2))
         line = Text(self._text, style="bold", end="", no_wrap=True, overflow="ignore")
-        return [erase, *renderables, line]
+        return [ERASE_LINE, *renderables, line]
 
     def erase(self) -> None:
         """Remove the line."""

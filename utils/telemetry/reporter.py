@@ -6,10 +6,15 @@ from numbers import Integral, Real
 
 import msgspec
 from rich.console import Console
+from rich.control import Control
+from rich.segment import ControlType
 from rich.text import Text
 
 from utils import json_lines
 from utils.settings import LogFormat
+
+#: Moves the cursor to the beginning of its line, and empties that.
+ERASE_LINE = Control(ControlType.CARRIAGE_RETURN, (ControlType.ERASE_IN_LINE, 2))
 
 
 def is_live_terminal(console: Console) -> bool:
@@ -30,6 +35,8 @@ class Reporter:
         log_format: `text` or `json`.
         prefix: Whether a line of text begins with the time and the name.
         stderr: Whether to print to stderr instead of stdout.
+        over_live_line: Whether another process may show its live line in the same terminal; a
+            line then takes that one's place.
 
     Attributes:
         console: The terminal or file that the lines go to. What is printed there while a live
@@ -44,12 +51,14 @@ class Reporter:
         *,
         prefix: bool = True,
         stderr: bool = False,
+        over_live_line: bool = False,
     ) -> None:
         self.console = Console(highlight=False, soft_wrap=True, stderr=stderr)
         self.log_format: LogFormat = log_format
         self._process = process
         self._colour = colour
         self._prefix = prefix
+        self._first = [ERASE_LINE] if over_live_line and self.may_be_live else []
         self._lock = threading.Lock()
 
     @property
@@ -85,7 +94,7 @@ class Reporter:
         if self._prefix:
             shown.append(f"{time.strftime('%H:%M:%S')} {self._process:<9}", self._colour)
             shown.append(" ")
-        self.console.print(shown.append(text, style))
+        self.console.print(*self._first, shown.append(text, style), sep="")
 
 
 def _plain(value: object) -> object:

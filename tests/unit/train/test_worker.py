@@ -29,7 +29,7 @@ def watch(worker: Worker, training: "Future[Result]") -> list[TrainingProgress]:
     return seen
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_progress_of_a_training_shows_in_the_parent(prepared_home: Path, tmp_path: Path) -> None:
     pipeline = Pipeline(tmp_path, PIPELINE_CONFIG=str(prepared_home / "pipeline.toml"))
     pipeline.copy_files(prepared_home)

@@ -22,6 +22,7 @@ parts = lambda: [f"number {next(numbers)}", "\\u00b7" * 20, "end of the line"]
 with LiveLine(report, parts) as line:
     time.sleep(0.6)
     report("a line [above]")
+    Reporter("other", "blue", sys.argv[1], over_live_line=True)("of another process")
     time.sleep(0.4)
 report(f"shown: {line.is_shown}")
 """
@@ -33,6 +34,12 @@ def run(
     with closing(Terminal(env or {}, "-c", SCRIPT, log_format, columns=columns)) as terminal:
         assert terminal.end() == 0, terminal.text()
         return terminal
+
+
+def visible(raw: str) -> str:
+    """What is left on the screen: what an erased line held is gone."""
+    lines = raw.replace("\r\n", "\n").split("\n")
+    return "\n".join(ESCAPES.sub("", line.split("\r\x1b[2K")[-1]) for line in lines)
 
 
 @pytest.mark.parametrize("columns", [100, 40])
@@ -47,6 +54,7 @@ def test_line_is_rewritten_below_what_is_reported(columns: int) -> None:
     # Nothing of it is left: the last thing before the next line is that it is erased.
     assert text.replace("\r", "\n").splitlines()[-1] == "shown: True"
     assert raw[: raw.index("shown: True")].endswith("\x1b[2K")
+    assert re.search(r"^\d\d:\d\d:\d\d other     of another process$", visible(raw), re.M)
     assert "\na line [above]\n" in text.replace("\r", "\n")
 
 
@@ -70,7 +78,9 @@ def test_redirected_output_has_no_live_line() -> None:
         [sys.executable, "-c", SCRIPT, "text"], cwd=ROOT, env=env, capture_output=True, text=True
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines() == ["a line [above]", "shown: False"]
+    first, second, third = done.stdout.splitlines()
+    assert (first, third) == ("a line [above]", "shown: False")
+    assert "of another process" in second and "\x1b[2K" not in second
 
 
 def test_terminal_of_ascii_gets_ascii() -> None:
