@@ -30,7 +30,7 @@ from utils.settings import Settings
 from utils.telemetry import exposition
 from utils.telemetry.counts import AppCounts
 from utils.telemetry.live_line import LiveLine
-from utils.telemetry.live_text import SEPARATOR, bar, duration_text, rate_text
+from utils.telemetry.live_text import SEPARATOR, bar, duration_text, encodable, rate_text
 from utils.telemetry.reporter import Reporter
 from utils.values import Label, label_text
 
@@ -117,7 +117,8 @@ class Ledger:
             median, p99 = quantiles(latest)
             parts.append(f"p50 {duration_text(median)} p99 {duration_text(p99)}")
             parts.append(f"accuracy {self.right / answered:.3f}")
-            parts.append(f"models {' '.join(map(str, sorted(self.models.copy())))}")
+            models = sorted(self.models.copy())
+            parts.append(f"model{'s' * (len(models) > 1)} {', '.join(map(str, models))}")
         return parts
 
     def note_step(self, now: float) -> None:
@@ -317,7 +318,8 @@ class SampleApp:
         while not self._stop.wait(PROGRESS_EVERY):
             if self._done_sending.is_set() and not self.ledger.missing():
                 return
-            self._report(SEPARATOR.join(self._figures()))
+            ascii_only = self._report.console.options.ascii_only
+            self._report(encodable(SEPARATOR.join(self._figures()), ascii_only=ascii_only))
 
     def _stop_on_error(self, work: Callable[[], None]) -> None:
         try:

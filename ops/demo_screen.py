@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from utils.telemetry.live_line import EMBEDDED_MARK, REFRESHES_PER_SECOND
-from utils.telemetry.live_text import ASCII, SEPARATOR, fit
+from utils.telemetry.live_text import SEPARATOR, encodable, fit
 from utils.telemetry.reporter import is_live_terminal
 
 COLOURS = {
@@ -138,7 +138,7 @@ class Screen:
         self.console.print(grid)
 
     def _encodable(self, text: str) -> str:
-        return text.translate(ASCII) if self.console.options.ascii_only else text
+        return encodable(text, ascii_only=self.console.options.ascii_only)
 
     def _render(self) -> Group:
         grid = _grid(1, NAME_WIDTH)

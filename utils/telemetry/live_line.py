@@ -9,7 +9,7 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import Console, ConsoleRenderable, RenderHook
 from rich.text import Text
 
-from utils.telemetry.live_text import ASCII, SEPARATOR, fit
+from utils.telemetry.live_text import SEPARATOR, encodable, fit
 from utils.telemetry.reporter import ERASE_LINE, Reporter
 
 REFRESHES_PER_SECOND = 4
@@ -85,9 +85,7 @@ class _Bottom(RenderHook):
 
     def __call__(self, parts: Sequence[str]) -> None:
         options = self._console.options
-        text = fit(parts, options.max_width - 1)
-        if options.ascii_only:
-            text = text.translate(ASCII)
+        text = encodable(fit(parts, options.max_width - 1), ascii_only=options.ascii_only)
         if not text.isprintable():  # a column may be called anything
             text = "".join(char if char.isprintable() else "?" for char in text)
         self._text = set_cell_size(text, min(cell_len(text), options.max_width - 1))

@@ -8,6 +8,15 @@ ASCII = str.maketrans(dict(zip(f"·{FULL}{EMPTY}○●✔✘─", "|#--*+!-", st
 BAR_WIDTH = 10
 
 
+def encodable(text: str, *, ascii_only: bool) -> str:
+    """The text with signs that the terminal's encoding has.
+
+    >>> encodable("██░ 2/3 · ✔", ascii_only=True)
+    '##- 2/3 | +'
+    """
+    return text.translate(ASCII) if ascii_only else text
+
+
 def fit(parts: Sequence[str], width: int) -> str:
     """The first parts as one line of at most that many characters; the first one in any case.
 
