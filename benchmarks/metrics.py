@@ -72,6 +72,8 @@ def measure(pipeline: Pipeline, rows: int) -> tuple[float, float, float]:
             after = sum(reader.ends().values()), _processor_seconds(it.process.pid), scraper.count
             if after[0] >= end:
                 break
+            if it.process.poll() is not None:
+                raise RuntimeError(f"the predictor has ended: {it.text()}")
             if (done := after[0] - before[0]) > 0:
                 found[scraper.on].append((after[1] - before[1]) / done * 1e6)
             if scraper.on:
