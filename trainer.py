@@ -163,7 +163,7 @@ class Trainer:
             trouble: Why steps have failed a moment ago; empty if they have not.
         """
         self.counts.waiting = len(self._waiting)
-        stamps = [one.timestamp for one in self._waiting if one.timestamp > 0]
+        stamps = [one.timestamp for one in self._waiting if one.timestamp >= messages.OLDEST_MS]
         self.counts.waiting_since = min(stamps) / 1000 if stamps else None
         owner = self._is_member and self._position is not None
         self.counts.stepped(owner=owner, trouble=trouble or self.client.silence())
