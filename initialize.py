@@ -14,10 +14,10 @@ from collections.abc import Collection
 from functools import partial
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from train import optimisers, profile, tracking
 from train.profile import Profile
+from train.progress import SharedProgress
 from train.results import Result
 from train.retrain import serving_bundle, train
 from train.tracking import Tracking
@@ -37,6 +37,9 @@ from utils.kafka_io import Claim, partition_bounds
 from utils.messages import TrainingCompleted
 from utils.model_store import BundleError, ModelStore
 from utils.settings import Settings
+from utils.telemetry import exposition
+from utils.telemetry.counts import InitializeCounts
+from utils.telemetry.live_line import LiveLine
 from utils.telemetry.reporter import Reporter
 
 #: Seconds that MLflow may take to create its database and log the model.
@@ -63,7 +66,11 @@ def download_data(settings: Settings, report: Reporter) -> None:
 
 
 def create_model(
-    settings: Settings, arguments: argparse.Namespace, known: Collection[int], report: Reporter
+    settings: Settings,
+    arguments: argparse.Namespace,
+    known: Collection[int],
+    report: Reporter,
+    counts: InitializeCounts,
 ) -> None:
     """Search, fit and publish the first bundle, unless the current one loads.
 
@@ -72,6 +79,7 @@ def create_model(
         arguments: The command line.
         known: The numbers of the models that `retrain_topic` names.
         report: Prints the lines for the user.
+        counts: Gets the progress of the search.
     """
     store = ModelStore(settings.models_dir)
     for line in store.reconcile():
@@ -95,12 +103,13 @@ def create_model(
     outcomes_from = _outcomes_from(settings, store)
     if lacking := model_numbers.keep_above_log(settings, store, known):
         report(lacking, level="warning")
-    with _progress(report) as progress:
-        task = progress.add_task("hyperparameters", total=arguments.evals, loss="")
+    shared = SharedProgress()
 
-        def show(done: int, total: int, best: float) -> None:
-            progress.update(task, completed=done, total=total, loss=f"best log loss {best:.4f}")
+    def show(done: int, total: int, best: float) -> None:
+        counts.evaluations, counts.best_log_loss = done, best
+        shared.search(done, total, best)
 
+    with LiveLine(report, lambda: [one.in_words()] if (one := shared.read()) else []):
         result = train(
             settings,
             snapshot=None,
@@ -109,6 +118,14 @@ def create_model(
             base=base,
             outcomes_from=outcomes_from,
             progress=show,
+            begin=shared.begin,
+        )
+    if counts.best_log_loss is not None:
+        report(
+            f"{counts.evaluations} candidates tried, best log loss {counts.best_log_loss:.4f} in "
+            "cross-validation",
+            evaluations=counts.evaluations,
+            best_log_loss=counts.best_log_loss,
         )
     report_model(result, report)
     if arguments.force:
@@ -200,29 +217,27 @@ def create_topics(settings: Settings, take_over: bool, report: Reporter) -> Clai
     return kafka_io.claim_topics(settings)
 
 
-def _progress(report: Reporter) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[loss]}"),
-        console=Console(stderr=True),
-        disable=report.is_json,
-    )
-
-
 def main(arguments: argparse.Namespace, settings: Settings) -> None:
-    """Run all steps; each needs the ones before."""
+    """Run the script with the command line's choices."""
     report = Reporter("initialize", "yellow", settings.log_format)
     optimisers.get(arguments.hyper)  # fails before minutes of work if a package is missing
     settings = tracking.with_tracking(settings, arguments.mlflow)
-    kafka_io.wait_for_broker(settings.kafka, arguments.wait)  # the same for a missing broker
+    counts = InitializeCounts()
+    with exposition.serve(settings.metrics, counts):
+        prepare(arguments, settings, counts, report)
+
+
+def prepare(
+    arguments: argparse.Namespace, settings: Settings, counts: InitializeCounts, report: Reporter
+) -> None:
+    """Run all steps; each needs the ones before."""
+    counts.health.fails("initialize.py prepares, and serves nothing")
+    kafka_io.wait_for_broker(settings.kafka, arguments.wait)  # a missing broker fails at once
     create_folders(settings)
     claim = create_topics(settings, arguments.take_over, report)  # and for another home's topics
     download_data(settings, report)
     with Tracking(settings, timeout=TRACKING_TIMEOUT, niceness=0):
-        create_model(settings, arguments, claim.models, report)
+        create_model(settings, arguments, claim.models, report, counts)
     report("done; now start predictor.py and trainer.py, then sample_app.py")
 
 

@@ -8,6 +8,8 @@ and stops. A new model is loaded while the predictor runs.
 
 import gc
 import sys
+import time
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +17,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
+from operator import attrgetter
 
 import numpy as np
 
@@ -29,6 +32,9 @@ from utils.model_store.watcher import BundleWatcher
 from utils.outcome_count import OutcomeCount
 from utils.scoring import DecodedRecords
 from utils.settings import Settings
+from utils.telemetry import exposition, live_figures
+from utils.telemetry.counts import PredictorCounts
+from utils.telemetry.live_line import LiveLine
 from utils.telemetry.reporter import Reporter
 from utils.value_counts import ValueCounts, describe, new_tally
 
@@ -40,6 +46,8 @@ NEXT_MS = 20
 #: New objects between two garbage collections. Kafka's client leaves reference cycles at each
 #: wait for the network, some of which hold buffers of megabytes.
 GC_THRESHOLD = 2_000
+#: Seconds between two looks at the lag.
+LAG_EVERY = 1.0
 #: The most rejected records of one batch that get a line of their own, in JSON.
 MAX_REJECTED_LINES = 20
 DEAD_LETTERS = TopicPartition(messages.DEAD_LETTERS, 0)
@@ -72,10 +80,9 @@ class Predictor:
         instance_id: The predictor's own, named in its events.
         every: Known outcomes, per partition, between two retrain requests.
         report: Prints the lines for the user.
-
-    Attributes:
-        predictions: The number of predictions so far.
-        headers_left_out: How many of them lack the headers of their message: those were too large.
+        counts: What the predictor counts; any thread may look.
+        headers_left_out: The number of predictions that lack the headers of their message: those
+            were too large.
     """
 
     def __init__(
@@ -88,10 +95,12 @@ class Predictor:
         instance_id: str,
         every: int,
         report: Reporter,
+        counts: PredictorCounts,
     ) -> None:
         self.client = client
         self.bundle = bundle
-        self.predictions = 0
+        self.counts = counts
+        counts.model_id = bundle.model_id
         self.headers_left_out = 0
         self.values = ValueCounts(bundle.features)
         self._watcher = watcher
@@ -105,6 +114,8 @@ class Predictor:
         ]
         self._scorer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="scorer")
         self._previous: PendingBatch | None = None
+        self._is_member = False
+        self._lag_from = 0.0
 
     def step(self, timeout_ms: int = POLL_MS) -> int:
         """Poll one batch, and finish the previous one.
@@ -122,8 +133,9 @@ class Predictor:
                 poll it again.
         """
         polled = self.client.poll(NEXT_MS if self._previous else timeout_ms)  # 1
+        self._is_member = bool(polled.epoch)
         if polled.restored is not None:
-            self._restore(polled.restored)
+            self._restore(polled.restored, polled.held_back)
         self._swap()  # 2
         batch = self._decode_and_score(polled)  # 3
         count = sum(map(len, polled.records.values()))
@@ -137,7 +149,21 @@ class Predictor:
             self.client.wait_for_commit()
         return count
 
-    def _restore(self, positions: dict[TopicPartition, Position]) -> None:
+    def note_step(self, trouble: str = "") -> None:
+        """Note in the counts that a step has succeeded.
+
+        Args:
+            trouble: Why steps have failed a moment ago; empty if they have not.
+        """
+        now = time.monotonic()
+        if now >= self._lag_from:
+            self._lag_from = now + LAG_EVERY
+            self.counts.lag = {(tp.topic, tp.partition): n for tp, n in self.client.lag().items()}
+        self.counts.stepped(member=self._is_member, trouble=trouble or self.client.silence())
+
+    def _restore(
+        self, positions: dict[TopicPartition, Position], held_back: frozenset[TopicPartition]
+    ) -> None:
         self._previous = None  # its records are polled again
         self._counts = {
             tp: OutcomeCount.restore(
@@ -145,6 +171,8 @@ class Predictor:
             )
             for tp, position in positions.items()
         }
+        self.counts.assign(positions, held_back)
+        self._lag_from = 0.0
         parts = sorted(tp.partition for tp in positions if tp.topic == messages.APP_MESSAGES)
         line = f"serves partitions {parts}" if parts else "no partition to serve"
         self._report(line, partitions=parts)
@@ -154,6 +182,8 @@ class Predictor:
         if bundle is None:
             return
         self.bundle = bundle
+        self.counts.model_id = bundle.model_id
+        self.counts.swaps += 1
         loaded = ModelLoaded(model_id=bundle.model_id, predictor=self._instance_id)
         self._announcements.append(loaded)
         self._report(f"NEW MODEL RELOADED {bundle.model_id}", model_id=bundle.model_id)
@@ -204,11 +234,30 @@ class Predictor:
 
         def committed() -> None:
             del self._announcements[: len(announced)]
-            self.predictions += scored
+            self._count(batch, scored, len(requests))
             self._report_batch(requests, batch)
             self._count_values(batch, scored)
 
         self.client.commit(batch.polled, records, positions, committed)
+
+    def _count(self, batch: PendingBatch, scored: int, requests: int) -> None:
+        """Add a committed batch to the counts."""
+        counts, now = self.counts, time.time() * 1000
+        counts.batches += 1
+        counts.predictions += scored
+        counts.requests += requests
+        for tp, part in batch.decoded.items():
+            if part.timestamps:
+                counts.latencies.observe(part.timestamps, now)
+            if part.known:
+                records = batch.polled.records[tp]
+                place = bisect_left(records, part.known[-1], key=attrgetter("offset"))
+                counts.add_outcomes(len(part.known), records[place].timestamp, now)
+            if part.rejected:
+                counts.unknown_outcomes += part.unknown_outcomes
+                counts.rejected[tp.topic] += len(part.rejected) - part.unknown_outcomes
+        if scored:
+            counts.values.add(batch.bundle.features.columns, batch.tally)
 
     def _report_batch(self, requests: list[RetrainRequest], batch: PendingBatch) -> None:
         for request in requests:
@@ -267,6 +316,10 @@ class Predictor:
         for line in self.values.jumps():
             self._report(line)
 
+    def live_figures(self) -> list[str]:
+        """What the predictor does now, for the live line; any thread may ask."""
+        return live_figures.of_predictor(self.counts, self.values.of_the_last())
+
     def close(self) -> None:
         """Finish the batches in flight."""
         previous, self._previous = self._previous, None
@@ -291,8 +344,10 @@ def loop(predictor: Predictor, stop: process.Stop, report: process.Report) -> No
         try:
             predictor.step()
             outage.end()
+            predictor.note_step(outage.reason)
         except kafka_io.RETRIABLE_ERRORS as error:
             outage.begin(one_line(error))
+            predictor.counts.failed(outage.reason)
             stop.wait(0.2)
     try:
         predictor.close()
@@ -306,9 +361,10 @@ def main(settings: Settings) -> None:
     """Wire the predictor and run it until a signal."""
     report = Reporter("predictor", "cyan", settings.log_format)
     stop = process.Stop().on_signals()
-    store = ModelStore(settings.models_dir)
-    home = kafka_io.claim_topics(settings).home
+    store, counts = ModelStore(settings.models_dir), PredictorCounts()
     with ExitStack() as resources:
+        resources.enter_context(exposition.serve(settings.metrics, counts))
+        home = kafka_io.claim_topics(settings).home
         instance_id = resources.enter_context(process.claim_instance_id(settings, "predictor"))
         watcher = resources.enter_context(BundleWatcher(store, settings.kafka, report))
         client = ExactlyOnce(
@@ -339,11 +395,13 @@ def main(settings: Settings) -> None:
             instance_id=instance_id,
             every=every,
             report=report,
+            counts=counts,
         )
-        loop(predictor, stop, report)
+        with LiveLine(report, predictor.live_figures):
+            loop(predictor, stop, report)
         report(
-            f"stopped after {predictor.predictions} predictions",
-            predictions=predictor.predictions,
+            f"stopped after {predictor.counts.predictions} predictions",
+            predictions=predictor.counts.predictions,
             headers_left_out=predictor.headers_left_out,
         )
         if text := describe(shares := predictor.values.since_start()):

@@ -1,8 +1,9 @@
 """Sends rows of the data set as an application would, and reads predictions and rejections.
 
-    python sample_app.py [--messages 200] [--interval 2.0] [--outcome-delay SECONDS]
+    python sample_app.py [--messages 200] [--interval 2.0] [--outcome-delay SECONDS] [--verbose]
 
-Ends when every message it sent has its prediction or was rejected, with a summary.
+Ends when every message it sent has its prediction or was rejected, with a summary. On a terminal
+one line shows how far it is; --verbose, and a file or a pipe, have a line for each message.
 """
 
 import argparse
@@ -26,20 +27,36 @@ from utils.kafka_io import LogReader, Outgoing, Record, Sender
 from utils.messages import Rejection
 from utils.model_store import ModelStore, ModelStoreError
 from utils.settings import Settings
+from utils.telemetry import exposition
+from utils.telemetry.counts import AppCounts
+from utils.telemetry.live_line import LiveLine
+from utils.telemetry.live_text import SEPARATOR, bar, duration_text, encodable, rate_text
 from utils.telemetry.reporter import Reporter
 from utils.values import Label, label_text
 
-#: Each message is shown if the interval (s) is at least this long; in JSON, each always is.
+#: Each message has its line if the interval (s) is at least this long, else each thousandth; in
+#: JSON each always has.
 SHOW_EACH_ABOVE = 0.05
+#: How many rejections have their line in any case; the summary counts all.
+SHOWN_REJECTIONS = 10
+#: Seconds between two lines that say how far it is, without a terminal and lines of messages.
+PROGRESS_EVERY = 5.0
+#: The latest predictions whose latency the live line shows.
+LATEST = 1_000
 #: How long (s) to wait for the last predictions after a signal to stop.
 STOPPED_TIMEOUT = 3.0
+#: Seconds that a message may wait for its answer before `/healthz` says that there is none.
+UNANSWERED_S = 10.0
 
 decode_prediction = messages.Decoder(messages.Prediction)
 
 
 @dataclass
 class Ledger:
-    """What was sent and received. Both threads write, each to its own fields."""
+    """What was sent and received. Both threads write, each to its own fields.
+
+    The counts are what any other thread may look at.
+    """
 
     sent: dict[str, float] = field(default_factory=dict)
     outcomes: dict[str, str] = field(default_factory=dict)
@@ -50,14 +67,22 @@ class Ledger:
     rejected_outcomes: dict[str, str] = field(default_factory=dict)
     models: Counter[int] = field(default_factory=Counter)
     right: int = 0
+    waiting: deque[str] = field(default_factory=deque)
+    counts: AppCounts = field(default_factory=AppCounts)
 
     def missing(self) -> list[str]:
         """The requests without a prediction or rejection, in the order they were sent."""
-        return [
-            request_id
-            for request_id in list(self.sent)
-            if request_id not in self.answered and request_id not in self.rejected
-        ]
+        return [request_id for request_id in list(self.sent) if not self._is_answered(request_id)]
+
+    def _is_answered(self, request_id: str) -> bool:
+        return request_id in self.answered or request_id in self.rejected
+
+    def record_sent(self, request_id: str, outcome: str) -> None:
+        """Record a message that is sent now."""
+        self.outcomes[request_id] = outcome
+        self.sent[request_id] = time.monotonic()
+        self.waiting.append(request_id)
+        self.counts.sent += 1
 
     def record_prediction(self, prediction: messages.Prediction, now: float) -> bool:
         """Record a prediction; returns whether it is for a message of this process."""
@@ -66,11 +91,53 @@ class Ledger:
             return False
         if request_id in self.answered:
             self.twice.add(request_id)
+            self.counts.twice += 1
         self.answered.add(request_id)
         self.latencies.append(now - self.sent[request_id])
         self.models[prediction.model_id] += 1
         self.right += prediction.label == self.outcomes.get(request_id)
+        self.counts.answered, self.counts.right = len(self.answered), self.right
         return True
+
+    def figures(self, total: int) -> list[str]:
+        """How far it is, in parts, the most important first; any thread may ask.
+
+        Args:
+            total: How many messages there will be.
+        """
+        answered, sent, rejected = len(self.answered), len(self.sent), len(self.rejected)
+        parts = [
+            f"{bar(answered + rejected, total)} {answered:,}/{total:,} answered",
+            f"waiting {max(0, sent - answered - rejected):,}",
+        ]
+        if rejected or self.rejected_outcomes:
+            parts.append(f"rejected {rejected + len(self.rejected_outcomes):,}")
+        parts.append(rate_text(self.counts.recent().rate))
+        if latest := self.latencies[-LATEST:]:
+            median, p99 = quantiles(latest)
+            parts.append(f"p50 {duration_text(median)} p99 {duration_text(p99)}")
+            parts.append(f"accuracy {self.right / answered:.3f}")
+            models = sorted(self.models.copy())
+            parts.append(f"model{'s' * (len(models) > 1)} {', '.join(map(str, models))}")
+        return parts
+
+    def note_step(self, now: float) -> None:
+        """Add the latencies that are new to the counts, and note whether messages are answered.
+
+        Args:
+            now: Seconds, monotonic.
+        """
+        counts = self.counts
+        if new := self.latencies[counts.latencies.now().count :]:
+            counts.latencies.add([seconds * 1000 for seconds in new])
+        counts.mark()
+        while self.waiting and self._is_answered(self.waiting[0]):
+            self.waiting.popleft()
+        waited = now - self.sent[self.waiting[0]] if self.waiting else 0.0
+        if waited > UNANSWERED_S:
+            counts.health.fails(f"a message has had no answer for {waited:.0f} s")
+        else:
+            counts.health.serves("sends and receives")
 
     def record_rejection(self, record: Record) -> str | None:
         """Record a dead letter; returns the reason if it is for a message of this process."""
@@ -81,7 +148,33 @@ class Ledger:
         is_message = rejection.topic == messages.APP_MESSAGES and rejection.outcome is None
         kept = self.rejected if is_message else self.rejected_outcomes
         kept[request_id] = rejection.reason
+        self.counts.rejected = len(self.rejected)
+        self.counts.rejected_outcomes = len(self.rejected_outcomes)
         return rejection.reason
+
+
+def quantiles(latencies: list[float]) -> tuple[float, float]:
+    """The median and the 99th percentile, in seconds."""
+    ordered = sorted(latencies)
+    p99 = ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))]
+    return statistics.median(ordered), p99
+
+
+def line_every(verbose: bool | None, interval: float, report: Reporter) -> int:
+    """One of how many messages has a line; 0 is none.
+
+    Args:
+        verbose: Whether each has; None if the user has not said.
+        interval: Seconds between two messages.
+        report: Prints the lines.
+    """
+    if verbose is not None:
+        return int(verbose)
+    if report.is_json:
+        return 1
+    if report.may_be_live:
+        return 0
+    return 1 if interval >= SHOW_EACH_ABOVE else 1000
 
 
 class SampleApp:
@@ -103,6 +196,8 @@ class SampleApp:
         self._stop = stop
         self._report = Reporter("sample_app", "", settings.log_format, prefix=False)
         self._done_sending = threading.Event()
+        #: One of how many messages has its line; 0 is none.
+        self._every = line_every(arguments.verbose, arguments.interval, self._report)
 
     def produce(self, sender: Sender, rows: Iterator[dict[str, Label | None]]) -> None:
         """Send the rows as messages, and their outcomes after the delay."""
@@ -122,8 +217,7 @@ class SampleApp:
             assert outcome is not None  # rows without one are left out
             if delay is not None:
                 data = {name: value for name, value in data.items() if name != target}
-            self.ledger.outcomes[request_id] = label_text(outcome)
-            self.ledger.sent[request_id] = time.monotonic()
+            self.ledger.record_sent(request_id, label_text(outcome))
             self._send(sender, messages.APP_MESSAGES, request_id, data=data)
             if delay is not None:
                 late.append((time.monotonic() + delay, request_id))
@@ -144,6 +238,7 @@ class SampleApp:
                 for record in records:
                     if self._take(record, now):
                         last = now
+            self.ledger.note_step(time.monotonic())
             if self._done_sending.is_set():
                 if not self.ledger.missing():
                     return
@@ -158,16 +253,7 @@ class SampleApp:
         if record.topic == messages.DEAD_LETTERS:
             reason = self.ledger.record_rejection(record)
             if reason is not None:
-                count = len(self.ledger.rejected) + len(self.ledger.rejected_outcomes)
-                self._show(
-                    "yellow",
-                    count - 1,
-                    f"!! CONSUMER: Rejected: {reason}",
-                    level="warning",
-                    request_id=(record.key or b"").decode("utf-8", "replace"),
-                    reason=reason,
-                    **trace_context.log_fields(record.headers),
-                )
+                self._show_rejection(reason, record)
             return reason is not None
         try:
             prediction = decode_prediction(record.value)
@@ -201,6 +287,9 @@ class SampleApp:
                 threading.Thread(target=self._stop_on_error, args=(work,), daemon=True)
                 for work in (produce, consume)
             ]
+            live = resources.enter_context(LiveLine(self._report, self._figures))
+            if not (self._every or live.is_shown):
+                threads.append(threading.Thread(target=self._report_progress, daemon=True))
             for thread in threads:
                 thread.start()
             self._await(threads[0])
@@ -220,6 +309,17 @@ class SampleApp:
         thread.join(STOPPED_TIMEOUT + 1)
         if thread.is_alive():
             self.error = kafka_io.KafkaUnavailable("the broker does not answer")
+
+    def _figures(self) -> list[str]:
+        return self.ledger.figures(self._arguments.messages)
+
+    def _report_progress(self) -> None:
+        """Report how far it is from time to time, until all is answered."""
+        while not self._stop.wait(PROGRESS_EVERY):
+            if self._done_sending.is_set() and not self.ledger.missing():
+                return
+            ascii_only = self._report.console.options.ascii_only
+            self._report(encodable(SEPARATOR.join(self._figures()), ascii_only=ascii_only))
 
     def _stop_on_error(self, work: Callable[[], None]) -> None:
         try:
@@ -245,14 +345,26 @@ class SampleApp:
             outcome = self.ledger.outcomes[request_id]
             self._send(sender, messages.OUTCOMES, request_id, outcome=outcome)
 
-    def _show(
-        self, style: str, number: int, text: str, *, level: str = "info", **fields: object
-    ) -> None:
-        """Show a message; if they are too many for a person, only each thousandth."""
-        if self._report.is_json or self._arguments.interval >= SHOW_EACH_ABOVE:
-            self._report(text, level=level, style=style, **fields)
-        elif number % 1000 == 999:
-            self._report(f"{text} ({number + 1} so far)", style=style)
+    def _show(self, style: str, number: int, text: str, **fields: object) -> None:
+        """Show a message, if it is one of those that have their line."""
+        if self._every and number % self._every == self._every - 1:
+            more = f" ({number + 1} so far)" if self._every > 1 else ""
+            self._report(f"{text}{more}", level="info", style=style, **fields)
+
+    def _show_rejection(self, reason: str, record: Record) -> None:
+        count = len(self.ledger.rejected) + len(self.ledger.rejected_outcomes)
+        if self._every == 1 or count <= SHOWN_REJECTIONS:
+            self._report(
+                f"!! CONSUMER: Rejected: {reason}",
+                level="warning",
+                style="yellow",
+                request_id=(record.key or b"").decode("utf-8", "replace"),
+                reason=reason,
+                **trace_context.log_fields(record.headers),
+            )
+        elif count == SHOWN_REJECTIONS + 1:
+            text = "!! CONSUMER: Further rejections have no line each, the summary counts them"
+            self._report(text, level="warning", style="yellow")
 
     def _show_prediction(self, prediction: messages.Prediction, record: Record) -> None:
         self._show(
@@ -267,6 +379,9 @@ class SampleApp:
             latency_ms=round(self.ledger.latencies[-1] * 1000, 3),
             **trace_context.log_fields(record.headers),
         )
+        if not self._every and self.ledger.models[prediction.model_id] == 1:
+            text = f"first prediction from model {prediction.model_id}"
+            self._report(text, style="green", model_id=prediction.model_id)
 
     def _summary(self, seconds: float) -> None:
         ledger, say = self.ledger, self._report
@@ -282,9 +397,7 @@ class SampleApp:
             predictions_by_model=dict(ledger.models),
         )
         if ledger.latencies:
-            ordered = sorted(ledger.latencies)
-            p50 = statistics.median(ordered) * 1000
-            p99 = ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))] * 1000
+            p50, p99 = (seconds * 1000 for seconds in quantiles(ledger.latencies))
             accuracy = ledger.right / answered
             say(
                 f"accuracy so far {accuracy:.4f}; latency median {p50:.1f} ms, p99 {p99:.1f} ms",
@@ -320,7 +433,9 @@ def main(arguments: argparse.Namespace, settings: Settings) -> int:
         if line := changes.since_training(settings, bundle):
             report = Reporter("sample_app", "", settings.log_format, prefix=False, stderr=True)
             report(line, level="warning")
-    return SampleApp(settings, arguments, process.Stop().on_signals()).run()
+    app = SampleApp(settings, arguments, process.Stop().on_signals())
+    with exposition.serve(settings.metrics, app.ledger.counts):
+        return app.run()
 
 
 def arguments() -> argparse.Namespace:
@@ -343,6 +458,12 @@ def arguments() -> argparse.Namespace:
         type=process.seconds,
         default=60.0,
         help="fail when no prediction arrives for that many seconds (60)",
+    )
+    parser.add_argument(
+        "--verbose",
+        action=argparse.BooleanOptionalAction,
+        help="a line for each message (default: not on a terminal, and not if --interval is "
+        f"below {SHOW_EACH_ABOVE})",
     )
     return parser.parse_args()
 

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from msgspec import UNSET
 
-from train import optimisers, reasons, tracking
+from train import live, optimisers, reasons, tracking
 from train.drift import Alarm
 from train.input_alarm import InputAlarm
 from train.results import Judgement, Result, Review
@@ -36,6 +36,9 @@ from utils.metrics import ValueShares
 from utils.model_store import ModelStore, ModelStoreError
 from utils.model_store.manifest import AbsentModels, PublishedModel, RolledBack
 from utils.settings import Settings
+from utils.telemetry import exposition, live_figures
+from utils.telemetry.counts import TrainerCounts
+from utils.telemetry.live_line import LiveLine
 from utils.telemetry.reporter import Reporter
 
 POLL_MS = 50
@@ -77,6 +80,7 @@ class Trainer:
         settings: The pipeline's settings.
         home: The id of the home, which signs its events.
         report: Prints the lines for the user.
+        counts: What the trainer counts; any thread may look.
     """
 
     def __init__(
@@ -88,6 +92,8 @@ class Trainer:
         settings: Settings,
         home: str,
         report: Reporter,
+        *,
+        counts: TrainerCounts,
     ) -> None:
         self.client = client
         self.ingest = ingest
@@ -96,7 +102,7 @@ class Trainer:
         self.settings = settings
         self.home = home
         self.report = report
-        self.trainings = 0
+        self.counts = counts
         self._waiting: list[_Waiting] = []
         self._answers_may_be_new = True
         self._model_may_be_other = False
@@ -108,11 +114,18 @@ class Trainer:
         self._alarms: list[Alarm | InputAlarm] = []
         self._schedule = Schedule()
         self._failure = ""
+        self._newest_request = -1  # the highest offset of a request that was read
+        self._is_member = False
 
     @property
     def busy(self) -> bool:
         """Whether a training runs, or has ended and is not announced yet."""
         return self._job is not None or self._reviewing is not None
+
+    def live_figures(self) -> list[str]:
+        """What the trainer does now, for the live line; any thread may ask."""
+        training = self.worker.progress()
+        return live_figures.of_trainer(self.counts, training.in_words() if training else "")
 
     def step(self, timeout_ms: int = POLL_MS, *, begin: bool = True) -> None:
         """Do everything that is due, once.
@@ -133,7 +146,9 @@ class Trainer:
         if self._model_may_be_other and not self.busy:
             self._follow_model()
         if self._schedule.may_read(training=self._job is not None):
-            self._schedule.log_read(self.ingest.step())  # 2
+            read = self.ingest.step()  # 2
+            self.counts.ingested += read
+            self._schedule.log_read(read)
         self._collect()  # 3
         if begin and not self.busy and self._position is not None:
             self._request_training()  # 4
@@ -141,7 +156,20 @@ class Trainer:
         if begin and self._job is None:
             self._start_work()  # 6
 
+    def note_step(self, trouble: str = "") -> None:
+        """Note in the counts that a step has succeeded.
+
+        Args:
+            trouble: Why steps have failed a moment ago; empty if they have not.
+        """
+        self.counts.waiting = len(self._waiting)
+        stamps = [one.timestamp for one in self._waiting if one.timestamp >= messages.OLDEST_MS]
+        self.counts.waiting_since = min(stamps) / 1000 if stamps else None
+        owner = self._is_member and self._position is not None
+        self.counts.stepped(owner=owner, trouble=trouble or self.client.silence())
+
     def _read_requests(self, polled: Polled) -> None:
+        self._is_member = bool(polled.epoch)
         if polled.restored is not None:
             self._waiting.clear()
             # Whether an unfinished commit has sent them shows in the topic.
@@ -166,6 +194,9 @@ class Trainer:
             if isinstance(event, RetrainRequest):
                 self._waiting.append(_Waiting(record.offset, record.timestamp, event))
                 self._answers_may_be_new = requested = True
+                if record.offset > self._newest_request:  # it may be read again
+                    self._newest_request = record.offset
+                    self.counts.received[event.reason] += 1
                 if event.reason == "manual":  # by someone who may have mended the reason
                     self._schedule.forget_failures()
             elif isinstance(event, Rollback | TrainingCompleted):
@@ -188,21 +219,24 @@ class Trainer:
         sent; trainings wait for that.
         """
         bundle = self.store.load_current()
+        self.counts.model_id = bundle.model_id
         self.ingest.use(bundle.features, bundle.manifest.training.outcomes_from)
         self._model_may_be_other = False
         self._schedule.forget_failures()
 
     def _collect(self) -> None:
         if self._job is not None and self._job.done():
-            job, self._job = self._job, None
+            job, self._job, self.counts.training_since = self._job, None, None
             self._answers_may_be_new = True
             try:
                 result = job.result()
             except Exception as error:  # whatever it is, the requests wait for another training
+                self.counts.failures += 1
                 self._report_failure(one_line(error), self._schedule.training_failed())
             else:
                 self._failure = ""
                 self._schedule.forget_failures()
+                self._count_training(result)
                 self._report_training(result)
         if self._reviewing is not None and self._reviewing.done():
             reviewing, self._reviewing = self._reviewing, None
@@ -216,6 +250,7 @@ class Trainer:
                 )
             else:
                 self._alarms = list(review.alarms)
+                self.counts.live = review.live
                 self._announce_judgement(review.judgement)
 
     def _request_training(self) -> None:
@@ -229,6 +264,7 @@ class Trainer:
                         f"DRIFT: {alarm}; retraining requested", level="warning", request=request
                     )
                     self._announcements.append(request)
+                    self.counts.requested[request.reason] += 1
                 self._alarms.pop(0)  # not before: an error of the broker repeats the step
         elif (
             self.settings.training.max_age
@@ -240,6 +276,7 @@ class Trainer:
             if request is not None and not self._is_requested(request):
                 self.report("the newest training is too old; retraining requested", request=request)
                 self._announcements.append(request)
+                self.counts.requested[request.reason] += 1
 
     def _is_requested(self, request: RetrainRequest) -> bool:
         """Whether a request waits, also one that a killed trainer sent and nobody has polled."""
@@ -264,13 +301,19 @@ class Trainer:
         self.report(text, level="error", reason=reason, delay_seconds=delay)
         self._failure = reason
 
+    def _count_training(self, result: Result) -> None:
+        counts, champion = self.counts, result.champion
+        counts.add_training(result.accepted, result.seconds)
+        counts.challenger_log_loss = result.challenger.log_loss
+        counts.champion_log_loss = champion.log_loss if champion else None
+        if result.accepted:
+            counts.model_id = result.model_id
+
     def _report_training(self, result: Result) -> None:
-        self.trainings += 1
-        verdict = "serves now" if result.accepted else "REFUSED, the champion stays"
         spent = ", ".join(f"{name} {value:.2f}" for name, value in result.seconds.items())
         self.report(
-            f"RETRAINING COMPLETED: model {result.model_id} learns from "
-            f"{result.memory or 'everything'}; {_figures(result)}; {verdict} (seconds: {spent})",
+            f"RETRAINING COMPLETED: {result.in_words()}; learnt from "
+            f"{result.memory or 'everything'} (seconds: {spent})",
             **vars(result),
         )
 
@@ -283,6 +326,8 @@ class Trainer:
             level="warning",
             **vars(judgement),
         )
+        self.counts.rollbacks += 1
+        self.counts.model_id = judgement.parent_id
         rollback = self._rollback()
         if rollback is not None:
             self._announcements.append(rollback)
@@ -367,6 +412,7 @@ class Trainer:
         self.report(f"RETRAINING STARTED ({batch_ids[-1]}{combined})", batch_ids=batch_ids)
         waited = max(one.age(time.time()) for one in self._waiting)
         self._job = self.worker.train(Job(tuple(batch_ids), waited))
+        self.counts.training_since = time.time()
 
     def _rollback(self) -> messages.Rollback | None:
         """The announcement of a rollback, if that is what the history ends with."""
@@ -378,18 +424,6 @@ class Trainer:
         )
 
 
-def _figures(result: Result) -> str:
-    """What the gate has measured, for a reader."""
-    champion, challenger = result.champion, result.challenger
-    if champion is None or challenger.log_loss is None or champion.log_loss is None:
-        return "no outcome of a prediction is known yet"
-    words = f" ({result.comparison.in_words()})" if result.comparison else ""
-    return (
-        f"log loss {challenger.log_loss:.4f} on the last {challenger.rows} outcomes, "
-        f"champion {champion.log_loss:.4f}{words}"
-    )
-
-
 def loop(trainer: Trainer, stop: process.Stop, report: process.Report) -> None:
     """Step until asked to stop and idle; errors of the broker and the stores are retried."""
     outage = process.Outage(report, "waiting: {}", "recovered", settled=process.SETTLED)
@@ -397,8 +431,10 @@ def loop(trainer: Trainer, stop: process.Stop, report: process.Report) -> None:
         try:
             trainer.step(BUSY_POLL_MS if trainer.busy else POLL_MS, begin=not stop())
             outage.end()
+            trainer.note_step(outage.reason)
         except (*kafka_io.RETRIABLE_ERRORS, StoreError, ModelStoreError) as error:
             outage.begin(one_line(error))
+            trainer.counts.failed(outage.reason)
             time.sleep(0.2)
 
 
@@ -407,8 +443,10 @@ def main(arguments: argparse.Namespace, settings: Settings) -> None:
     report = Reporter("trainer", "magenta", settings.log_format)
     optimisers.check(arguments.hyper)
     settings = tracking.with_tracking(settings, arguments.mlflow)
-    stop = process.Stop().on_signals()
+    stop, counts = process.Stop().on_signals(), TrainerCounts()
     with ExitStack() as resources:
+        resources.enter_context(exposition.serve(settings.metrics, counts))
+        counts.health.fails("waits for another trainer to end, or starts")
         instance_id = resources.enter_context(
             process.single_instance(settings, "trainer", stop, report)
         )
@@ -420,6 +458,9 @@ def main(arguments: argparse.Namespace, settings: Settings) -> None:
         if line := model_numbers.keep_above_log(settings, store, claim.models):
             report(line, level="warning")
         bundle = store.load_current()
+        counts.model_id = bundle.model_id
+        if settings.training.on_drift:
+            counts.live = live.figures(settings)
         if line := changes.since_training(settings, bundle, content=True):
             report(line, level="warning")
         # Ends last, after the group was left and the last model announced.
@@ -445,9 +486,13 @@ def main(arguments: argparse.Namespace, settings: Settings) -> None:
         )
         resources.callback(client.close)
         report(f"ready; {arguments.evals} evaluations with {arguments.hyper} at each request")
-        trainer = Trainer(client, ingest, worker, store, settings, claim.home, report)
-        loop(trainer, stop, report)
-        report(f"stopped after {trainer.trainings} trainings", trainings=trainer.trainings)
+        trainer = Trainer(
+            client, ingest, worker, store, settings, claim.home, report, counts=counts
+        )
+        with LiveLine(report, trainer.live_figures):
+            loop(trainer, stop, report)
+        trainings = trainer.counts.trainings.total()
+        report(f"stopped after {trainings} trainings", trainings=trainings)
 
 
 def arguments() -> argparse.Namespace:

@@ -23,6 +23,7 @@ from benchmarks import (
     growth,
     inputs,
     latency,
+    metrics,
     missing,
     quality,
     report,
@@ -37,6 +38,7 @@ from benchmarks.common import Workshop
 BENCHES: dict[str, ModuleType] = {
     "throughput": throughput,
     "latency": latency,
+    "metrics": metrics,
     "freshness": freshness,
     "quality": quality,
     "missing": missing,

@@ -4,12 +4,12 @@
 
 Starts a broker unless one answers already, then initialize, predictor, trainer and
 sample_app, each as a user would. It ends by itself with a summary; its exit status is 0
-only if nothing was lost and no process failed. Ctrl-C ends it early.
+only if nothing was lost and no process failed. Ctrl-C ends it early. With METRICS_PORT the
+predictor serves its metrics there, the trainer and sample_app on the next two ports.
 """
 
 import argparse
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -18,42 +18,49 @@ import time
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import partial
 from typing import IO
 
 from rich.console import Console
-from rich.text import Text
 
+from ops.demo_screen import Screen
 from utils import broker, kafka_io, messages, process
 from utils.errors import UserError, one_line
 from utils.kafka_io import LogReader
 from utils.messages import ModelLoaded, RetrainRequest, TrainingCompleted
 from utils.settings import ROOT, Settings
+from utils.telemetry.live_line import EMBEDDED
 
-COLOURS = {"broker": "blue", "initialize": "yellow", "predictor": "cyan", "trainer": "magenta"}
+#: Which port after METRICS_PORT each process serves its metrics at.
+METRICS_PORTS = {"initialize": 0, "predictor": 0, "trainer": 1, "sample_app": 2}
 #: Seconds from SIGTERM until a process is killed.
 EXIT_TIMEOUT = 30.0
 #: Seconds until the last retrain request must be answered.
-ANSWER_TIMEOUT = 120.0
+ANSWER_TIMEOUT = 300.0
 
 
 class Stopped(Exception):
     """The user pressed Ctrl-C: end all processes."""
 
 
-@dataclass
 class Demo:
     """The processes of one demonstration.
 
+    Args:
+        screen: Shows what they do.
+        metrics_port: Where the first of them serves its metrics; None for nowhere.
+
     Attributes:
-        stop: Set by Ctrl-C.
+        stop: Set by Ctrl-C; a second one kills all processes.
         failures: One line of text for each failure.
     """
 
-    stop: process.Stop
-    console: Console = field(default_factory=lambda: Console(highlight=False, soft_wrap=True))
-    processes: dict[str, subprocess.Popen[str]] = field(default_factory=dict)
-    failures: list[str] = field(default_factory=list)
+    def __init__(self, screen: Screen, metrics_port: int | None = None) -> None:
+        self.screen = screen
+        self.stop = process.Stop(self._kill)
+        self.processes: dict[str, subprocess.Popen[str]] = {}
+        self.failures: list[str] = []
+        self._metrics_port = metrics_port
+        self._readers: dict[str, threading.Thread] = {}
 
     def start(self, name: str, *command: str) -> subprocess.Popen[str]:
         """Start a Python command and show its output under its name."""
@@ -64,25 +71,43 @@ class Demo:
             stderr=subprocess.STDOUT,
             encoding="utf-8",
             errors="replace",
-            env={
-                **os.environ,
-                "PYTHONUNBUFFERED": "1",
-                "PYTHONIOENCODING": "utf-8",
-                "PIPELINE_LOG_FORMAT": "text",
-            },
+            env=self._environment(name),
             start_new_session=True,  # Ctrl-C reaches only us; `end` stops them in order
         )
         self.processes[name] = child
+        self.screen.set_state(name, "runs", "starts")
         assert child.stdout is not None
-        threading.Thread(target=self._show, args=(name, child.stdout), daemon=True).start()
+        reader = threading.Thread(target=self._show, args=(name, child.stdout), daemon=True)
+        self._readers[name] = reader
+        reader.start()
         return child
+
+    def _environment(self, name: str) -> dict[str, str]:
+        found = {
+            **os.environ,
+            "PYTHONUNBUFFERED": "1",
+            "PYTHONIOENCODING": "utf-8",
+            "PIPELINE_LOG_FORMAT": "text",
+        }
+        if self.screen.is_live:
+            found[EMBEDDED] = "1"
+        if self._metrics_port is not None and name in METRICS_PORTS:
+            found["METRICS_PORT"] = str(self._metrics_port + METRICS_PORTS[name])
+        return found
 
     def _show(self, name: str, output: IO[str]) -> None:
         for line in output:
-            # The scripts print their name in each line; here the margin does.
-            text = re.sub(rf"^(\d\d:\d\d:\d\d) {name}\s+", r"\1 ", line.rstrip("\n"))
-            margin = Text(f"{name:<10} | ", style=COLOURS.get(name, "green"))
-            self.console.print(margin + Text.from_ansi(text))
+            self.screen.take(name, line.rstrip("\n"))
+
+    def _ended(self, name: str, status: int) -> str:
+        """Show that a process has ended; returns that in words if it has failed."""
+        self._readers.pop(name).join(EXIT_TIMEOUT)  # its last lines come before ours
+        self.screen.set_state(name, "failed" if status else "done")
+        return f"{name} ended with status {status}" if status else ""
+
+    def _kill(self) -> None:
+        for child in list(self.processes.values()):
+            child.kill()
 
     def wait(self, name: str) -> None:
         """Wait until a process has ended by itself; a failure ends the demo."""
@@ -90,13 +115,13 @@ class Demo:
             self._check_running(but=name)
             if self.stop.wait(0.1):
                 raise Stopped
-        status = self.processes.pop(name).returncode
-        if status:
-            raise UserError(f"{name} ended with status {status}")
+        if failure := self._ended(name, self.processes.pop(name).returncode):
+            raise UserError(failure)
 
     def _check_running(self, but: str = "") -> None:
         for name, child in self.processes.items():
             if name != but and child.poll() is not None:
+                self.screen.set_state(name, "failed")
                 raise UserError(f"{name} ended with status {child.returncode}")
 
     def end(self) -> None:
@@ -110,8 +135,8 @@ class Demo:
             except subprocess.TimeoutExpired:
                 child.kill()
                 status = child.wait()
-            if status:
-                self.failures.append(f"{name} ended with status {status}")
+            if failure := self._ended(name, status):
+                self.failures.append(failure)
         self.processes.clear()
 
 
@@ -141,12 +166,13 @@ class Events:
         return self.requests <= set(self.completed)
 
 
-def play(demo: Demo, settings: Settings, arguments: argparse.Namespace) -> None:
-    """Run the demonstration."""
-    say = partial(demo.console.print, style="bold", markup=False)
+def play(demo: Demo, settings: Settings, arguments: argparse.Namespace) -> Events:
+    """Run the demonstration; returns what was requested and answered."""
+    say = demo.screen.say
     servers = settings.kafka.bootstrap_servers
     if broker.is_answering(servers, timeout=1.0):
         say(f"using the broker at {servers}")
+        demo.screen.set_state("broker", "runs", f"was there already, at {servers}")
     else:
         say(f"starting a Kafka broker at {servers}")
         demo.start("broker", "-m", "utils.broker")
@@ -163,11 +189,12 @@ def play(demo: Demo, settings: Settings, arguments: argparse.Namespace) -> None:
             *("--messages", str(arguments.messages)),
             *("--interval", str(arguments.interval)),
             *("--outcome-delay", str(arguments.outcome_delay)),
+            "--no-verbose",
         )
         demo.wait("sample_app")
         say("every message has its prediction; waiting for the last retraining")
         _wait_for_trainer(demo, events)
-        _summary(demo, events)
+        return events
 
 
 def _wait_for_trainer(demo: Demo, events: Events) -> None:
@@ -185,10 +212,10 @@ def _wait_for_trainer(demo: Demo, events: Events) -> None:
     demo.failures.append(f"{len(events.requests - set(events.completed))} requests not answered")
 
 
-def _summary(demo: Demo, events: Events) -> None:
+def _summary(console: Console, events: Events) -> None:
     verdicts = Counter(events.completed.values())
-    demo.console.rule("summary")
-    demo.console.print(
+    console.rule("summary")
+    console.print(
         f"retrainings requested: {len(events.requests)}, answered: {len(events.completed)} "
         f"(accepted {verdicts[True]}, refused {verdicts[False]})\n"
         f"models loaded while serving: {', '.join(map(str, events.loaded)) or 'none'}",
@@ -198,19 +225,24 @@ def _summary(demo: Demo, events: Events) -> None:
 
 def main(arguments: argparse.Namespace, settings: Settings) -> int:
     """Run the demonstration, and end all processes in any case."""
-    demo = Demo(process.Stop().on_signals())
-    try:
-        play(demo, settings, arguments)
-    except Stopped:
-        demo.console.print("stopping")
-        demo.end()
-        return 130
-    except (UserError, kafka_io.KafkaUnavailable, kafka_io.KafkaError) as error:
-        demo.failures.append(one_line(error))
-    finally:
-        demo.end()
+    with Screen() as screen:
+        demo = Demo(screen, settings.metrics.port)
+        demo.stop.on_signals()
+        events = None
+        try:
+            events = play(demo, settings, arguments)
+        except Stopped:
+            screen.say("stopping")
+            demo.end()
+            return 130
+        except (UserError, kafka_io.KafkaUnavailable, kafka_io.KafkaError) as error:
+            demo.failures.append(one_line(error))
+        finally:
+            demo.end()
+    if events is not None:
+        _summary(screen.console, events)
     for failure in demo.failures:
-        demo.console.print(f"FAILED: {failure}", style="bold red", markup=False)
+        screen.say(f"FAILED: {failure}", "bold red")
     if not demo.failures:
-        demo.console.print("nothing lost, nothing twice", style="bold green")
+        screen.say("nothing lost, nothing twice", "bold green")
     return 1 if demo.failures else 0

@@ -4,6 +4,7 @@ import time
 import uuid
 from collections.abc import Callable
 
+from train.results import Result
 from utils import kafka_io, messages
 from utils.kafka_io import LogReader, log_scan
 from utils.messages import RetrainRequest, TrainingCompleted
@@ -49,16 +50,19 @@ def request(settings: Settings) -> str:
 def text(done: TrainingCompleted) -> str:
     """A finished training as one line of text.
 
-    >>> text(TrainingCompleted(model_id=4, accepted=False, batch_id="manual-1"))
-    'model 4 was refused, the serving model stays'
+    >>> text(TrainingCompleted(model_id=4, accepted=True, batch_id="manual-1"))
+    'model 4 serves now'
     """
-    verdict = "serves now" if done.accepted else "was refused, the serving model stays"
-    losses = [
-        f"{name} {metrics.log_loss:.4f}"
-        for name, metrics in (("log loss", done.challenger), ("champion", done.champion))
-        if isinstance(metrics, Metrics) and metrics.log_loss is not None
-    ]
-    return f"model {done.model_id} {verdict}" + (f" ({', '.join(losses)})" if losses else "")
+    result = Result(
+        done.model_id,
+        done.accepted,
+        done.parent_id or None,
+        done.rows or 0,
+        done.challenger or Metrics(),
+        done.champion or None,
+        done.gate or None,
+    )
+    return result.in_words()
 
 
 def wait(kafka: Kafka, batch_id: str, first: int, seconds: float) -> TrainingCompleted | None:

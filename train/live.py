@@ -4,21 +4,30 @@ What it knows is in `searches/drift.json`, so that a restart goes on where the l
 Without the file it begins again with the latest outcomes.
 """
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
 from train import evaluate
-from train.drift import Alarm, LossDrift
+from train.drift import WARM_UP, Alarm, LossDrift
 from utils import durable_files
 from utils.feature_tools import FeatureTools
 from utils.message_store import KnownPredictions, MessageStore, Offsets
+from utils.metrics import LiveLoss
 from utils.settings import Settings
 
 FILE = "drift.json"
 #: The most outcomes of one look, so that its cost does not grow with the log.
 LATEST = 20_000
+#: How many outcomes "the last" are, whose mean loss is compared with that of those before.
+RECENT = 500
+#: No interval for the mean of fewer outcomes.
+LEAST_RECENT = 50
+#: Half the width of the interval, in standard errors. It is looked at after each outcome, so
+#: chance must not leave it once in a thousand looks.
+STANDARD_ERRORS = 4.0
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -27,6 +36,32 @@ class Place(msgspec.Struct, frozen=True):
     topic: str
     partition: int
     offset: int
+
+
+class Moments(msgspec.Struct):
+    """The number of losses, their sum and the sum of their squares."""
+
+    count: int = 0
+    total: float = 0.0
+    squares: float = 0.0
+
+    def add(self, loss: float) -> None:
+        """Add a loss."""
+        self.count += 1
+        self.total += loss
+        self.squares += loss * loss
+
+    @property
+    def mean(self) -> float:
+        """The mean of at least one loss."""
+        return self.total / self.count
+
+    @property
+    def variance(self) -> float:
+        """The variance; 0 of fewer than two losses."""
+        if self.count < 2:
+            return 0.0
+        return max(self.squares - self.count * self.mean**2, 0.0) / (self.count - 1)
 
 
 class Watch(msgspec.Struct, kw_only=True):
@@ -39,6 +74,8 @@ class Watch(msgspec.Struct, kw_only=True):
         outcomes: The number of outcomes seen.
         drift: The detector.
         alarm: The last alarm that asks for a retraining.
+        recent: The losses of the last outcomes since the last rise, in order, in nats.
+        before: The losses of those before them.
     """
 
     target: tuple[str, ...] = ()
@@ -47,6 +84,8 @@ class Watch(msgspec.Struct, kw_only=True):
     outcomes: int = 0
     drift: LossDrift = msgspec.field(default_factory=LossDrift)
     alarm: Alarm | None = None
+    recent: list[float] = msgspec.field(default_factory=list)
+    before: Moments = msgspec.field(default_factory=Moments)
 
     def offsets(self) -> Offsets:
         """Up to where the log has been looked at, by (topic, partition)."""
@@ -61,8 +100,11 @@ class Watch(msgspec.Struct, kw_only=True):
         """Take losses in order; an alarm counts if the one before is `interval` outcomes ago."""
         for loss in losses:
             self.outcomes += 1
+            self.recent.append(loss)
             if not self.drift.update(loss):
                 continue
+            # The loss has another level now: what came before says nothing of it.
+            self.recent, self.before = self.recent[-max(self.drift.outcomes, 1) :], Moments()
             if self.alarm is None or self.outcomes - self.alarm.at >= interval:
                 self.alarm = Alarm(
                     # The same id after a kill between this alarm and its request.
@@ -72,6 +114,36 @@ class Watch(msgspec.Struct, kw_only=True):
                     expected=self.drift.expected,
                     outcomes=self.drift.outcomes,
                 )
+        for loss in self.recent[:-RECENT]:
+            self.before.add(loss)
+        del self.recent[:-RECENT]
+
+    def figures(self) -> LiveLoss | None:
+        """The mean loss of the last outcomes and the interval for it; None without outcomes."""
+        if not self.recent:
+            return None
+        recent, before = Moments(), self.before
+        for loss in self.recent:
+            recent.add(loss)
+        live = LiveLoss(
+            log_loss=recent.mean,
+            standard_error=math.sqrt(recent.variance / recent.count),
+            outcomes=recent.count,
+        )
+        if before.count < WARM_UP or recent.count < LEAST_RECENT:
+            return live
+        error = math.sqrt(before.variance * (1 / recent.count + 1 / before.count))
+        return msgspec.structs.replace(
+            live,
+            expected=before.mean,
+            low=max(before.mean - STANDARD_ERRORS * error, 0.0),
+            high=before.mean + STANDARD_ERRORS * error,
+        )
+
+
+def figures(settings: Settings) -> LiveLoss | None:
+    """What the last look has left; None before any outcome was seen."""
+    return read(settings.searches_dir / FILE).figures()
 
 
 def in_words(settings: Settings) -> str | None:

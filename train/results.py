@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from train.drift import Alarm
 from train.input_alarm import InputAlarm
-from utils.metrics import Comparison, Metrics
+from utils.metrics import WITHIN_NOISE, Comparison, LiveLoss, Metrics
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,45 @@ class Result:
     learnt_from: int = 0
     majority: Metrics | None = None
     memory: str | None = None
+
+    def in_words(self) -> str:
+        """Which model serves now, and why, for a reader.
+
+        >>> from dataclasses import replace
+        >>> made = Result(7, True, 6, 900, Metrics(), Metrics(), Comparison())
+        >>> made.in_words()
+        'model 7 serves now; no outcome of a prediction is known yet'
+        >>> last = {"challenger": Metrics(log_loss=0.17), "champion": Metrics(log_loss=0.15)}
+        >>> replace(made, **last, comparison=Comparison(0.02, 0.02, rows=58)).in_words()
+        'model 7 serves now: log loss 0.1700 on the last 58 outcomes, what was served 0.1500; \
+the difference of 0.0200 +- 0.0200 is within noise'
+        """
+        model, before = f"model {self.model_id}", f"model {self.parent_id}"
+        if self.accepted:
+            verdict = f"{model} serves now"
+        else:
+            verdict = f"{model} is REFUSED, {before} is better and serves on"
+        if (comparison := self.comparison) is None:
+            if self.accepted:
+                return verdict  # a first model
+            return f"{model} is REFUSED, {before} has other columns or classes and serves on"
+        ours, theirs = self.challenger.log_loss, self.champion and self.champion.log_loss
+        if ours is None or theirs is None:
+            return f"{verdict}; no outcome of a prediction is known yet"
+        words = comparison.in_words()
+        if comparison.rows > 1 and abs(comparison.mean_difference) < 5e-5:  # as it is shown
+            words = "no difference"
+        elif words == WITHIN_NOISE:
+            difference = f"{abs(comparison.mean_difference):.4f} +- {comparison.standard_error:.4f}"
+            words = f"the difference of {difference} is {WITHIN_NOISE}"
+        elif comparison.rows < 2:
+            words = "too few to compare on"
+        elif self.accepted and comparison.mean_difference > 0:
+            words += ", too little evidence to refuse it"
+        return (
+            f"{verdict}: log loss {ours:.4f} on the last {comparison.rows} outcomes, "
+            f"what was served {theirs:.4f}; {words}"
+        )
 
 
 @dataclass(frozen=True)
@@ -53,7 +92,9 @@ class Review:
         alarms: The last alarm of the live loss and that of the inputs, also if an earlier
             review had them.
         judgement: The comparison with the parent; None if there was nothing to compare.
+        live: The loss of the last predictions; None if it is not watched, or none is known.
     """
 
     alarms: tuple[Alarm | InputAlarm, ...]
     judgement: Judgement | None
+    live: LiveLoss | None = None

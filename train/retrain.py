@@ -3,7 +3,7 @@
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -52,16 +52,21 @@ JUDGE_LATEST = 20_000
 class Timer:
     """Measures how long the parts of a training take.
 
+    Args:
+        begin: Called with the name of each part that begins.
+
     Attributes:
         seconds: The duration of each part by its name.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, begin: Callable[[str], None] = lambda part: None) -> None:
         self.seconds: dict[str, float] = {}
+        self._begin = begin
 
     @contextmanager
     def __call__(self, part: str) -> Iterator[None]:
         """Measure the block."""
+        self._begin(part)
         started = time.monotonic()
         yield
         self.seconds[part] = time.monotonic() - started
@@ -77,6 +82,7 @@ def train(
     base: Rows | None = None,
     outcomes_from: Mapping[int, int] | None = None,
     progress: Progress | None = None,
+    begin: Callable[[str], None] = lambda part: None,
     predictions: Predictions = lambda offsets: {},
     policy: Policy | None = None,
     parameters: Parameters | None = None,
@@ -100,12 +106,13 @@ def train(
             without warm start and gate. An optimiser with a memory keeps it.
         outcomes_from: With `base`: by partition of `outcomes`, the first offset of its target.
         progress: Called with (done, total, best loss) after each evaluation.
+        begin: Called with the name of each part of the training (`train.progress.PARTS`).
         predictions: Returns the real predictions of what is newer than some offsets, as
             `MessageStore.predictions_since` does.
         policy: The policy, whatever the race says; None to follow the race.
         parameters: With `base` and one evaluation: the first model's, which are not searched.
     """
-    timer, store = Timer(), ModelStore(settings.models_dir)
+    timer, store = Timer(begin), ModelStore(settings.models_dir)
     with timer("reading"):
         champion = None if base else serving_bundle(store)
         problem = Problem.of(settings, champion)

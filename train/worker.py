@@ -13,12 +13,13 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from train.drift import Alarm
 from train.input_alarm import InputAlarm
+from train.progress import SharedProgress, TrainingProgress
 from train.results import Result, Review
 from utils import process
 from utils.settings import Settings
@@ -51,6 +52,8 @@ class Worker:
         self._settings = settings
         self._hyper = hyper
         self._evals = evals
+        self._progress = SharedProgress()
+        self._training: Future[Result] | None = None
         self._pool = self._start()
 
     def _start(self) -> ProcessPoolExecutor:
@@ -59,18 +62,25 @@ class Worker:
             # Not fork: the parent has threads, which a forked child would lack.
             mp_context=multiprocessing.get_context("spawn"),
             initializer=_prepare,
-            initargs=(self._settings,),
+            initargs=(self._settings, self._progress),
         )
         pool.submit(_warm_up, self._settings, self._hyper)
         return pool
 
     def train(self, job: Job) -> Future[Result]:
         """Start a training."""
-        return self._submit(_train, self._settings, self._hyper, self._evals, job)
+        self._progress.close()  # of a process that was killed
+        self._training = self._submit(_train, self._settings, self._hyper, self._evals, job)
+        return self._training
 
     def review(self) -> "Future[Review]":
         """Start to look at newer outcomes: for a higher loss, other inputs, a better parent."""
         return self._submit(_review, self._settings)
+
+    def progress(self) -> TrainingProgress | None:
+        """How far the running training is; None if none runs, or it has not begun yet."""
+        running = self._training is not None and not self._training.done()
+        return self._progress.read() if running else None
 
     def _submit(self, function: Callable[..., T], *arguments: object) -> Future[T]:
         try:
@@ -90,7 +100,18 @@ class Worker:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _prepare(settings: Settings) -> None:
+@dataclass
+class _OfThisProcess:
+    """What the worker process gets when it starts: shared memory cannot be passed later."""
+
+    progress: SharedProgress | None = None
+
+
+_this_process = _OfThisProcess()
+
+
+def _prepare(settings: Settings, progress: SharedProgress) -> None:
+    _this_process.progress = progress
     process.configure_logging(settings)
     # A signal may reach the whole process group; the trainer handles it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -127,8 +148,14 @@ def _train(settings: Settings, hyper: str, evals: int, job: Job) -> Result:
     from train.retrain import train
     from utils.message_store import MessageStore
 
+    progress = _this_process.progress
+    assert progress is not None
+    progress.begin("reading")
     started = time.monotonic()
-    with MessageStore.open(settings.messages_url, _features(settings)) as messages:
+    with (
+        closing(progress),
+        MessageStore.open(settings.messages_url, _features(settings)) as messages,
+    ):
         snapshot = messages.snapshot()
         read = time.monotonic() - started
         result = train(
@@ -138,6 +165,8 @@ def _train(settings: Settings, hyper: str, evals: int, job: Job) -> Result:
             evals=evals,
             batch_ids=job.batch_ids,
             predictions=messages.predictions_since,
+            progress=progress.search,
+            begin=progress.begin,
         )
     seconds = {"waiting": round(job.waited, 3), **result.seconds}
     seconds["reading"] = round(seconds["reading"] + read, 3)
@@ -159,7 +188,8 @@ def _review(settings: Settings) -> Review:
         if settings.training.on_input_drift:
             alarms.append(live_inputs.look(settings, messages, serving, store.history()))
         found = tuple(alarm for alarm in alarms if alarm is not None)
-        return Review(found, judge(settings, messages))
+        figures = live.figures(settings) if settings.training.on_drift else None
+        return Review(found, judge(settings, messages), figures)
 
 
 def _features(settings: Settings) -> "FeatureTools":

@@ -36,6 +36,10 @@ _REASONS = {"manual-": "manual", "age-": "age", "drift-": "drift", "input-drift-
 #: bytes per character, and must fit into a record (`kafka_io.MAX_MESSAGE_BYTES`).
 MAX_REQUEST_ID = 2**20
 
+#: 2000-01-01 in milliseconds since 1970. A timestamp before it makes no sense: it is missing (0 or
+#: negative), or in seconds.
+OLDEST_MS = 946_684_800_000
+
 RequestId = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_REQUEST_ID)]
 
 #: The reason to reject a record without a value.

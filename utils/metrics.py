@@ -5,6 +5,9 @@ from collections.abc import Mapping
 
 import msgspec
 
+#: What `Comparison.in_words` says of two models between which it sees no difference.
+WITHIN_NOISE = "within noise"
+
 
 class Metrics(msgspec.Struct, frozen=True, kw_only=True):
     """The metrics of predicted probabilities; None if there are no rows, or too few classes.
@@ -51,9 +54,30 @@ class Comparison(msgspec.Struct, frozen=True):
         if self.rows < 2:
             return "not measured"
         if abs(self.mean_difference) <= max(2 * self.standard_error, 5e-5):  # as it is shown
-            return "within noise"
+            return WITHIN_NOISE
         side = "worse" if self.mean_difference > 0 else "better"
         return f"{side} by {abs(self.mean_difference):.4f} +- {self.standard_error:.4f}"
+
+
+class LiveLoss(msgspec.Struct, frozen=True, kw_only=True):
+    """The loss of the real predictions whose outcomes came last, and what was to be expected.
+
+    Attributes:
+        log_loss: Their mean log loss, in nats.
+        standard_error: The standard error of that mean; 0 of a single outcome.
+        outcomes: The number of those outcomes.
+        expected: The mean of the outcomes before; None if too few came before.
+        low: The lower end of the interval in which `log_loss` lies unless the loss has changed;
+            None without `expected`.
+        high: Its upper end.
+    """
+
+    log_loss: float
+    standard_error: float
+    outcomes: int
+    expected: float | None = None
+    low: float | None = None
+    high: float | None = None
 
 
 class BothMetrics(msgspec.Struct, frozen=True):

@@ -221,10 +221,15 @@ class MaskingJson(Masking):
 
 
 class Stop:
-    """A flag set by the first SIGINT or SIGTERM; the second ends the process at once."""
+    """A flag set by the first SIGINT or SIGTERM; the second ends the process at once.
 
-    def __init__(self) -> None:
+    Args:
+        before_exit: Called by the second signal, in the handler.
+    """
+
+    def __init__(self, before_exit: Callable[[], None] = lambda: None) -> None:
         self._event = threading.Event()
+        self._before_exit = before_exit
 
     def __call__(self) -> bool:
         """Whether the script has to finish its current work and end."""
@@ -246,6 +251,9 @@ class Stop:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._event.is_set():
+            self._before_exit()
+            if sys.stdout.isatty():
+                os.write(sys.stdout.fileno(), b"\n")  # the prompt comes after a live line
             os._exit(128 + number)
         self._event.set()
 
@@ -294,6 +302,11 @@ class Outage:
     def __bool__(self) -> bool:
         """Whether a try has failed a moment ago."""
         return bool(self._reason)
+
+    @property
+    def reason(self) -> str:
+        """The error that was noted last; empty once it is over."""
+        return self._reason
 
     def begin(self, reason: str) -> None:
         """Note a failure; it is reported unless the last one had the same reason."""

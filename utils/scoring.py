@@ -38,6 +38,7 @@ class DecodedRecords:
     Attributes:
         rows: The rows to score, in order.
         request_ids: The request ids of the rows.
+        timestamps: Those of the rows' records, in milliseconds since 1970.
         known: The offsets of records with a known outcome.
         rejected: The records to send to `dead_letters`.
         unknown_outcomes: How many of those are messages that are scored all the same, because
@@ -48,6 +49,7 @@ class DecodedRecords:
 
     rows: list[Row] = field(default_factory=list)
     request_ids: list[str] = field(default_factory=list)
+    timestamps: list[int] = field(default_factory=list)
     known: list[int] = field(default_factory=list)
     rejected: list[Content] = field(default_factory=list)
     unknown_outcomes: int = 0
@@ -78,6 +80,7 @@ def decode_messages(
     decode, codes = bundle.decoder, bundle.features.class_codes
     decoded = DecodedRecords()
     rows, request_ids, known = decoded.rows, decoded.request_ids, decoded.known
+    timestamps = decoded.timestamps
     lenient = [0] * len(bundle.features.columns)
     for record in records:
         try:
@@ -88,6 +91,7 @@ def decode_messages(
         row = message.data
         rows.append(row)
         request_ids.append(message.request_id)
+        timestamps.append(record.timestamp)
         if record.headers:
             decoded.keep_headers(record.headers)
         code = codes[row.outcome]

@@ -228,6 +228,13 @@ class Monitor(_Section):
     slices: tuple[str, ...] = ()
 
 
+class Metrics(_Section):
+    """Where a process serves its metrics ([metrics] in pipeline.toml); nowhere without a port."""
+
+    port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+
+
 class Settings(_Section):
     """All settings; created by `load`."""
 
@@ -237,6 +244,7 @@ class Settings(_Section):
     kafka: Kafka = Kafka()
     messages: Messages = Messages()
     mlflow: Mlflow = Mlflow()
+    metrics: Metrics = Metrics()
     monitor: Monitor = Monitor()
     monitor_token: SecretStr | None = None
     log: Literal["debug", "info", "warning", "error", "critical"] = "critical"
@@ -342,6 +350,8 @@ VARIABLES = (
     ),
     Variable("PARTITIONS", ("kafka", "partitions"), "partitions of the topics to create"),
     Variable("MESSAGES_URL", ("messages", "url"), "the database of the trainer's message store"),
+    Variable("METRICS_PORT", ("metrics", "port"), "serve /metrics and /healthz at this port"),
+    Variable("METRICS_HOST", ("metrics", "host"), "the address to serve them at"),
     Variable("PIPELINE_LOG", ("log",), "what the libraries log: debug, info, warning or error"),
     Variable(
         "PIPELINE_LOG_FORMAT",

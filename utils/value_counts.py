@@ -106,6 +106,52 @@ class ValueCounts:
         return f"{self.columns[place]} {_percent(now)} ({before} before)"
 
 
+class ValueTotals:
+    """The counts by column since the start, whatever models with other columns come and go.
+
+    One thread adds, any may look. A column that no model has any more keeps its counts.
+
+    >>> totals = ValueTotals()
+    >>> totals.add(("age", "race"), np.array([[1, 0], [0, 0], [0, 2], [0, 0]]))
+    >>> totals.add(("age",), np.array([[1], [0], [0], [0]]))
+    >>> totals.by_column("missing"), totals.by_column("lenient")
+    ({'age': 2, 'race': 0}, {'age': 0, 'race': 2})
+    """
+
+    def __init__(self) -> None:
+        # Replaced as a whole when the columns change, so that nobody sees half of a change.
+        self._state: tuple[dict[str, ValueTally], Sequence[str], ValueTally] = (
+            {},
+            (),
+            np.zeros((len(KINDS), 0), dtype=np.int64),
+        )
+
+    def add(self, columns: Sequence[str], tally: ValueTally) -> None:
+        """Add a tally of some messages, (kinds, columns)."""
+        former, current, total = self._state
+        if current != columns:
+            self._state = _add_columns(former, current, total), columns, tally.copy()
+        else:
+            total += tally
+
+    def by_column(self, kind: str) -> dict[str, int]:
+        """How many values of a kind there were in each column."""
+        former, columns, total = self._state
+        row = KINDS.index(kind)
+        return {
+            name: int(counts[row]) for name, counts in _add_columns(former, columns, total).items()
+        }
+
+
+def _add_columns(
+    former: Mapping[str, ValueTally], columns: Sequence[str], total: ValueTally
+) -> dict[str, ValueTally]:
+    found = dict(former)
+    for name, counts in zip(columns, total.T, strict=True):
+        found[name] = found[name] + counts if name in found else counts.copy()
+    return found
+
+
 def shares(rows: int, tally: ValueTally, columns: Sequence[str]) -> ValueShares:
     """A tally as shares of the messages."""
     found: dict[str, Mapping[str, float]] = {

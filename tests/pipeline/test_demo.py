@@ -1,12 +1,15 @@
 """`make demo`: it ends by itself, and it can be interrupted."""
 
 import os
+import re
 import signal
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from tests.harness import Pipeline, until, write_adult
+from tests.terminal import HIDE_CURSOR, SHOW_CURSOR, Terminal
 from utils.broker import free_port
 
 
@@ -57,19 +60,45 @@ def test_demo_ends_by_itself_and_loses_nothing(fresh_pipeline: Pipeline) -> None
         "nothing lost, nothing twice",
     ):
         assert text in demo.stdout, demo.stdout
+    # Readable at a glance: no line for each message, no table, nothing that a terminal would need.
+    assert "request id" not in demo.stdout and "\x1b" not in demo.stdout
+    assert "first prediction from model 1" in demo.stdout and "category" not in demo.stdout
+    assert len(demo.stdout.splitlines()) < 50
     assert not processes_of(fresh_pipeline.home)
 
 
 @pytest.mark.timeout(150)
-@pytest.mark.parametrize("when", ["initialize |", "CONSUMER"])
-def test_ctrl_c_leaves_no_process_behind(small_pipeline: Pipeline, when: str) -> None:
+def test_second_ctrl_c_ends_at_once_and_leaves_no_process_behind(small_pipeline: Pipeline) -> None:
     demo = small_pipeline.start("-m", "ops", "demo", "--evals", "1")
-    demo.says(when, timeout=60)
+    demo.says("initialize |", timeout=60)
     os.kill(demo.process.pid, signal.SIGINT)
-    assert demo.process.wait(60) == 130, demo.text()
-    assert "Traceback" not in demo.text()
-    until(
-        lambda: not processes_of(small_pipeline.home),
-        5,
-        lambda: str(processes_of(small_pipeline.home)),
-    )
+    os.kill(demo.process.pid, signal.SIGTERM)  # the same signal might be merged with the first
+    assert demo.process.wait(10) in (130, 143), demo.text()
+    assert_all_have_ended(small_pipeline, demo.text())
+
+
+@pytest.mark.timeout(150)
+def test_ctrl_c_in_a_terminal(small_pipeline: Pipeline) -> None:
+    with closing(
+        Terminal(small_pipeline.env, "-m", "ops", "demo", "--evals", "2", columns=80)
+    ) as terminal:
+        terminal.says(r"✔ initialize done", 90)
+        # A row for each process with its newest figures, and no line for a message.
+        terminal.says(r"● sample_app █+░+ \d+/150 answered · waiting", 60)
+        terminal.says(r"● predictor  [\d.]+/s · model 1 · lag 0", 30)
+        terminal.says(r"● trainer    model 1 serves", 30)
+        terminal.process.send_signal(signal.SIGINT)
+        assert terminal.end(timeout=60) == 130, terminal.text()
+        text, raw = terminal.text().replace("\r", "\n"), terminal.raw()
+    assert "Traceback" not in text and "request id" not in text
+    assert re.search(r"^\d\d:\d\d:\d\d initialize topics created: ", text, re.M)
+    assert max(map(len, text.splitlines())) <= 80
+    assert raw.rindex(SHOW_CURSOR) > raw.rindex(HIDE_CURSOR)
+    # What is left on the screen is what has happened, without the rows.
+    assert "●" not in raw[raw.rindex("\x1b[1A") :]
+    assert_all_have_ended(small_pipeline, text)
+
+
+def assert_all_have_ended(pipeline: Pipeline, output: str) -> None:
+    until(lambda: not processes_of(pipeline.home), 5, lambda: f"{processes_of(pipeline.home)}")
+    assert "Traceback" not in output

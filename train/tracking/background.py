@@ -106,7 +106,7 @@ def _run_tracker(settings: Settings, parent: Connection, timeout: float, nicenes
 
 
 def _reporter(settings: Settings) -> Report:
-    return Reporter("mlflow", "blue", settings.log_format)
+    return Reporter("mlflow", "blue", settings.log_format, over_live_line=True)
 
 
 def log_once(settings: Settings) -> None:

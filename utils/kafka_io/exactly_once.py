@@ -1,5 +1,6 @@
 """Consumer and producer whose records and offsets commit together."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -31,6 +32,9 @@ from utils.settings import Kafka
 
 SESSION_TIMEOUT_MS = 2_000
 HEARTBEAT_INTERVAL_MS = 500
+#: A broker that answers no heartbeat for this long counts as silent. The client itself notices a
+#: connection that is still open only when a request has timed out.
+SILENT_S = 5.0
 
 
 class Fenced(UserError):
@@ -158,6 +162,24 @@ class ExactlyOnce:
         """The topics to read that do not exist."""
         there = self._consumer._cluster.partitions_for_topic
         return [topic for topic in self._topics if not there(topic)]
+
+    def silence(self) -> str:
+        """A line that the broker answers no heartbeat of this member any more; empty if it does."""
+        heartbeat = self._consumer._coordinator.heartbeat
+        seconds = time.monotonic() - max(heartbeat.last_receive, heartbeat.last_reset)
+        return f"the broker has not answered for {seconds:.0f} s" if seconds > SILENT_S else ""
+
+    def lag(self) -> dict[TopicPartition, int]:
+        """How many records of each partition that is read are not read yet.
+
+        By what the client knows, without asking the broker: the end of a partition came with its
+        last fetch. A partition of which nothing was fetched yet is left out.
+        """
+        found = {}
+        for tp, state in list(self._consumer._subscription.assignment.items()):
+            if state.highwater is not None and state.position is not None and not state.paused:
+                found[tp] = max(state.highwater - state.position.offset, 0)
+        return found
 
     def poll(self, timeout_ms: int) -> Polled:
         """Fetch records, or return a new assignment.

@@ -11,9 +11,8 @@ from typing import NamedTuple
 import msgspec
 
 from utils.kafka_io import Record, TopicPartition
+from utils.messages import OLDEST_MS
 
-#: 2000-01-01. Seconds since 1970 are before it, and so are missing timestamps (0 or negative).
-OLDEST_MS = 946_684_800_000
 #: Clocks differ; micro- and nanoseconds since 1970 are thousands of years ahead.
 MAX_AHEAD_MS = 86_400_000
 

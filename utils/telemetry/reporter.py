@@ -6,10 +6,20 @@ from numbers import Integral, Real
 
 import msgspec
 from rich.console import Console
+from rich.control import Control
+from rich.segment import ControlType
 from rich.text import Text
 
 from utils import json_lines
 from utils.settings import LogFormat
+
+#: Moves the cursor to the beginning of its line, and empties that.
+ERASE_LINE = Control(ControlType.CARRIAGE_RETURN, (ControlType.ERASE_IN_LINE, 2))
+
+
+def is_live_terminal(console: Console) -> bool:
+    """Whether it is a terminal that can rewrite a line; FORCE_COLOR makes none of a file."""
+    return console.is_terminal and console.file.isatty() and not console.is_dumb_terminal
 
 
 class Reporter:
@@ -25,6 +35,8 @@ class Reporter:
         log_format: `text` or `json`.
         prefix: Whether a line of text begins with the time and the name.
         stderr: Whether to print to stderr instead of stdout.
+        over_live_line: Whether another process may show its live line in the same terminal; a
+            line then takes that one's place.
 
     Attributes:
         console: The terminal or file that the lines go to. What is printed there while a live
@@ -39,12 +51,14 @@ class Reporter:
         *,
         prefix: bool = True,
         stderr: bool = False,
+        over_live_line: bool = False,
     ) -> None:
         self.console = Console(highlight=False, soft_wrap=True, stderr=stderr)
         self.log_format: LogFormat = log_format
         self._process = process
         self._colour = colour
         self._prefix = prefix
+        self._first = [ERASE_LINE] if over_live_line and self.may_be_live else []
         self._lock = threading.Lock()
 
     @property
@@ -55,7 +69,7 @@ class Reporter:
     @property
     def may_be_live(self) -> bool:
         """Whether a person watches the lines: a live display or a progress bar makes sense."""
-        return self.console.is_terminal and not self.is_json
+        return is_live_terminal(self.console) and not self.is_json
 
     def __call__(
         self, text: str, /, *, level: str = "info", style: str = "", **fields: object
@@ -80,7 +94,7 @@ class Reporter:
         if self._prefix:
             shown.append(f"{time.strftime('%H:%M:%S')} {self._process:<9}", self._colour)
             shown.append(" ")
-        self.console.print(shown.append(text, style))
+        self.console.print(*self._first, shown.append(text, style), sep="")
 
 
 def _plain(value: object) -> object:

@@ -1,9 +1,11 @@
 """The watch of the live loss: each outcome once, across restarts, on SQLite and PostgreSQL."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.unit.utils.message_store.samples import FEATURES, judged_batch, message
@@ -77,6 +79,88 @@ def test_alarms_are_an_interval_apart() -> None:
     for level in levels:
         apart.see([level] * 150, 100, 1)
     assert apart.alarm is not None and apart.alarm.at > 300
+
+
+def draws(count: int, mean: float, seed: int = 1) -> list[float]:
+    found: list[float] = np.random.default_rng(seed).exponential(mean, count).tolist()
+    return found
+
+
+def test_live_loss_is_that_of_the_last_outcomes() -> None:
+    watch = Watch()
+    assert watch.figures() is None
+    losses = draws(3_000, 0.3)
+    for start in range(0, 3_000, 70):  # whatever the size of the batches
+        watch.see(losses[start : start + 70], 300, 1)
+    found = watch.figures()
+    assert found is not None and found.expected is not None
+    last, before = np.array(losses[-live.RECENT :]), np.array(losses[: -live.RECENT])
+    assert found.outcomes == live.RECENT
+    assert found.log_loss == pytest.approx(last.mean())
+    assert found.standard_error == pytest.approx(last.std(ddof=1) / live.RECENT**0.5)
+    assert found.expected == pytest.approx(before.mean())
+    width = 4 * before.std(ddof=1) * (1 / live.RECENT + 1 / len(before)) ** 0.5
+    assert found.low == pytest.approx(before.mean() - width)
+    assert found.high == pytest.approx(before.mean() + width)
+
+
+def test_live_loss_of_few_outcomes_has_no_interval() -> None:
+    watch = Watch()
+    watch.see([0.5], 300, 1)
+    one = watch.figures()
+    assert one is not None and (one.log_loss, one.standard_error, one.high) == (0.5, 0.0, None)
+    watch.see(draws(live.RECENT + 98, 0.3), 300, 1)  # 99 have left the last ones
+    few = watch.figures()
+    assert few is not None and (few.outcomes, few.expected, few.low) == (live.RECENT, None, None)
+    watch.see([0.3], 300, 1)
+    enough = watch.figures()
+    assert enough is not None and enough.expected is not None
+
+
+def test_chance_leaves_the_interval_seldom_and_a_rise_soon() -> None:
+    outside = 0
+    for seed in range(20):
+        watch = Watch()
+        for loss in draws(3_000, 0.3, seed):
+            watch.see([loss], 300, 1)
+        found = watch.figures()
+        assert found is not None and found.low is not None and found.high is not None
+        outside += not found.low < found.log_loss < found.high
+    assert outside == 0
+    rise = Watch()
+    rise.see(draws(2_000, 0.3), 300, 1)
+    left = False
+    for loss in draws(400, 0.6, 2):
+        rise.see([loss], 300, 1)
+        found = rise.figures()
+        left = left or (
+            found is not None and found.high is not None and found.log_loss > found.high
+        )
+    assert left or rise.alarm is not None
+
+
+def test_after_an_alarm_the_live_loss_is_that_of_the_new_level() -> None:
+    watch = Watch()
+    watch.see(draws(2_000, 0.3), 300, 1)
+    for loss in draws(2_000, 1.2, 3):
+        watch.see([loss], 300, 1)
+        if watch.alarm is not None:
+            break
+    found = watch.figures()
+    assert found is not None and watch.alarm is not None
+    assert found.outcomes == watch.alarm.outcomes < live.RECENT
+    assert found.expected is None and found.log_loss > 0.6
+
+
+def test_state_of_an_earlier_version_is_read(settings: Settings) -> None:
+    watch = Watch(outcomes=7)
+    path = settings.searches_dir / live.FILE
+    live.write(path, watch)
+    old = json.loads(path.read_bytes())
+    del old["recent"], old["before"]
+    path.write_text(json.dumps(old), "utf-8")
+    assert live.read(path).outcomes == 7
+    assert live.figures(settings) is None
 
 
 def test_damaged_state_and_recreated_topics_begin_again(

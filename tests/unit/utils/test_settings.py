@@ -349,6 +349,7 @@ def test_help_names_every_variable_with_its_default() -> None:
         "DRIFT_INTERVAL": "(default: 500)",
         "EXTRA_MODELS_TO_KEEP": "(default: 1)",
         "PARTITIONS": "(default: 1)",
+        "METRICS_HOST": "(default: 127.0.0.1)",
         "MLFLOW_EXPERIMENT_NAME": "(default: the target's name)",
     }
     for variable, line in zip(VARIABLES, lines[1:], strict=True):

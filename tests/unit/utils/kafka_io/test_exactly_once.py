@@ -6,7 +6,16 @@ from contextlib import closing, suppress
 import pytest
 
 from tests.harness import Pipeline, until
-from utils.kafka_io import ExactlyOnce, Fenced, KafkaError, Outgoing, Polled, Sender
+from utils.kafka_io import (
+    ExactlyOnce,
+    Fenced,
+    KafkaError,
+    Outgoing,
+    Polled,
+    Sender,
+    TopicPartition,
+    TransactionalSender,
+)
 from utils.messages import APP_MESSAGES, GROUPS, PREDICTOR_GROUP
 
 
@@ -48,6 +57,35 @@ def test_member_joins_once(pipeline: Pipeline) -> None:
         poll_until_assigned(exchange)
         exchange.poll(1_000)
         assert exchange._consumer._coordinator._generation.generation_id == 1
+
+
+def test_silence_is_noticed_and_ends(pipeline: Pipeline) -> None:
+    with closing(join_group(pipeline)) as exchange:
+        poll_until_assigned(exchange)
+        assert exchange.silence() == ""
+        heartbeat = exchange._consumer._coordinator.heartbeat
+        heartbeat.last_receive = heartbeat.last_reset = time.monotonic() - 7
+        assert exchange.silence() == "the broker has not answered for 7 s"
+        until(lambda: bool(exchange.poll(100)) and exchange.silence() == "", 10)
+
+
+def test_lag_falls_to_zero_and_does_not_count_transaction_markers(pipeline: Pipeline) -> None:
+    place, read = TopicPartition(APP_MESSAGES, 0), 0
+    with (
+        closing(join_group(pipeline)) as exchange,
+        TransactionalSender(pipeline.settings.kafka, "lag") as sender,
+    ):
+        poll_until_assigned(exchange)
+        sender.send(Outgoing(APP_MESSAGES, 0, None, b"{}") for _ in range(25))
+        lags = []
+        deadline = time.monotonic() + 20
+        while read < 25 and time.monotonic() < deadline:
+            if found := exchange.poll(100).records.get(place):
+                read += len(found)
+                lags.append(exchange.lag()[place] - (25 - read))
+        # Behind the records stands the marker of their transaction, which is fetched as well.
+        assert len(lags) >= 3 and set(lags) <= {0, 1}
+        until(lambda: bool(exchange.poll(100)) and exchange.lag()[place] == 0, 10)
 
 
 def test_of_two_processes_with_one_id_the_first_ends(pipeline: Pipeline) -> None:

@@ -3,8 +3,8 @@
 import pytest
 
 from utils.kafka_io import Record, TopicPartition
-from utils.message_store.timestamps import MAX_AHEAD_MS, OLDEST_MS, Timestamps
-from utils.messages import OUTCOMES
+from utils.message_store.timestamps import MAX_AHEAD_MS, Timestamps
+from utils.messages import OLDEST_MS, OUTCOMES
 
 NOW = 1_700_000_000_000
 WRONG = [0, -1, -(2**63), NOW // 1000, NOW * 1000, NOW * 1_000_000, 2**63 - 1, OLDEST_MS - 1]
