@@ -394,18 +394,19 @@ class Trainer:
         )
 
     def _start_work(self) -> None:
-        if self._waiting:
+        outcomes, requested = self.ingest.outcomes, bool(self._waiting)
+        if (
+            self._reviewing is None
+            and not self.ingest.is_rereading
+            and self._schedule.judgement_due(outcomes, requested=requested)
+        ):
+            self._schedule.judgement_started(outcomes)
+            self._reviewing = self.worker.review()
+        if requested:
             requests = [one.request for one in self._waiting]
             # The store may not have read what was committed before the requests yet.
             if self._schedule.may_train() and self.ingest.has_read(requests):
                 self._train([request.batch_id for request in requests])
-        elif (
-            self._reviewing is None
-            and not self.ingest.is_rereading
-            and self._schedule.judgement_due(self.ingest.outcomes)
-        ):
-            self._schedule.judgement_started(self.ingest.outcomes)
-            self._reviewing = self.worker.review()
 
     def _train(self, batch_ids: list[str]) -> None:
         combined = f", {len(batch_ids)} requests in one" if len(batch_ids) > 1 else ""

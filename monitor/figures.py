@@ -9,6 +9,7 @@ from monitor.cluster import LOOK_EVERY, Cluster, ClusterWatch
 from monitor.events import Events, EventsWatch
 from monitor.learning import Learning, LearningWatch
 from utils.settings import Settings
+from utils.telemetry.counts import MonitorCounts
 
 #: Milliseconds that one read of the events waits for new ones.
 EVENTS_MS = 500
@@ -25,11 +26,11 @@ class Figures:
         settings: The pipeline's settings.
 
     Attributes:
-        viewers: How many pages are open; what takes long is read only for somebody.
+        counts: How many pages are open: what takes long is read only for somebody.
     """
 
     def __init__(self, settings: Settings) -> None:
-        self.viewers = 0
+        self.counts = MonitorCounts()
         self._closed = threading.Event()
         self._events = EventsWatch(settings.kafka)
         self._cluster = ClusterWatch(
@@ -37,7 +38,7 @@ class Figures:
             settings.training.retrain_every,
             lambda: self._events.now.rejected_messages,
         )
-        self._learning = LearningWatch(settings, lambda: self.viewers > 0)
+        self._learning = LearningWatch(settings, lambda: self.counts.viewers > 0)
         self._threads = [
             threading.Thread(target=self._run, args=arguments, daemon=True)
             for arguments in (
@@ -83,7 +84,10 @@ class Figures:
             self._closed.wait(TRY_EVERY)
 
     def _look_at_cluster(self) -> None:
-        error = self._cluster.step().error
+        if error := self._cluster.step().error:
+            self.counts.health.fails(error)
+        else:
+            self.counts.health.serves("shows the newest figures")
         self._closed.wait(TRY_EVERY if error else LOOK_EVERY)
 
     def _look_at_stores(self) -> None:

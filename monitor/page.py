@@ -116,10 +116,10 @@ def build(settings: Settings, figures: Figures, guard: Guard) -> Callable[[str |
     """
 
     def show(token: str | None = None) -> None:
-        figures.viewers += 1
+        figures.counts.viewers += 1
 
         def gone() -> None:
-            figures.viewers -= 1
+            figures.counts.viewers -= 1
 
         ui.context.client.on_delete(gone)
         Page(settings, figures, guard, token or "")

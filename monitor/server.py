@@ -20,6 +20,7 @@ from monitor.actions import Guard
 from monitor.figures import Figures
 from utils.errors import UserError
 from utils.settings import Settings
+from utils.telemetry import exposition
 
 #: The names under which a browser on this machine reaches a page on loopback.
 LOCAL = ("localhost", "127.0.0.1", "[::1]", "::1")
@@ -68,7 +69,7 @@ def running(
     app.add_middleware(SameOrigin)
     if local:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(LOCAL), www_redirect=False)
-    with Figures(settings) as figures:
+    with Figures(settings) as figures, exposition.serve(settings.metrics, figures.counts):
         ui.page("/", title="pipeline")(page.build(settings, figures, Guard(token)))
         ui.run_with(app, dark=None, tailwind=True, show_welcome_message=False)
         server = uvicorn.Server(

@@ -2,15 +2,17 @@
 
     make demo        or        python -m ops demo [--messages 150] [--interval 0.2]
 
-Starts a broker unless one answers already, then initialize, predictor, trainer and
-sample_app, each as a user would. It ends by itself with a summary; its exit status is 0
-only if nothing was lost and no process failed. Ctrl-C ends it early. With METRICS_PORT the
-predictor serves its metrics there, the trainer and sample_app on the next two ports.
+Starts a broker unless one answers already, then initialize, predictor, trainer, sample_app
+and the live page, each as a user would. It ends by itself with a summary; its exit status
+is 0 only if nothing was lost and no process failed. Ctrl-C ends it early. With METRICS_PORT
+the predictor serves its metrics there, trainer, sample_app and the page on the next three ports.
 """
 
 import argparse
+import importlib.util
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -31,7 +33,11 @@ from utils.settings import ROOT, Settings
 from utils.telemetry.live_line import EMBEDDED
 
 #: Which port after METRICS_PORT each process serves its metrics at.
-METRICS_PORTS = {"initialize": 0, "predictor": 0, "trainer": 1, "sample_app": 2}
+METRICS_PORTS = {"initialize": 0, "predictor": 0, "trainer": 1, "sample_app": 2, "monitor": 3}
+#: The page's port, unless it is taken.
+PAGE_PORT = 8600
+#: What may fail without the pipeline failing.
+OPTIONAL = frozenset({"monitor"})
 #: Seconds from SIGTERM until a process is killed.
 EXIT_TIMEOUT = 30.0
 #: Seconds until the last retrain request must be answered.
@@ -120,7 +126,7 @@ class Demo:
 
     def _check_running(self, but: str = "") -> None:
         for name, child in self.processes.items():
-            if name != but and child.poll() is not None:
+            if name not in (but, *OPTIONAL) and child.poll() is not None:
                 self.screen.set_state(name, "failed")
                 raise UserError(f"{name} ended with status {child.returncode}")
 
@@ -136,7 +142,10 @@ class Demo:
                 child.kill()
                 status = child.wait()
             if failure := self._ended(name, status):
-                self.failures.append(failure)
+                if name in OPTIONAL:
+                    self.screen.say(failure, "yellow")
+                else:
+                    self.failures.append(failure)
         self.processes.clear()
 
 
@@ -178,6 +187,7 @@ def play(demo: Demo, settings: Settings, arguments: argparse.Namespace) -> Event
         demo.start("broker", "-m", "utils.broker")
     demo.start("initialize", "initialize.py", "--wait", "300", "--evals", str(arguments.evals))
     demo.wait("initialize")
+    _show_page(demo)
     with ExitStack() as resources:
         reader = LogReader(settings.kafka, [messages.RETRAIN_TOPIC], default="latest")
         events = Events(resources.enter_context(reader))
@@ -195,6 +205,17 @@ def play(demo: Demo, settings: Settings, arguments: argparse.Namespace) -> Event
         say("every message has its prediction; waiting for the last retraining")
         _wait_for_trainer(demo, events)
         return events
+
+
+def _show_page(demo: Demo) -> None:
+    """Start the live page, which prints its address, if its package is installed."""
+    if importlib.util.find_spec("nicegui") is None:
+        demo.screen.say("no live page without nicegui: pip install -r requirements-monitor.txt")
+        demo.screen.set_state("monitor", "waits", "not installed")
+        return
+    with socket.socket() as probe:
+        is_taken = probe.connect_ex(("127.0.0.1", PAGE_PORT)) == 0
+    demo.start("monitor", "-m", "monitor", "--port", "0" if is_taken else str(PAGE_PORT))
 
 
 def _wait_for_trainer(demo: Demo, events: Events) -> None:

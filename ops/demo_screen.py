@@ -26,6 +26,7 @@ COLOURS = {
     "predictor": "cyan",
     "trainer": "magenta",
     "sample_app": "green",
+    "monitor": "blue",
 }
 #: The state of a process: its sign and that sign's colour.
 SIGNS = {
@@ -42,6 +43,7 @@ EMPHASIS = {
     "Rejected": "yellow",
     "RETRAINING COMPLETED": "bold",
     "NEW MODEL RELOADED": "bold",
+    "shows the pipeline": "bold",
 }
 NAME_WIDTH = max(map(len, COLOURS))
 #: Below this width, lines have no time.

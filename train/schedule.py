@@ -19,6 +19,9 @@ RETRY_SECONDS = 5.0
 LONGEST_RETRY_SECONDS = 3600.0
 #: New outcomes after which the serving model is judged again.
 JUDGE_EVERY = 50
+#: New outcomes after which it is judged even though a training is requested: where trainings
+#: follow each other without a pause, it would never be.
+JUDGE_AT_LAST = 10 * JUDGE_EVERY
 #: Seconds by which a judgement is delayed. Its outcomes often complete a retrain request as
 #: well, and that training should not find the worker busy.
 JUDGE_DELAY = 0.5
@@ -82,12 +85,15 @@ class Schedule:
         if records < LARGE_READ:
             self._read_from = self.clock() + READ_SECONDS
 
-    def judgement_due(self, outcomes: int) -> bool:
+    def judgement_due(self, outcomes: int, *, requested: bool = False) -> bool:
         """Whether it is time to judge the serving model.
 
         Args:
             outcomes: Number of known outcomes that the trainer has read so far.
+            requested: Whether a training is requested, which mostly goes first.
         """
+        if requested:
+            return outcomes - self._judged_outcomes >= JUDGE_AT_LAST
         if outcomes - self._judged_outcomes < JUDGE_EVERY:
             return False
         if self._judge_from is None:

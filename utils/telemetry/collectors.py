@@ -58,8 +58,10 @@ class _Counts(Collector):
             yield from _trainer(counts)
         elif isinstance(counts, AppCounts):
             yield from _app(counts)
-        else:
+        elif isinstance(counts, InitializeCounts):
             yield from _initialize(counts)
+        else:
+            yield _gauge("pages_open", "Browsers that show the page", counts.viewers)
 
 
 def _predictor(counts: PredictorCounts) -> Families:

@@ -26,6 +26,7 @@ MARK_EVERY_S = 1.0
 PREDICTOR_STEP_S = 7.0
 TRAINER_STEP_S = 15.0
 APP_STEP_S = 7.0
+MONITOR_STEP_S = 15.0
 
 
 class Recent(NamedTuple):
@@ -311,5 +312,19 @@ class InitializeCounts:
     health: Health = field(default_factory=lambda: Health(0.0))
 
 
+@dataclass
+class MonitorCounts:
+    """What the live page counts.
+
+    Attributes:
+        viewers: How many pages are open.
+        health: Whether it shows the newest figures.
+    """
+
+    process: ClassVar[str] = "monitor"
+    viewers: int = 0
+    health: Health = field(default_factory=lambda: Health(MONITOR_STEP_S))
+
+
 #: What some process counts.
-Counts = PredictorCounts | TrainerCounts | AppCounts | InitializeCounts
+Counts = PredictorCounts | TrainerCounts | AppCounts | InitializeCounts | MonitorCounts

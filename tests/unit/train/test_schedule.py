@@ -1,6 +1,14 @@
 """When the trainer reads, trains and judges."""
 
-from train.schedule import AGE_SECONDS, JUDGE_DELAY, JUDGE_EVERY, LARGE_READ, READ_SECONDS, Schedule
+from train.schedule import (
+    AGE_SECONDS,
+    JUDGE_AT_LAST,
+    JUDGE_DELAY,
+    JUDGE_EVERY,
+    LARGE_READ,
+    READ_SECONDS,
+    Schedule,
+)
 
 
 class Clock:
@@ -61,3 +69,11 @@ def test_age_is_looked_at_once_in_a_while() -> None:
     assert schedule.may_look_at_age() and not schedule.may_look_at_age()
     clock.now += AGE_SECONDS
     assert schedule.may_look_at_age() and not schedule.may_look_at_age()
+
+
+def test_judgement_is_not_put_off_without_end_by_trainings() -> None:
+    schedule = Schedule(lambda: 0.0)
+    assert not schedule.judgement_due(JUDGE_AT_LAST - 1, requested=True)
+    assert schedule.judgement_due(JUDGE_AT_LAST, requested=True)
+    schedule.judgement_started(JUDGE_AT_LAST)
+    assert not schedule.judgement_due(JUDGE_AT_LAST + 1, requested=True)
