@@ -69,6 +69,7 @@ STEPS = {
     "python -m ops replay": Step(),
     "python -m ops rebuild 2": Step(),
     "python -m ops rollback 1": Step(prints="bundle 1 serves"),
+    "python -m monitor": Step("--port 0", ready="shows the pipeline"),
     "python initialize.py --mlflow": Step("--evals 1", prints="model 1 logged"),
     "python -m ops retrain": Step(prints="retraining requested: manual-"),
     "python -m ops report": Step(prints="35 messages, 35 of them with an outcome"),
@@ -87,7 +88,7 @@ def blocks(language: str) -> list[str]:
 
 
 #: Sections about packages that are not in requirements.txt.
-OPTIONAL = {"Logging to MLflow"}
+OPTIONAL = {"Logging to MLflow", "Watching it"}
 
 
 def sections() -> dict[str, list[str]]:
@@ -254,6 +255,8 @@ def run_section(terminals: Terminals, commands: list[str]) -> None:
             assert "VENV := .venv/bin\n" in (ROOT / "Makefile").read_text()
         elif kind == "mlflow":  # starting its server is not part of the test
             assert (terminals.folder / rest[-1].removeprefix("sqlite:///")).exists()
+        elif kind == "pip":  # the tests' environment has it
+            assert (terminals.folder / rest[-1]).exists()
         elif kind == "export":
             terminals.export(rest)
         else:
