@@ -114,8 +114,8 @@ def gains(found: Sequence[Gain]) -> Options:
         "xAxis": {"type": "value", "name": "outcomes", "min": "dataMin", **_below()},
         "yAxis": {"type": "value", "name": "nats", "scale": True, **_axis()},
         "series": [
-            _line("first model", GREY, [[one.outcomes, _rounded(one.first)] for one in found]),
-            _line("served", BLUE, [[one.outcomes, _rounded(one.served)] for one in found]),
+            _line("first model", GREY, [[one.until, _rounded(one.first)] for one in found]),
+            _line("served", BLUE, [[one.until, _rounded(one.served)] for one in found]),
         ],
     }
 

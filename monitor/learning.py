@@ -7,11 +7,12 @@ long (`monitor.pace`).
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from pathlib import Path
 
 from monitor.pace import Pace
 from ops import report
-from train import live, racing
+from train import adapt, live, racing
 from train.input_drift import Shift
 from utils.data_set import DataError
 from utils.errors import UserError, one_line
@@ -24,7 +25,7 @@ from utils.message_store import (
     StoreError,
 )
 from utils.messages import reason_of
-from utils.metrics import ValueShares
+from utils.metrics import LiveLoss, ValueShares
 from utils.model_store import Bundle, ModelStore
 from utils.model_store.manifest import HistoryLine, PublishedModel, RolledBack, published
 from utils.settings import Settings
@@ -65,11 +66,13 @@ class Gain:
     """What was served, and what the first model would have had, over some outcomes.
 
     Attributes:
-        outcomes: How many outcomes there were up to its end.
+        until: How many outcomes there were up to its end.
+        outcomes: How many it covers.
         served: The mean log loss of the real predictions, in nats.
         first: That of the first model on the same outcomes.
     """
 
+    until: int
     outcomes: int
     served: float
     first: float
@@ -92,7 +95,7 @@ class Learning:
         blocks: The curve over the last requests.
         gains: The curve of what retraining gained.
         words: Lines of text: what is learnt from, whether something moves, what was gained.
-        has_drifted: Whether the live loss has raised an alarm.
+        live: The loss of the last outcomes, and what was to be expected; None before any.
         values: The shares of values that are not what training had, of all messages.
         latest_values: The same of the last messages.
         shifts: How far the last messages are from the data set.
@@ -111,7 +114,7 @@ class Learning:
     blocks: Sequence[Block] = ()
     gains: Sequence[Gain] = ()
     words: Sequence[str] = ()
-    has_drifted: bool = False
+    live: LiveLoss | None = None
     values: ValueShares = field(default_factory=ValueShares)
     latest_values: ValueShares = field(default_factory=ValueShares)
     shifts: Sequence[Shift] = ()
@@ -277,11 +280,10 @@ class LearningWatch:
 
     def _read_state(self) -> None:
         assert self._bundle is not None
-        watch = live.read(self._settings.searches_dir / live.FILE)
         self.now = replace(
             self.now,
             words=report.learning(self._settings, self._bundle),
-            has_drifted=watch.alarm is not None,
+            live=live.figures(self._settings),
             gains=_gains(self._settings),
         )
 
@@ -313,13 +315,17 @@ def _taken_back(history: Sequence[HistoryLine]) -> dict[int, str]:
 
 def _gains(settings: Settings) -> list[Gain]:
     state = racing.state_of(settings)
-    found: list[Gain] = []
-    block, outcomes = None, 0
+    blocks: list[adapt.Block] = []
     for each in state.blocks if state else ():
-        block = each if block is None else block.plus(each)
-        outcomes += each.rows
-        if block.rows >= LEAST_OUTCOMES:
-            rows = block.rows
-            found.append(Gain(outcomes, block.served / rows, block.first / rows))
-            block = None
-    return found
+        if blocks and blocks[-1].rows < LEAST_OUTCOMES:
+            blocks[-1] = blocks[-1].plus(each)
+        else:
+            blocks.append(each)
+    if len(blocks) > 1 and blocks[-1].rows < LEAST_OUTCOMES:
+        blocks[-2:] = [blocks[-2].plus(blocks[-1])]
+    ends = accumulate(block.rows for block in blocks)
+    return [
+        Gain(end, block.rows, block.served / block.rows, block.first / block.rows)
+        for end, block in zip(ends, blocks, strict=True)
+        if block.rows
+    ]

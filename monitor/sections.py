@@ -67,6 +67,16 @@ class Overview:
             self._accuracy = Tile(
                 "live accuracy", "Of the same predictions, with its 95 % interval (Wilson)"
             )
+            self._drift = Tile(
+                "drift of the live loss",
+                "The last 500 outcomes of all models against those before; beyond four standard "
+                "errors it has changed",
+            )
+            self._gained = Tile(
+                "gained by retraining",
+                "Mean log loss that the first model would have had on the same outcomes, less that "
+                "of the real predictions",
+            )
             self._outstanding = Tile(
                 "outcomes to come", "Predictions of all models whose outcome is not known"
             )
@@ -120,6 +130,7 @@ class Overview:
         found = [of.get(learning.serving) for of in (learning.recent, learning.totals)]
         judged = [one.losses for one in found if one is not None and one.losses.rows]
         self._show_quality(judged[0] if judged else Losses())
+        self._show_drift(learning)
         totals = [one.outstanding for one in learning.totals.values()]
         oldest = min((one.oldest for one in totals if one.oldest is not None), default=None)
         self._outstanding.show(
@@ -131,6 +142,32 @@ class Overview:
             self._next.show(f"in {missing}", f"of {every} outcomes")
         count = f"{events.rejected:,}" + ("" if events.read_all else "+")
         self._rejected.show(count, "see Rejected" if events.rejected else "")
+
+    def _show_drift(self, learning: Learning) -> None:
+        live = learning.live
+        if live is None or live.low is None or live.high is None:
+            self._drift.show("-", "too few outcomes to say")
+        else:
+            expected = f"{live.log_loss:.4f}, expected {live.low:.2f} to {live.high:.2f}"
+            if live.log_loss > live.high:
+                self._drift.show("risen", expected, "bad")
+            elif live.log_loss < live.low:
+                self._drift.show("fallen", expected, "good")
+            else:
+                self._drift.show("none", expected)
+        outcomes = sum(one.outcomes for one in learning.gains)
+        if not outcomes:
+            self._gained.show("-", "no training yet")
+            return
+        served, first = (
+            sum(one.outcomes * loss for one, loss in pairs) / outcomes
+            for pairs in (
+                [(one, one.served) for one in learning.gains],
+                [(one, one.first) for one in learning.gains],
+            )
+        )
+        tone = "warn" if served > first else ""
+        self._gained.show(f"{first - served:+.4f}", f"first model {first:.4f} nats", tone)
 
     def _show_model(self, learning: Learning) -> None:
         serving = next((one for one in learning.models if one.serving), None)

@@ -6,6 +6,8 @@ import pytest
 
 from monitor import learning
 from monitor.learning import LearningWatch
+from train import adapt, racing
+from train.adapt import Block, State
 from utils import settings
 from utils.model_store import Draft, ModelStore
 from utils.settings import Settings
@@ -78,3 +80,17 @@ def test_listed_models_are_the_newest(
         store.publish(draft)
     found = watch(home).step()
     assert ([one.line.model_id for one in found.models], found.n_models) == ([3, 2], 3)
+
+
+def test_gain_of_retraining_covers_all_outcomes_in_parts_of_a_hundred(
+    home: Settings, draft: Draft
+) -> None:
+    ModelStore(home.models_dir).publish(draft)
+    blocks = [Block(25, 5.0 + n, 10.0, 0.0, 0.0, 20) for n in range(11)]
+    state = State("p", {}, {}, done=275, blocks=blocks, first_model=1)
+    adapt.save_state(home.searches_dir / racing.RACE_FILE, state)
+    gains = watch(home).step().gains
+    assert [(one.until, one.outcomes) for one in gains] == [(100, 100), (275, 175)]
+    served = sum(one.outcomes * one.served for one in gains)
+    assert served == pytest.approx(sum(block.served for block in blocks))
+    assert gains[0].first == pytest.approx(0.4)
