@@ -33,7 +33,7 @@ def main(arguments: argparse.Namespace, settings: Settings) -> None:
     local = _is_loopback(arguments.host)
     token = None if local else _token(settings)
     port = listening.getsockname()[1]
-    with server.running(settings, listening, token=token, local=local):
+    with server.running(settings, listening, report, token=token, local=local):
         address = f"http://{_in_url('localhost' if local else arguments.host)}:{port}"
         report(f"{address} shows the pipeline")
         if token is not None:

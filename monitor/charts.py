@@ -16,6 +16,8 @@ BLUE, ORANGE, GREEN, RED, PURPLE, GREY = (
     *("#0072b2", "#e69f00", "#009e73", "#d55e00", "#b07aa1"),
     "#8b93a1",
 )
+#: How many points a curve over time has, about.
+DRAWN = 200
 #: How many contributions a chart has; the rest are added up.
 CONTRIBUTIONS = 14
 
@@ -40,8 +42,19 @@ def time_chart(
     }
 
 
+def thinned(points: Sequence[Point]) -> Sequence[Point]:
+    """At most `DRAWN` points with the last one among them: a chart has no more pixels for them.
+
+    The same points are chosen again and again as newer ones come, so that curves keep their form.
+    """
+    step = -(-len(points) // DRAWN)
+    kept = [point for point in points[:-1] if round(point.at) % step == 0]
+    return [*kept, *points[-1:]]
+
+
 def traffic(points: Sequence[Point]) -> Options:
     """Messages and predictions a second."""
+    points = thinned(points)
     return time_chart(
         {
             "messages": (ORANGE, [(one.at, one.messages) for one in points]),
@@ -53,6 +66,7 @@ def traffic(points: Sequence[Point]) -> Options:
 
 def latency(points: Sequence[Point]) -> Options:
     """The latency's median and 99th percentile."""
+    points = thinned(points)
     return time_chart(
         {
             "p99": (ORANGE, [(one.at, one.p99) for one in points]),
@@ -64,7 +78,8 @@ def latency(points: Sequence[Point]) -> Options:
 
 def lag(points: Sequence[Point]) -> Options:
     """Messages that wait."""
-    return time_chart({"waiting": (PURPLE, [(one.at, one.lag) for one in points])}, "messages")
+    found = [(one.at, one.lag) for one in thinned(points)]
+    return time_chart({"waiting": (PURPLE, found)}, "messages")
 
 
 def live_loss(blocks: Sequence[Block]) -> Options:

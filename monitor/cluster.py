@@ -85,8 +85,8 @@ class Cluster:
         lag: The lag of each partition that predictors read.
         predictors: The running predictors.
         trainers: How many trainers are in their group.
-        until_retraining: The fewest outcomes that are missing until a partition requests a
-            retraining, and how many are needed in all; None before any was counted.
+        counted: The most outcomes that a partition has counted since its last retrain request;
+            None before any was counted.
     """
 
     at: float = 0.0
@@ -97,7 +97,7 @@ class Cluster:
     lag: Mapping[TopicPartition, int] = field(default_factory=dict)
     predictors: tuple[Predictor, ...] = ()
     trainers: int = 0
-    until_retraining: tuple[int, int] | None = None
+    counted: int | None = None
 
 
 class _Count(msgspec.Struct):
@@ -111,13 +111,11 @@ class ClusterWatch:
 
     Args:
         kafka: How to reach the cluster.
-        every: Known outcomes, per partition, between two retrain requests.
         rejected: Returns how many messages were rejected so far.
     """
 
-    def __init__(self, kafka: Kafka, every: int, rejected: Callable[[], int]) -> None:
+    def __init__(self, kafka: Kafka, rejected: Callable[[], int]) -> None:
         self._kafka = kafka
-        self._every = every
         self._rejected = rejected
         self._open: ExitStack | None = None
         self._points: deque[Point] = deque(maxlen=POINTS)
@@ -126,6 +124,7 @@ class ClusterWatch:
         self._latencies: deque[tuple[float, list[float]]] = deque()
         self._density = 1.0
         self._sampled_at = 0.0
+        self._trainers = 0
         self._served: dict[int, int] = {}
         self.now = Cluster()
 
@@ -159,10 +158,10 @@ class ClusterWatch:
 
     def _look(self) -> None:
         predictors = self._observer.look(messages.PREDICTOR_GROUP, TOPICS)
-        trainers = self._observer.look(messages.TRAINER_GROUP, ())
         if time.monotonic() - self._sampled_at >= SAMPLE_EVERY:
             self._sampled_at = time.monotonic()
             self._sample(predictors)
+            self._trainers = len(self._observer.look(messages.TRAINER_GROUP, ()).members)
         lag = predictors.lag()
         rates = self._rates(predictors)
         waiting = sum(n for tp, n in lag.items() if tp.topic == messages.APP_MESSAGES)
@@ -173,8 +172,8 @@ class ClusterWatch:
             points=tuple(self._points),
             lag=lag,
             predictors=tuple(self._predictors(predictors, lag)),
-            trainers=len(trainers.members),
-            until_retraining=self._until_retraining(predictors),
+            trainers=self._trainers,
+            counted=_counted(predictors),
         )
 
     def _rates(self, seen: Observed) -> tuple[float | None, float | None]:
@@ -256,12 +255,13 @@ class ClusterWatch:
                 sum(lag.get(tp, 0) for tp in mine),
             )
 
-    def _until_retraining(self, seen: Observed) -> tuple[int, int] | None:
-        counts = []
-        for one in seen.committed.values():
-            with suppress(*messages.DECODE_ERRORS):
-                counts.append(msgspec.json.decode(one.metadata or "{}", type=_Count).count)
-        return (max(1, self._every - max(counts)), self._every) if counts else None
+
+def _counted(seen: Observed) -> int | None:
+    counts = []
+    for one in seen.committed.values():
+        with suppress(*messages.DECODE_ERRORS):
+            counts.append(msgspec.json.decode(one.metadata or "{}", type=_Count).count)
+    return max(counts, default=None)
 
 
 def _model_of(record: Record) -> int:

@@ -78,6 +78,7 @@ class Events:
         latest: The latest events, newest first.
         models: By predictor, the model that it has loaded last.
         answers: The latest trainings that were requested by hand, by request.
+        every: How many outcomes the latest request of a predictor has counted; None before one.
         letters: The latest rejected records, newest first.
         reasons: How often each reason was given, of the records read back.
         rejected: How many records were read back.
@@ -90,6 +91,7 @@ class Events:
     latest: Sequence[Happened] = ()
     models: Mapping[str, int] = field(default_factory=dict)
     answers: Mapping[str, TrainingCompleted] = field(default_factory=dict)
+    every: int | None = None
     letters: Sequence[Letter] = ()
     reasons: Mapping[str, int] = field(default_factory=dict)
     rejected: int = 0
@@ -109,6 +111,7 @@ class EventsWatch:
         self._reader: LogReader | None = None
         self._events: deque[Happened] = deque(maxlen=SHOWN)
         self._models: dict[str, int] = {}
+        self._every: int | None = None
         self._answers: deque[TrainingCompleted] = deque(maxlen=SHOWN)
         self._letters: deque[Letter] = deque(maxlen=READ_BACK)
         self._rejected_messages = 0
@@ -168,6 +171,7 @@ class EventsWatch:
             latest=tuple(reversed(self._events)),
             models=dict(self._models),
             answers={one.batch_id: one for one in self._answers if one.batch_id is not None},
+            every=self._every,
             letters=tuple(replace(one, resent=one.offset in self._resent) for one in newest),
             reasons=dict(Counter(one.reason for one in self._letters).most_common(SHOWN)),
             rejected=len(self._letters),
@@ -194,6 +198,8 @@ class EventsWatch:
             return
         if isinstance(event, ModelLoaded | PredictorStarted) and event.predictor is not UNSET:
             self._models[event.predictor] = event.model_id
+        if isinstance(event, RetrainRequest) and event.count is not UNSET:
+            self._every = event.count
         if isinstance(event, TrainingCompleted) and reason_of(event.batch_id or "") == "manual":
             self._answers.append(event)
         if isinstance(event, Resent):

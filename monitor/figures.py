@@ -8,6 +8,8 @@ from contextlib import suppress
 from monitor.cluster import LOOK_EVERY, Cluster, ClusterWatch
 from monitor.events import Events, EventsWatch
 from monitor.learning import Learning, LearningWatch
+from utils.errors import one_line
+from utils.process import Report
 from utils.settings import Settings
 from utils.telemetry.counts import MonitorCounts
 
@@ -24,27 +26,27 @@ class Figures:
 
     Args:
         settings: The pipeline's settings.
+        report: Called with one line of text for the user.
 
     Attributes:
         counts: How many pages are open: what takes long is read only for somebody.
+        failure: What has gone wrong in the page itself; empty if nothing has.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, report: Report) -> None:
         self.counts = MonitorCounts()
+        self.failure = ""
+        self._report = report
         self._closed = threading.Event()
         self._events = EventsWatch(settings.kafka)
-        self._cluster = ClusterWatch(
-            settings.kafka,
-            settings.training.retrain_every,
-            lambda: self._events.now.rejected_messages,
-        )
+        self._cluster = ClusterWatch(settings.kafka, lambda: self._events.now.rejected_messages)
         self._learning = LearningWatch(settings, lambda: self.counts.viewers > 0)
         self._threads = [
             threading.Thread(target=self._run, args=arguments, daemon=True)
             for arguments in (
-                (self._read_events, self._events.close),
-                (self._look_at_cluster, self._cluster.close),
-                (self._look_at_stores, self._learning.close),
+                (self._read_events, self._events.close, 0),
+                (self._look_at_cluster, self._cluster.close, 0),
+                (self._look_at_stores, self._learning.close, STORES_NICENESS),
             )
         ]
 
@@ -73,9 +75,18 @@ class Figures:
         for thread in self._threads:
             thread.join(2.0)
 
-    def _run(self, step: Callable[[], None], close: Callable[[], None]) -> None:
+    def _run(self, step: Callable[[], None], close: Callable[[], None], niceness: int) -> None:
+        if niceness:
+            with suppress(OSError):  # Linux has a niceness for each thread
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), niceness)
         while not self._closed.is_set():
-            step()
+            try:
+                step()
+            except Exception as error:  # a fault of ours: shown, and the next step may succeed
+                if (failure := f"{type(error).__name__}: {one_line(error)}") != self.failure:
+                    self._report(f"a fault of the page: {failure}")
+                self.failure = failure
+                self._closed.wait(1.0)
         with suppress(Exception):  # the process ends anyway
             close()
 
@@ -91,8 +102,5 @@ class Figures:
         self._closed.wait(TRY_EVERY if error else LOOK_EVERY)
 
     def _look_at_stores(self) -> None:
-        with suppress(OSError):  # Linux has a niceness for each thread
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), STORES_NICENESS)
-        while not self._closed.is_set():
-            self._learning.step()
-            self._closed.wait(STORES_EVERY)
+        self._learning.step()
+        self._closed.wait(STORES_EVERY)

@@ -38,8 +38,8 @@ SLICED = 20_000
 COMPARED = 500
 #: The most models that are listed, and the most points of their chart.
 LISTED = 200
-#: Blocks of the race are merged until they have this many outcomes.
-LEAST_OUTCOMES = 100
+#: Blocks of the race are merged until they have this many outcomes, or there are few enough.
+LEAST_OUTCOMES, MOST_GAINS = 100, 60
 
 
 @dataclass(frozen=True)
@@ -140,13 +140,13 @@ class LearningWatch:
         self._offsets: dict[str, Offsets] = {}
         # What takes long, and how often it may run.
         of_store = {
-            "recent": (Pace(1.5), self._read_recent),
+            "recent": (Pace(2.0), self._read_recent),
             "totals": (Pace(5.0), self._read_totals),
-            "values": (Pace(3.0), self._read_values),
-            "groups": (Pace(5.0), self._read_groups),
-            "inputs": (Pace(15.0, 0.02), self._read_inputs),
+            "values": (Pace(5.0), self._read_values),
+            "groups": (Pace(10.0), self._read_groups),
+            "inputs": (Pace(15.0), self._read_inputs),
         }
-        self._parts = {**of_store, "state": (Pace(3.0), self._read_state)}
+        self._parts = {**of_store, "state": (Pace(5.0), self._read_state)}
         self._of_store = of_store.keys()
         self.now = Learning()
 
@@ -316,12 +316,14 @@ def _taken_back(history: Sequence[HistoryLine]) -> dict[int, str]:
 def _gains(settings: Settings) -> list[Gain]:
     state = racing.state_of(settings)
     blocks: list[adapt.Block] = []
-    for each in state.blocks if state else ():
-        if blocks and blocks[-1].rows < LEAST_OUTCOMES:
+    all_blocks = state.blocks if state else []
+    least = max(LEAST_OUTCOMES, sum(block.rows for block in all_blocks) // MOST_GAINS)
+    for each in all_blocks:
+        if blocks and blocks[-1].rows < least:
             blocks[-1] = blocks[-1].plus(each)
         else:
             blocks.append(each)
-    if len(blocks) > 1 and blocks[-1].rows < LEAST_OUTCOMES:
+    if len(blocks) > 1 and blocks[-1].rows < least:
         blocks[-2:] = [blocks[-2].plus(blocks[-1])]
     ends = accumulate(block.rows for block in blocks)
     return [

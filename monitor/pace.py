@@ -10,7 +10,7 @@ from dataclasses import dataclass
 class Pace:
     """Says when work is due that may take a share of the time at most.
 
-    A second of work on a large database is followed by a pause of 20; a few milliseconds on a
+    A second of work on a large database is followed by a pause of 100; a few milliseconds on a
     small one are repeated as often as `least` says.
 
     Attributes:
@@ -33,7 +33,7 @@ class Pace:
     """
 
     least: float
-    share: float = 0.05
+    share: float = 0.01
     clock: Callable[[], float] = time.monotonic
     _due_at: float = float("-inf")
 

@@ -37,7 +37,7 @@ class Page:
         self._banner = ui.label("").classes("banner").props('role="alert"')
         with ui.tabs().props("dense align=left mobile-arrows").classes("w-full") as tabs:
             builders: dict[str, Callable[[], Section]] = {
-                "Overview": sections.Overview,
+                "Overview": lambda: sections.Overview(settings.training.retrain_every),
                 "Models": lambda: sections.Models(self._actions),
                 "Inputs": sections.Inputs,
                 "Groups": sections.Groups,
@@ -69,7 +69,8 @@ class Page:
             ui.button("Retrain now", on_click=self._actions.retrain).props("dense no-caps")
 
     def _update(self, *, at_once: bool = False) -> None:
-        now = Seen(self._figures.events, self._figures.cluster, self._figures.learning)
+        figures = self._figures
+        now = Seen(figures.events, figures.cluster, figures.learning, figures.failure)
         if now == self._shown and not at_once:  # by identity first: mostly nothing is compared
             return
         self._shown = now
@@ -95,10 +96,13 @@ def _state(now: Seen) -> str:
 def problems(now: Seen) -> list[str]:
     """What a person should know before reading the figures."""
     cluster, found = now.cluster, []
+    if now.failure:
+        found.append(f"A fault of this page, please report it: {now.failure}")
     if error := cluster.error or now.events.error:
         since = clock(cluster.failed_at or now.events.failed_at)
         seen = f"; what Kafka shows is of {clock(cluster.at)}" if cluster.at else ""
-        found.append(f"The broker does not answer since {since}: {error}{seen}")
+        what = "" if error.startswith("there is no topic") else "The broker does not answer: "
+        found.append(f"{what}{error} (since {since}{seen})")
     elif cluster.at and not cluster.predictors:
         found.append("No predictor runs: messages wait for their predictions (predictor.py)")
     elif cluster.at and not cluster.trainers:

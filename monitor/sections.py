@@ -35,6 +35,7 @@ class Seen(NamedTuple):
     events: Events
     cluster: Cluster
     learning: Learning
+    failure: str = ""
 
 
 class Section(Protocol):
@@ -45,9 +46,14 @@ class Section(Protocol):
 
 
 class Overview:
-    """How it goes: the figures that matter, what happens, and who does it."""
+    """How it goes: the figures that matter, what happens, and who does it.
 
-    def __init__(self) -> None:
+    Args:
+        every: Known outcomes between two retrain requests, before one was seen.
+    """
+
+    def __init__(self, every: int) -> None:
+        self._every = every
         with ui.element("div").classes("tiles"):
             self._messages = Tile("messages a second", "Sent to app_messages, over 10 seconds")
             self._predictions = Tile(
@@ -114,7 +120,7 @@ class Overview:
         self._events.show(events_list(now.events))
 
     def _show_tiles(self, now: Seen) -> None:
-        events, cluster, learning = now
+        events, cluster, learning, _ = now
         point = cluster.latest
         self._messages.show(number(point.messages if point else None))
         self._predictions.show(number(point.predictions if point else None))
@@ -137,9 +143,9 @@ class Overview:
             number(sum(one.count for one in totals)) if learning.totals_at else "-",
             f"oldest {age(max(0.0, time.time() - oldest / 1000))}" if oldest is not None else "",
         )
-        if cluster.until_retraining is not None:
-            missing, every = cluster.until_retraining
-            self._next.show(f"in {missing}", f"of {every} outcomes")
+        if cluster.counted is not None:
+            every = events.every or self._every  # a predictor may have another than this process
+            self._next.show(f"in {max(1, every - cluster.counted)}", f"of {every} outcomes")
         count = f"{events.rejected:,}" + ("" if events.read_all else "+")
         self._rejected.show(count, "see Rejected" if events.rejected else "")
 

@@ -19,6 +19,7 @@ from monitor import page
 from monitor.actions import Guard
 from monitor.figures import Figures
 from utils.errors import UserError
+from utils.process import Report
 from utils.settings import Settings
 from utils.telemetry import exposition
 
@@ -51,13 +52,19 @@ class SameOrigin:
 
 @contextmanager
 def running(
-    settings: Settings, listening: socket.socket, *, token: str | None, local: bool
+    settings: Settings,
+    listening: socket.socket,
+    report: Report,
+    *,
+    token: str | None,
+    local: bool,
 ) -> Iterator[None]:
     """Serve the page until the context ends.
 
     Args:
         settings: The pipeline's settings.
         listening: The socket, which is closed at the end.
+        report: Called with one line of text for the user.
         token: What the buttons ask for; None where nothing is asked for.
         local: Whether only this machine may reach it; then under the names of `LOCAL`, so that
             no name of another site leads here.
@@ -69,22 +76,29 @@ def running(
     app.add_middleware(SameOrigin)
     if local:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(LOCAL), www_redirect=False)
-    with Figures(settings) as figures, exposition.serve(settings.metrics, figures.counts):
-        ui.page("/", title="pipeline")(page.build(settings, figures, Guard(token)))
-        ui.run_with(app, dark=None, tailwind=True, show_welcome_message=False)
-        server = uvicorn.Server(
-            uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=STOP_TIMEOUT)
-        )
-        # Not in the main thread: there the server would take over the signals.
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
-        thread.start()
-        until = time.monotonic() + START_TIMEOUT
-        while not server.started:
-            if not thread.is_alive() or time.monotonic() > until:
-                raise UserError("the page could not be served")
-            time.sleep(0.02)
-        try:
+    figures = Figures(settings, report)
+    ui.page("/", title="pipeline")(page.build(settings, figures, Guard(token)))
+    ui.run_with(app, dark=None, tailwind=True, show_welcome_message=False)
+    server = uvicorn.Server(
+        uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=STOP_TIMEOUT)
+    )
+    # Not in the main thread: there the server would take over the signals.
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+    thread.start()
+    try:
+        _wait_for_start(server, thread)
+        # Not before: the library looks through all objects at its start, and Python cannot bear
+        # that while another thread builds a tuple.
+        with figures, exposition.serve(settings.metrics, figures.counts):
             yield
-        finally:
-            server.should_exit = True
-            thread.join(STOP_TIMEOUT + 2)
+    finally:
+        server.should_exit = True
+        thread.join(STOP_TIMEOUT + 2)
+
+
+def _wait_for_start(server: uvicorn.Server, thread: threading.Thread) -> None:
+    until = time.monotonic() + START_TIMEOUT
+    while not server.started:
+        if not thread.is_alive() or time.monotonic() > until:
+            raise UserError("the page could not be served")
+        time.sleep(0.02)

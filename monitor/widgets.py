@@ -10,7 +10,7 @@ from monitor.charts import Options
 from utils.metrics import wilson
 
 #: Seconds between two pictures of a chart.
-CHARTS_EVERY = 2.0
+CHARTS_EVERY = 3.0
 
 
 class Tile:

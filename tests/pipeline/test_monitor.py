@@ -247,9 +247,9 @@ def check_restart_of_broker(viewer: Viewer, broker: Broker) -> None:
     """The page says that the broker is gone, and goes on when it is back."""
     viewer.tab("Overview")
     broker.stop()
-    viewer.shows(re.compile("The broker does not answer since"))
+    viewer.shows(re.compile("The broker does not answer"))
     broker.start()
-    banner = viewer.page.get_by_text("The broker does not answer since")
+    banner = viewer.page.get_by_text("The broker does not answer")
     until(lambda: not banner.is_visible(), 40)
     until(lambda: viewer.tile("predictions a second") not in ("-", "0", "0.0"), 60)
 

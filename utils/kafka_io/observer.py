@@ -1,5 +1,6 @@
 """Looks at a consumer group and at the newest records from outside, and joins nothing."""
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -8,6 +9,7 @@ from kafka.admin import OffsetSpec
 from kafka.structs import OffsetAndMetadata
 
 from utils.kafka_io.clients import (
+    METADATA_MAX_AGE_MS,
     REQUEST_TIMEOUT_MS,
     log_offsets,
     open_admin,
@@ -74,27 +76,32 @@ class Observer:
 
     def __init__(self, kafka: Kafka) -> None:
         self._admin: KafkaAdminClient = open_admin(kafka)
+        self._partitions: dict[TopicPartition, OffsetSpec] = {}
+        self._look_again_at = 0.0
 
     def look(self, group: str, topics: Sequence[str]) -> Observed:
         """The group, and where the topics end now.
 
         Args:
             group: The consumer group.
-            topics: The topics whose ends are asked for.
+            topics: The topics whose ends are asked for; always the same ones, or none.
 
         Raises:
             KafkaError: The broker does not say.
         """
         described = self._admin.describe_groups([group])[group]
         committed = self._admin.list_group_offsets([group])[group]
-        partitions = {
-            TopicPartition(one["name"], each["partition_index"]): OffsetSpec.LATEST
-            for one in (self._admin.describe_topics(list(topics)) if topics else ())
-            for each in one["partitions"]
-        }
+        if topics and time.monotonic() >= self._look_again_at:
+            self._look_again_at = time.monotonic() + METADATA_MAX_AGE_MS / 1000
+            self._partitions = {
+                TopicPartition(one["name"], each["partition_index"]): OffsetSpec.LATEST
+                for one in self._admin.describe_topics(list(topics))
+                for each in one["partitions"]
+            }
+        asked = {tp: how for tp, how in self._partitions.items() if tp.topic in topics}
         ends = {}
-        if partitions:
-            ends = self._admin.list_partition_offsets(partitions, timeout_ms=REQUEST_TIMEOUT_MS)
+        if asked:
+            ends = self._admin.list_partition_offsets(asked, timeout_ms=REQUEST_TIMEOUT_MS)
         return Observed(
             tuple(sorted(map(_member, described["members"] or ()), key=lambda m: m.instance_id)),
             {tp: each for tp, each in committed.items() if each is not None and each.offset >= 0},
