@@ -97,7 +97,7 @@ def test_page_follows_the_pipeline(
     broker: Broker,
     tmp_path: Path,
 ) -> None:
-    pipeline = make_pipeline(RETRAIN_EVERY="40")
+    pipeline = make_pipeline(RETRAIN_EVERY="100", EXTRA_MODELS_TO_KEEP="50")
     predictor = pipeline.start("predictor.py")
     predictor.says("serves partitions")
     pipeline.start("trainer.py", "--evals", "1").says("ready")
@@ -139,7 +139,7 @@ def check_overview(viewer: Viewer) -> None:
     until(lambda: viewer.tile("latency p50").endswith("ms"), 20)
     until(lambda: re.fullmatch(r"0\.\d{4}", viewer.tile("live log loss")) is not None, 30)
     viewer.shows(re.compile(r"predictor-\S+-0"))
-    viewer.shows("retraining requested, count: 40 outcomes")
+    viewer.shows("retraining requested, count: 100 outcomes")
 
 
 def check_swap(viewer: Viewer, pipeline: Pipeline) -> None:
