@@ -67,8 +67,8 @@ class Overview:
             self._model = Tile("serving", "The model that models/current.json names")
             self._loss = Tile(
                 "live log loss",
-                f"Of the serving model's predictions among the last {RECENT:,} requests, or of all "
-                "if the outcomes of those are still to come, with its 95 % interval, in nats",
+                f"Of the real predictions for the last {RECENT:,} requests, or of all if their "
+                "outcomes are still to come, with its 95 % interval, in nats; by model: Models",
             )
             self._accuracy = Tile(
                 "live accuracy", "Of the same predictions, with its 95 % interval (Wilson)"
@@ -132,10 +132,10 @@ class Overview:
         behind = bool(point and point.predictions and waiting > 10 * point.predictions)
         self._lag.show(number(waiting), "offsets", "warn" if behind else "")
         self._show_model(learning)
-        # Where outcomes come later than the last requests, the serving model's are older.
-        found = [of.get(learning.serving) for of in (learning.recent, learning.totals)]
-        judged = [one.losses for one in found if one is not None and one.losses.rows]
-        self._show_quality(judged[0] if judged else Losses())
+        recent = sum((one.losses for one in learning.recent.values()), Losses())
+        # Where outcomes come later than the last requests, those of all are older ones.
+        everything = sum((one.losses for one in learning.totals.values()), Losses())
+        self._show_quality(recent if recent.rows else everything)
         self._show_drift(learning)
         totals = [one.outstanding for one in learning.totals.values()]
         oldest = min((one.oldest for one in totals if one.oldest is not None), default=None)
