@@ -81,6 +81,8 @@ class Predictor:
         every: Known outcomes, per partition, between two retrain requests.
         report: Prints the lines for the user.
         counts: What the predictor counts; any thread may look.
+
+    Attributes:
         headers_left_out: The number of predictions that lack the headers of their message: those
             were too large.
     """

@@ -165,7 +165,7 @@ def dead_letter(record: Record, reason: str, outcome: bytes | None = None) -> Co
 
     Its key is the record's request_id, so that whoever sent it can find it; if that cannot be
     read, it is the record's key. A record that is too large is not repeated; the header `bytes`
-    then holds its size. Of the record's own headers only the trace context is passed on: others
+    then holds its size. An outcome that is too large even alone is null there. Of the record's own headers only the trace context is passed on: others
     could be taken for those of the rejection.
 
     Args:
@@ -185,8 +185,10 @@ def dead_letter(record: Record, reason: str, outcome: bytes | None = None) -> Co
     )
     trace = trace_context.trace_headers(record.headers) if record.headers else []
     size = len(key or b"") + len(record.key or b"") + len(value or b"")
-    if size > MAX_REPEATED:
+    if size + len(outcome or b"") > MAX_REPEATED:
         reason = f"{reason} (too large to be repeated here)"
-        rejection = rejection._replace(reason=reason, size=size, key=None)
+        if outcome is not None and len(outcome) > MAX_REPEATED:
+            outcome = b"null"
+        rejection = rejection._replace(reason=reason, size=size, key=None, outcome=outcome)
         key = value = None
     return key, value, [*rejection.to_headers(), *trace]

@@ -98,3 +98,16 @@ def test_dead_letter_has_the_trace_of_its_record_and_no_other_header(bundle: Bun
         assert [*rejection.to_headers(), *TRACE] == list(found)
     ((_, _, found),) = decode_messages([record(7, ODD, age="old")], bundle).rejected
     assert {name for name, _ in found or ()} == {"reason", "topic", "partition", "offset", "key"}
+
+
+@pytest.mark.parametrize("size", [9 * 2**20, MAX_MESSAGE_BYTES])
+def test_dead_letter_of_a_huge_outcome_fits_into_a_record(bundle: Bundle, size: int) -> None:
+    outcome = json.dumps("x" * size).encode()
+    kind = bundle.features.target
+    value = b'{"request_id": "a", "data": {"age": 39, "%b": %b}}' % (kind.encode(), outcome)
+    (letter,) = decode_messages([Record(APP_MESSAGES, 0, 0, 0, b"a", value, ())], bundle).rejected
+    _, repeated, headers = letter
+    assert repeated is None
+    rejection = Rejection.from_headers(headers or ())
+    assert rejection is not None and rejection.size is not None and rejection.outcome is not None
+    assert sum(len(value or b"") for _, value in headers or ()) < MAX_MESSAGE_BYTES - 1024
