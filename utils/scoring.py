@@ -165,8 +165,9 @@ def dead_letter(record: Record, reason: str, outcome: bytes | None = None) -> Co
 
     Its key is the record's request_id, so that whoever sent it can find it; if that cannot be
     read, it is the record's key. A record that is too large is not repeated; the header `bytes`
-    then holds its size. An outcome that is too large even alone is null there. Of the record's own headers only the trace context is passed on: others
-    could be taken for those of the rejection.
+    then holds its size, and an outcome that is too large even alone is null. Of the record's own
+    headers only the trace context is passed on: others could be taken for those of the
+    rejection.
 
     Args:
         record: The record as it was sent.
