@@ -24,15 +24,14 @@ class Terminal:
     def __init__(self, env: Mapping[str, str], *command: str, columns: int = 100) -> None:
         ours, theirs = pty.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 30, columns, 0, 0))
-        unset = {"NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES"}
+        # What pytest sets for its own processes, and what a developer may have set.
+        unset = {name for name in ("NO_COLOR", "FORCE_COLOR") if env.get(name) == os.getenv(name)}
+        unset |= {"COLUMNS", "LINES"}
+        given = {**os.environ, "TERM": "xterm", **env}
         self.process = subprocess.Popen(
             [sys.executable, *command],
             cwd=ROOT,
-            env={
-                **{name: value for name, value in os.environ.items() if name not in unset},
-                "TERM": "xterm",
-                **env,
-            },
+            env={name: value for name, value in given.items() if name not in unset},
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,
