@@ -17,7 +17,7 @@ BLUE, ORANGE, GREEN, RED, PURPLE, GREY = (
     "#8b93a1",
 )
 #: How many points a curve over time has, about.
-DRAWN = 200
+DRAWN = 120
 #: How many contributions a chart has; the rest are added up.
 CONTRIBUTIONS = 14
 

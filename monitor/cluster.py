@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import msgspec
 
+from monitor.pace import Pace
 from utils import kafka_io, messages
 from utils.errors import one_line
 from utils.kafka_io import Record, TopicPartition
@@ -18,8 +19,10 @@ from utils.kafka_io.observer import Observed, Observer, TailReader
 from utils.message_decoder import request_id_of
 from utils.settings import Kafka
 
-#: Seconds between two looks at the cluster, and between two at the newest records.
+#: Seconds between two looks at the cluster, and between two at the newest records. Where either
+#: takes long, as on a busy machine or with large batches, it is rarer.
 LOOK_EVERY, SAMPLE_EVERY = 1.0, 2.0
+LOOK_SHARE, SAMPLE_SHARE = 0.1, 0.02
 #: How many offsets of each partition a sample looks at.
 SAMPLED = 200
 #: The most partitions of a topic that a sample looks at; lag and rates are of all.
@@ -123,17 +126,20 @@ class ClusterWatch:
         self._seen: deque[tuple[float, int, int, int]] = deque()
         self._latencies: deque[tuple[float, list[float]]] = deque()
         self._density = 1.0
-        self._sampled_at = 0.0
+        self._look_pace = Pace(LOOK_EVERY, LOOK_SHARE)
+        self._sample_pace = Pace(SAMPLE_EVERY, SAMPLE_SHARE)
         self._trainers = 0
         self._served: dict[int, int] = {}
         self.now = Cluster()
 
     def step(self) -> Cluster:
-        """Look once; the broker's errors are part of the result."""
+        """Look if it is time; the broker's errors are part of the result."""
         try:
             if self._open is None:
                 self._connect()
-            self._look()
+            if self._look_pace.is_due():
+                with self._look_pace.run():
+                    self._look()
         except kafka_io.RETRIABLE_ERRORS as error:
             self.close()
             failed_at = self.now.failed_at if self.now.error else time.time()
@@ -158,10 +164,10 @@ class ClusterWatch:
 
     def _look(self) -> None:
         predictors = self._observer.look(messages.PREDICTOR_GROUP, TOPICS)
-        if time.monotonic() - self._sampled_at >= SAMPLE_EVERY:
-            self._sampled_at = time.monotonic()
-            self._sample(predictors)
-            self._trainers = len(self._observer.look(messages.TRAINER_GROUP, ()).members)
+        if self._sample_pace.is_due():
+            with self._sample_pace.run():
+                self._sample(predictors)
+                self._trainers = len(self._observer.look(messages.TRAINER_GROUP, ()).members)
         lag = predictors.lag()
         rates = self._rates(predictors)
         waiting = sum(n for tp, n in lag.items() if tp.topic == messages.APP_MESSAGES)
@@ -190,7 +196,7 @@ class ClusterWatch:
         )
         now = time.monotonic()
         self._seen.append((now, ends, done, self._rejected()))
-        while now - self._seen[0][0] > WINDOW:
+        while len(self._seen) > 2 and now - self._seen[0][0] > WINDOW:
             self._seen.popleft()
         (began, *before), (_, *after) = self._seen[0], self._seen[-1]
         sent, finished, rejected = (new - old for old, new in zip(before, after, strict=True))

@@ -99,7 +99,7 @@ class Figures:
             self.counts.health.fails(error)
         else:
             self.counts.health.serves("shows the newest figures")
-        self._closed.wait(TRY_EVERY if error else LOOK_EVERY)
+        self._closed.wait(TRY_EVERY if error else LOOK_EVERY / 5)
 
     def _look_at_stores(self) -> None:
         self._learning.step()

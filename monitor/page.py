@@ -8,12 +8,13 @@ from nicegui import ui
 from monitor import sections
 from monitor.actions import Actions, Guard
 from monitor.figures import Figures
+from monitor.pace import Pace
 from monitor.sections import Section, Seen
 from monitor.widgets import clock
 from utils.settings import Settings
 
-#: Seconds between two updates of an open page.
-UPDATE_EVERY = 0.5
+#: Seconds between two updates of an open page, and the most of the time that they may take.
+UPDATE_EVERY, UPDATE_SHARE = 0.5, 0.02
 STYLE = Path(__file__).with_name("style.css")
 
 
@@ -31,6 +32,7 @@ class Page:
         self._figures = figures
         self._actions = Actions(settings, figures, guard, token)
         self._shown: Seen | None = None
+        self._pace = Pace(UPDATE_EVERY / 2, UPDATE_SHARE)
         ui.add_css(STYLE)
         ui.colors(primary="#00609c", positive="#00734f", negative="#b3400b")
         self._header()
@@ -69,10 +71,15 @@ class Page:
             ui.button("Retrain now", on_click=self._actions.retrain).props("dense no-caps")
 
     def _update(self, *, at_once: bool = False) -> None:
+        if not at_once and not self._pace.is_due():
+            return
         figures = self._figures
         now = Seen(figures.events, figures.cluster, figures.learning, figures.failure)
-        if now == self._shown and not at_once:  # by identity first: mostly nothing is compared
-            return
+        if at_once or now != self._shown:  # mostly the same objects, which are not compared
+            with self._pace.run():
+                self._show(now)
+
+    def _show(self, now: Seen) -> None:
         self._shown = now
         target = now.learning.target
         self._name.text = f"{target} pipeline" if target else "pipeline"

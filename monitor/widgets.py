@@ -10,7 +10,7 @@ from monitor.charts import Options
 from utils.metrics import wilson
 
 #: Seconds between two pictures of a chart.
-CHARTS_EVERY = 3.0
+CHARTS_EVERY = 5.0
 
 
 class Tile:
