@@ -361,7 +361,7 @@ VARIABLES = (
     Variable(
         "MONITOR_TOKEN",
         ("monitor_token",),
-        "what the live page's buttons ask for unless it is on loopback (default: a random one)",
+        "what the live page's buttons ask for, unless it is on loopback; if unset, a random one",
     ),
     Variable("MLFLOW_TRACKING_URI", ("mlflow", "tracking_uri"), "log models to this MLflow"),
     Variable(
