@@ -101,7 +101,7 @@ def live_loss(blocks: Sequence[Block]) -> Options:
         "xAxis": {"type": "time", **_quiet(), "axisLabel": {"hideOverlap": True}},
         "yAxis": [
             {"type": "value", "name": "nats", "min": 0, **_axis()},
-            {"type": "value", "name": "accuracy", "scale": True, **_quiet()},
+            {"type": "value", "name": "accuracy", "min": 0, "max": 1, **_quiet()},
         ],
         "series": [
             {**band, "name": "low", "data": low, "tooltip": {"show": False}},

@@ -140,9 +140,9 @@ class LearningWatch:
         self._offsets: dict[str, Offsets] = {}
         # What takes long, and how often it may run.
         of_store = {
-            "recent": (Pace(2.0), self._read_recent),
+            "recent": (Pace(2.0, 0.05), self._read_recent),
             "totals": (Pace(5.0), self._read_totals),
-            "values": (Pace(5.0), self._read_values),
+            "values": (Pace(5.0, 0.05), self._read_values),
             "groups": (Pace(10.0), self._read_groups),
             "inputs": (Pace(15.0), self._read_inputs),
         }

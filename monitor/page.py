@@ -108,8 +108,9 @@ def problems(now: Seen) -> list[str]:
     if error := cluster.error or now.events.error:
         since = clock(cluster.failed_at or now.events.failed_at)
         seen = f"; what Kafka shows is of {clock(cluster.at)}" if cluster.at else ""
-        what = "" if error.startswith("there is no topic") else "The broker does not answer: "
-        found.append(f"{what}{error} (since {since}{seen})")
+        if not error.startswith(("there is no topic", "no Kafka broker")):
+            error = f"the broker does not answer: {error}"
+        found.append(f"{error[0].upper()}{error[1:]} (since {since}{seen})")
     elif cluster.at and not cluster.predictors:
         found.append("No predictor runs: messages wait for their predictions (predictor.py)")
     elif cluster.at and not cluster.trainers:

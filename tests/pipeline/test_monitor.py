@@ -246,11 +246,15 @@ def check_sizes(view: Callable[..., Viewer], address: str) -> None:
 def check_restart_of_broker(viewer: Viewer, broker: Broker) -> None:
     """The page says that the broker is gone, and goes on when it is back."""
     viewer.tab("Overview")
+    banner = viewer.page.locator(".banner")
+
+    def says_so() -> bool:
+        return banner.is_visible() and "broker" in banner.inner_text()
+
     broker.stop()
-    viewer.shows(re.compile("The broker does not answer"))
+    until(says_so, 20)
     broker.start()
-    banner = viewer.page.get_by_text("The broker does not answer")
-    until(lambda: not banner.is_visible(), 40)
+    until(lambda: not says_so(), 40)
     until(lambda: viewer.tile("predictions a second") not in ("-", "0", "0.0"), 60)
 
 
