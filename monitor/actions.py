@@ -12,7 +12,7 @@ from ops import dead_letters, models, retrain
 from utils import kafka_io
 from utils.errors import UserError, one_line
 from utils.home import identify
-from utils.kafka_io import KafkaError, KafkaUnavailable
+from utils.kafka_io import KafkaError
 from utils.settings import Settings
 
 #: Seconds that the page waits for the end of a retraining.
@@ -138,7 +138,7 @@ class Actions:
             text, kind = await run.io_bound(work) or "", "positive"
             if then is not None:
                 text = await then(text)
-        except (UserError, KafkaError, KafkaUnavailable) as error:
+        except (UserError, KafkaError) as error:
             text, kind = f"{what} failed: {one_line(error)}", "negative"
         running.spinner = False
         running.message = text

@@ -10,7 +10,7 @@ from train.input_drift import SOME, STRONG, Shift
 from utils.message_store.summaries import Block
 
 Options = dict[str, object]
-#: Colours that can be told apart by people with colour blindness, on light and on dark:
+#: Colours that people with colour blindness can distinguish, on light and on dark:
 #: Okabe and Ito, "Color universal design", 2008.
 BLUE, ORANGE, GREEN, RED, PURPLE, GREY = (
     *("#0072b2", "#e69f00", "#009e73", "#d55e00", "#b07aa1"),

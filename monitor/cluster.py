@@ -7,16 +7,15 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field, replace
-
-import msgspec
+from dataclasses import dataclass, field
 
 from monitor.pace import Pace
+from monitor.snapshot import Snapshot
 from utils import kafka_io, messages
-from utils.errors import one_line
 from utils.kafka_io import Record, TopicPartition
 from utils.kafka_io.observer import Observed, Observer, TailReader
 from utils.message_decoder import request_id_of
+from utils.outcome_count import OutcomeCount
 from utils.settings import Kafka
 
 #: Seconds between two looks at the cluster, and between two at the newest records. Where either
@@ -76,13 +75,11 @@ class Predictor:
 
 
 @dataclass(frozen=True)
-class Cluster:
+class Cluster(Snapshot):
     """The cluster at one moment.
 
     Attributes:
         at: When it was looked at last, in seconds since 1970; 0 before the first look.
-        error: Why it cannot be looked at now; empty while it answers.
-        failed_at: Since when, in seconds since 1970.
         latest: The newest point of the curves.
         points: The curves, oldest first.
         lag: The lag of each partition that predictors read.
@@ -93,20 +90,12 @@ class Cluster:
     """
 
     at: float = 0.0
-    error: str = ""
-    failed_at: float = 0.0
     latest: Point | None = None
     points: Sequence[Point] = ()
     lag: Mapping[TopicPartition, int] = field(default_factory=dict)
     predictors: tuple[Predictor, ...] = ()
     trainers: int = 0
     counted: int | None = None
-
-
-class _Count(msgspec.Struct):
-    """What a predictor notes with its committed offset (`utils.outcome_count`)."""
-
-    count: int = 0
 
 
 class ClusterWatch:
@@ -142,8 +131,7 @@ class ClusterWatch:
                     self._look()
         except kafka_io.RETRIABLE_ERRORS as error:
             self.close()
-            failed_at = self.now.failed_at if self.now.error else time.time()
-            self.now = replace(self.now, error=one_line(error), failed_at=failed_at)
+            self.now = self.now.failed(error)
         return self.now
 
     def close(self) -> None:
@@ -263,10 +251,10 @@ class ClusterWatch:
 
 
 def _counted(seen: Observed) -> int | None:
-    counts = []
-    for one in seen.committed.values():
-        with suppress(*messages.DECODE_ERRORS):
-            counts.append(msgspec.json.decode(one.metadata or "{}", type=_Count).count)
+    counts = (
+        OutcomeCount.restore(*tp, every=0, offset=one.offset, metadata=one.metadata or "").count
+        for tp, one in seen.committed.items()
+    )
     return max(counts, default=None)
 
 

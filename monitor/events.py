@@ -3,7 +3,6 @@
 They are read without joining a group, in a thread of their own, so that a swap shows at once.
 """
 
-import time
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -11,8 +10,8 @@ from dataclasses import dataclass, field, replace
 
 from msgspec import UNSET
 
+from monitor.snapshot import Snapshot
 from utils import kafka_io, messages
-from utils.errors import one_line
 from utils.kafka_io import LogReader, Record, log_scan
 from utils.messages import (
     ModelLoaded,
@@ -69,12 +68,10 @@ class Letter:
 
 
 @dataclass(frozen=True)
-class Events:
+class Events(Snapshot):
     """The newest events and rejected records.
 
     Attributes:
-        error: Why they cannot be read now; empty while the broker answers.
-        failed_at: Since when, in seconds since 1970.
         latest: The latest events, newest first.
         models: By predictor, the model that it has loaded last.
         answers: The latest trainings that were requested by hand, by request.
@@ -86,8 +83,6 @@ class Events:
         read_all: Whether those are all rejected records that there are.
     """
 
-    error: str = ""
-    failed_at: float = 0.0
     latest: Sequence[Happened] = ()
     models: Mapping[str, int] = field(default_factory=dict)
     answers: Mapping[str, TrainingCompleted] = field(default_factory=dict)
@@ -132,8 +127,7 @@ class EventsWatch:
                 self._show()
         except kafka_io.RETRIABLE_ERRORS as error:
             self.close()
-            failed_at = self.now.failed_at if self.now.error else time.time()
-            self.now = replace(self.now, error=one_line(error), failed_at=failed_at)
+            self.now = self.now.failed(error)
         return self.now
 
     def close(self) -> None:

@@ -94,6 +94,7 @@ class Learning:
         recent: The same over the last requests.
         blocks: The curve over the last requests.
         gains: The curve of what retraining gained.
+        gained: The same over all outcomes; None before any.
         words: Lines of text: what is learnt from, whether something moves, what was gained.
         live: The loss of the last outcomes, and what was to be expected; None before any.
         values: The shares of values that are not what training had, of all messages.
@@ -113,6 +114,7 @@ class Learning:
     recent: Mapping[int, ModelSummary] = field(default_factory=dict)
     blocks: Sequence[Block] = ()
     gains: Sequence[Gain] = ()
+    gained: Gain | None = None
     words: Sequence[str] = ()
     live: LiveLoss | None = None
     values: ValueShares = field(default_factory=ValueShares)
@@ -280,11 +282,14 @@ class LearningWatch:
 
     def _read_state(self) -> None:
         assert self._bundle is not None
+        state = racing.state_of(self._settings)
+        total = state.total() if state is not None else None
         self.now = replace(
             self.now,
             words=report.learning(self._settings, self._bundle),
             live=live.figures(self._settings),
-            gains=_gains(self._settings),
+            gains=_gains(state.blocks if state is not None else ()),
+            gained=_gain(total.rows, total) if total is not None and total.rows else None,
         )
 
 
@@ -313,10 +318,8 @@ def _taken_back(history: Sequence[HistoryLine]) -> dict[int, str]:
     return found
 
 
-def _gains(settings: Settings) -> list[Gain]:
-    state = racing.state_of(settings)
+def _gains(all_blocks: Sequence[adapt.Block]) -> list[Gain]:
     blocks: list[adapt.Block] = []
-    all_blocks = state.blocks if state else []
     least = max(LEAST_OUTCOMES, sum(block.rows for block in all_blocks) // MOST_GAINS)
     for each in all_blocks:
         if blocks and blocks[-1].rows < least:
@@ -326,8 +329,8 @@ def _gains(settings: Settings) -> list[Gain]:
     if len(blocks) > 1 and blocks[-1].rows < least:
         blocks[-2:] = [blocks[-2].plus(blocks[-1])]
     ends = accumulate(block.rows for block in blocks)
-    return [
-        Gain(end, block.rows, block.served / block.rows, block.first / block.rows)
-        for end, block in zip(ends, blocks, strict=True)
-        if block.rows
-    ]
+    return [_gain(end, block) for end, block in zip(ends, blocks, strict=True) if block.rows]
+
+
+def _gain(until: int, block: adapt.Block) -> Gain:
+    return Gain(until, block.rows, block.served / block.rows, block.first / block.rows)

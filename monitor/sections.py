@@ -20,7 +20,7 @@ from monitor.widgets import Chart, Html, Text, Tile, clock, number, quiet, rate,
 from ops.explain import why
 from ops.report import age
 from utils.errors import UserError, one_line
-from utils.message_store import GroupSummary, Losses
+from utils.message_store import GroupSummary, Losses, Outstanding
 from utils.metrics import Metrics, wilson
 from utils.settings import Settings
 from utils.value_counts import KINDS, SHOWN
@@ -137,10 +137,10 @@ class Overview:
         everything = sum((one.losses for one in learning.totals.values()), Losses())
         self._show_quality(recent if recent.rows else everything)
         self._show_drift(learning)
-        totals = [one.outstanding for one in learning.totals.values()]
-        oldest = min((one.oldest for one in totals if one.oldest is not None), default=None)
+        left = sum((one.outstanding for one in learning.totals.values()), Outstanding())
+        oldest = left.oldest
         self._outstanding.show(
-            number(sum(one.count for one in totals)) if learning.totals_at else "-",
+            number(left.count) if learning.totals_at else "-",
             f"oldest {age(max(0.0, time.time() - oldest / 1000))}" if oldest is not None else "",
         )
         if cluster.counted is not None:
@@ -161,19 +161,13 @@ class Overview:
                 self._drift.show("fallen", expected, "good")
             else:
                 self._drift.show("none", expected)
-        outcomes = sum(one.outcomes for one in learning.gains)
-        if not outcomes:
+        gained = learning.gained
+        if gained is None:
             self._gained.show("-", "no training yet")
             return
-        served, first = (
-            sum(one.outcomes * loss for one, loss in pairs) / outcomes
-            for pairs in (
-                [(one, one.served) for one in learning.gains],
-                [(one, one.first) for one in learning.gains],
-            )
-        )
-        tone = "warn" if served > first else ""
-        self._gained.show(f"{first - served:+.4f}", f"first model {first:.4f} nats", tone)
+        difference = gained.first - gained.served
+        tone = "warn" if difference < 0 else ""
+        self._gained.show(f"{difference:+.4f}", f"first model {gained.first:.4f} nats", tone)
 
     def _show_model(self, learning: Learning) -> None:
         serving = next((one for one in learning.models if one.serving), None)

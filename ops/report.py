@@ -102,10 +102,9 @@ def learning(settings: Settings, serving: Bundle) -> list[str]:
             f"the world turned round {ago:,} outcomes ago: by then a model of recent outcomes was "
             "worse than guessing"
         )
-    rows = sum(block.rows for block in state.blocks) if state else 0
-    if state is not None and rows:
-        served = sum(block.served for block in state.blocks) / rows
-        first = sum(block.first for block in state.blocks) / rows
+    total = state.total() if state is not None else None
+    if state is not None and total is not None and (rows := total.rows):
+        served, first = total.served / rows, total.first / rows
         gained = "gained" if served <= first else "LOST"
         found.append(
             f"retraining has {gained} {abs(first - served):.4f} nats a prediction so far: log "

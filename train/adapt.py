@@ -32,6 +32,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Literal
 
@@ -219,6 +220,10 @@ class State(msgspec.Struct):
     blocks: list[Block] = msgspec.field(default_factory=list)
     offsets: TopicOffsets = msgspec.field(default_factory=dict)
     trained: dict[int, int] = msgspec.field(default_factory=dict)
+
+    def total(self) -> Block:
+        """The sums over all outcomes so far."""
+        return reduce(Block.plus, self.blocks, Block(0, 0.0, 0.0, 0.0, 0.0, 0))
 
 
 @dataclass(frozen=True)

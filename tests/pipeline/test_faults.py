@@ -253,8 +253,8 @@ def test_changed_system_clock_delays_nothing(
 SYSTEM_CLOCK_READS = {
     "predictor.py": 1,  # how old a message is when its prediction is committed
     "trainer.py": 3,  # how old the newest training is, and a request; when a training began
-    "monitor/cluster.py": 4,  # when the cluster was looked at, and which predictions are recent
-    "monitor/events.py": 1,  # when the broker was lost
+    "monitor/cluster.py": 3,  # when the cluster was looked at, and which predictions are recent
+    "monitor/snapshot.py": 1,  # when the broker was lost
     "monitor/learning.py": 1,  # when predictions were counted
     "monitor/sections.py": 1,  # how old missing outcomes are
     "monitor/widgets.py": 3,  # how a time is shown
