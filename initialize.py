@@ -10,6 +10,7 @@ topics of another home this home's.
 
 import argparse
 import sys
+import time
 from collections.abc import Collection
 from functools import partial
 
@@ -34,6 +35,7 @@ from utils import (
 )
 from utils.errors import UserError
 from utils.kafka_io import Claim, partition_bounds
+from utils.message_store import RawLog, StoreError
 from utils.messages import TrainingCompleted
 from utils.model_store import BundleError, ModelStore
 from utils.settings import Settings
@@ -214,7 +216,29 @@ def create_topics(settings: Settings, take_over: bool, report: Reporter) -> Clai
         report(f"took the topics over from the home with id {claim.former[:8]}")
     for line in kafka_io.ensure_topics(settings.kafka, messages.GROUPS) or ["all topics exist"]:
         report(line)
+    found = kafka_io.read_settings(settings.kafka, messages.TOPICS)
+    now = int(time.time() * 1000)
+    for line in kafka_io.weaknesses(found, oldest_timestamps(settings), now):
+        report(line, level="warning")
     return kafka_io.claim_topics(settings)
+
+
+def oldest_timestamps(settings: Settings) -> dict[str, int]:
+    """By topic, the timestamp of the oldest record that the message store has read."""
+    try:
+        with RawLog.open(settings.messages_url) as copy:
+            firsts = [
+                (topic, copy.record(topic, partition, first))
+                for topic in messages.CO_PARTITIONED
+                for partition, (first, _) in copy.bounds(topic).items()
+            ]
+    except StoreError:  # there is none yet
+        return {}
+    oldest: dict[str, int] = {}
+    for topic, record in firsts:
+        if record is not None and record.timestamp >= messages.OLDEST_MS:
+            oldest[topic] = min(record.timestamp, oldest.get(topic, record.timestamp))
+    return oldest
 
 
 def main(arguments: argparse.Namespace, settings: Settings) -> None:

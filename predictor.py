@@ -30,8 +30,8 @@ from utils.messages import ModelLoaded, PredictorStarted, Rejection, RetrainRequ
 from utils.model_store import Bundle, ModelStore
 from utils.model_store.watcher import BundleWatcher
 from utils.outcome_count import OutcomeCount
-from utils.scoring import DecodedRecords
-from utils.settings import Settings
+from utils.scoring import NO_LIMITS, DecodedRecords, Limits
+from utils.settings import Kafka, Settings
 from utils.telemetry import exposition, live_figures
 from utils.telemetry.counts import PredictorCounts
 from utils.telemetry.live_line import LiveLine
@@ -81,6 +81,7 @@ class Predictor:
         every: Known outcomes, per partition, between two retrain requests.
         report: Prints the lines for the user.
         counts: What the predictor counts; any thread may look.
+        limits: The largest records that it may write.
 
     Attributes:
         headers_left_out: The number of predictions that lack the headers of their message: those
@@ -98,6 +99,7 @@ class Predictor:
         every: int,
         report: Reporter,
         counts: PredictorCounts,
+        limits: Limits = NO_LIMITS,
     ) -> None:
         self.client = client
         self.bundle = bundle
@@ -110,6 +112,7 @@ class Predictor:
         self._instance_id = instance_id
         self._every = every
         self._report = report
+        self._limits = limits
         self._counts: dict[TopicPartition, OutcomeCount] = {}
         self._announcements: list[ModelLoaded | PredictorStarted] = [
             PredictorStarted(model_id=bundle.model_id, predictor=instance_id)
@@ -193,7 +196,7 @@ class Predictor:
     def _decode_and_score(self, polled: Polled) -> PendingBatch:
         bundle, tally = self.bundle, new_tally(self.bundle.features)
         decoded = {
-            tp: scoring.DECODERS[tp.topic](records, bundle, tally)
+            tp: scoring.DECODERS[tp.topic](records, bundle, tally, self._limits)
             for tp, records in polled.records.items()
         }
         rows = list(chain.from_iterable(part.rows for part in decoded.values()))
@@ -332,7 +335,7 @@ class Predictor:
 
 
 def loop(predictor: Predictor, stop: process.Stop, report: process.Report) -> None:
-    """Step until asked to stop; broker errors are retried."""
+    """Step until asked to stop; broker errors that may end by themselves are retried."""
     # Objects created so far live until the end: the collector skips them. It runs between two
     # batches, when there are few objects to scan, and not a dozen times within each.
     gc.freeze()
@@ -348,6 +351,7 @@ def loop(predictor: Predictor, stop: process.Stop, report: process.Report) -> No
             outage.end()
             predictor.note_step(outage.reason)
         except kafka_io.RETRIABLE_ERRORS as error:
+            kafka_io.raise_if_lasting(error)
             outage.begin(one_line(error))
             predictor.counts.failed(outage.reason)
             stop.wait(0.2)
@@ -359,6 +363,14 @@ def loop(predictor: Predictor, stop: process.Stop, report: process.Report) -> No
         )
 
 
+def read_limits(kafka: Kafka, report: Reporter) -> Limits:
+    """The largest records that the topics take; it is said if they are smaller than usual."""
+    found = kafka_io.read_settings(kafka, (messages.PREDICTIONS, messages.DEAD_LETTERS))
+    for line in filter(None, map(kafka_io.describe_limit, found, found.values())):
+        report(line, level="warning")
+    return Limits.of(found)
+
+
 def main(settings: Settings) -> None:
     """Wire the predictor and run it until a signal."""
     report = Reporter("predictor", "cyan", settings.log_format)
@@ -367,6 +379,7 @@ def main(settings: Settings) -> None:
     with ExitStack() as resources:
         resources.enter_context(exposition.serve(settings.metrics, counts))
         home = kafka_io.claim_topics(settings).home
+        limits = read_limits(settings.kafka, report)
         instance_id = resources.enter_context(process.claim_instance_id(settings, "predictor"))
         watcher = resources.enter_context(BundleWatcher(store, settings.kafka, report))
         client = ExactlyOnce(
@@ -377,7 +390,7 @@ def main(settings: Settings) -> None:
             max_records=scoring.MAX_RECORDS,
             report=report,
             answers={messages.APP_MESSAGES: messages.PREDICTIONS},
-            resume=partial(resume.positions, settings, report, stop),
+            resume=partial(resume.positions, settings, limits, report, stop),
         )
         resources.callback(client.close)
         bundle = watcher.current()
@@ -398,6 +411,7 @@ def main(settings: Settings) -> None:
             every=every,
             report=report,
             counts=counts,
+            limits=limits,
         )
         with LiveLine(report, predictor.live_figures):
             loop(predictor, stop, report)

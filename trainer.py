@@ -426,7 +426,7 @@ class Trainer:
 
 
 def loop(trainer: Trainer, stop: process.Stop, report: process.Report) -> None:
-    """Step until asked to stop and idle; errors of the broker and the stores are retried."""
+    """Step until asked to stop and idle; errors that may end by themselves are retried."""
     outage = process.Outage(report, "waiting: {}", "recovered", settled=process.SETTLED)
     while not stop() or trainer.busy:
         try:
@@ -434,6 +434,7 @@ def loop(trainer: Trainer, stop: process.Stop, report: process.Report) -> None:
             outage.end()
             trainer.note_step(outage.reason)
         except (*kafka_io.RETRIABLE_ERRORS, StoreError, ModelStoreError) as error:
+            kafka_io.raise_if_lasting(error)
             outage.begin(one_line(error))
             trainer.counts.failed(outage.reason)
             time.sleep(0.2)

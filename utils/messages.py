@@ -24,6 +24,8 @@ DEAD_LETTERS = "dead_letters"
 #: outcome have the same partition number.
 CO_PARTITIONED = (APP_MESSAGES, PREDICTIONS, OUTCOMES)
 
+TOPICS = (*CO_PARTITIONED, RETRAIN_TOPIC, DEAD_LETTERS)
+
 #: The consumer groups and the topics that they read.
 PREDICTOR_GROUP = "predictor"
 TRAINER_GROUP = "trainer"

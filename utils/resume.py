@@ -17,6 +17,7 @@ from utils.messages import Rejection, RetrainRequest
 from utils.model_store import Bundle, ModelStore
 from utils.outcome_count import OutcomeCount
 from utils.process import Report
+from utils.scoring import Limits
 from utils.settings import Kafka, Settings
 
 #: How many of the last offsets of `predictions` are read for the last prediction; the very last
@@ -26,6 +27,7 @@ LAST = 1_000
 
 def positions(
     settings: Settings,
+    limits: Limits,
     report: Report,
     stop: Callable[[], bool],
     starts: Mapping[TopicPartition, int],
@@ -34,6 +36,7 @@ def positions(
 
     Args:
         settings: The pipeline's settings.
+        limits: Those of the predictor.
         report: Called with one line of text for the user.
         stop: Whether to give up.
         starts: The first offset of each of the partitions.
@@ -63,7 +66,7 @@ def positions(
         answered_end = answered[tp.partition] if tp.topic == messages.APP_MESSAGES else 0
         after = max(first, answered_end, rejected.get(tp, 0))
         if after <= log.end(tp):  # otherwise what was done is of a topic that was deleted
-            count = _known(log, bundle, tp, first, after)
+            count = _known(log, bundle, limits, tp, first, after)
             every = settings.training.retrain_every
             counted = OutcomeCount(tp.topic, tp.partition, every, first, count)
             found[tp] = Position(after, counted.metadata())
@@ -150,8 +153,11 @@ def _after_last_request(log: _Log) -> dict[TopicPartition, int]:
     return found
 
 
-def _known(log: _Log, bundle: Bundle, tp: TopicPartition, first: int, end: int) -> int:
+def _known(
+    log: _Log, bundle: Bundle, limits: Limits, tp: TopicPartition, first: int, end: int
+) -> int:
     """How many known outcomes a range of a partition has."""
     decode = scoring.DECODERS[tp.topic]
     records = log.records(tp.topic, tp.partition, first, end)
-    return sum(len(decode(chunk, bundle).known) for chunk in log_scan.in_chunks(records))
+    chunks = log_scan.in_chunks(records)
+    return sum(len(decode(chunk, bundle, limits=limits).known) for chunk in chunks)

@@ -11,7 +11,14 @@ import numpy as np
 
 from utils import messages, trace_context
 from utils.feature_tools import Row, ValueTally
-from utils.kafka_io import MAX_MESSAGE_BYTES, Content, Headers, Record
+from utils.kafka_io import (
+    LARGEST_COMPRESSED,
+    MAX_MESSAGE_BYTES,
+    Content,
+    Headers,
+    Record,
+    TopicSettings,
+)
 from utils.message_decoder import request_id_of, unknown_class
 from utils.messages import BadRecord, Rejection
 from utils.model_store import Bundle, predicted_codes
@@ -21,14 +28,55 @@ from utils.values import NO_CLASS
 #: fetch (4 MiB hold about 12,000 rows of Adult): splitting a fetch yields unequal batches, and
 #: a worker idles while the smaller one is decoded and scored.
 MAX_RECORDS = 16_000
-#: The most bytes of key and value that a dead letter repeats; the rest of the topic's
-#: max.message.bytes is for the headers: a reason of 32 KiB at most, and the trace context.
-MAX_REPEATED = MAX_MESSAGE_BYTES - 64 * 1024
+#: The most bytes of a dead letter's headers: a reason of 32 KiB at most, and the trace context.
+MAX_LETTER_HEADERS = 64 * 1024
+#: The most bytes of a dead letter's headers besides the reason and the trace context.
+LETTER_PLACE = 512
+#: The most bytes of a prediction besides its request_id, its label and its headers.
+PREDICTION_NUMBERS = 256
 #: The most bytes of a message's headers that its prediction repeats. The largest prediction is
 #: half as large as a record may be (`messages.MAX_REQUEST_ID`), so it always fits with them.
 MAX_HEADERS = 64 * 1024
 #: The most bytes that a header takes besides its name and value: their lengths.
 _HEADER_NUMBERS = 10
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The largest records that the topics take to which a predictor writes.
+
+    Attributes:
+        prediction: The most bytes of a prediction.
+        letter: The most bytes of a dead letter.
+    """
+
+    prediction: int = MAX_MESSAGE_BYTES
+    letter: int = MAX_MESSAGE_BYTES
+
+    @classmethod
+    def of(cls, found: Mapping[str, TopicSettings]) -> "Limits":
+        """The limits by the topics' settings."""
+        sizes = (found.get(topic) for topic in (messages.PREDICTIONS, messages.DEAD_LETTERS))
+        return cls(*(MAX_MESSAGE_BYTES if one is None else one.largest_record for one in sizes))
+
+    @property
+    def can_be_reached(self) -> bool:
+        """Whether there are messages whose prediction is too large."""
+        # In JSON a character of a request_id takes up to six bytes, and as a key up to four.
+        return self.prediction < 10 * messages.MAX_REQUEST_ID + MAX_HEADERS
+
+    def allow(self, request_id: str, headers: Headers, bundle: Bundle) -> bool:
+        """Whether the prediction of a message is small enough."""
+        label = max(map(len, bundle.features.classes))
+        numbers = PREDICTION_NUMBERS * len(bundle.features.classes) + 6 * label
+        if 10 * len(request_id) + MAX_HEADERS + numbers <= self.prediction:
+            return True
+        size = len(request_id.encode()) + len(msgspec.json.encode(request_id)) + numbers
+        return size + _size_of(headers) <= self.prediction
+
+
+#: Of topics that initialize.py could create as it wants to.
+NO_LIMITS = Limits()
 
 
 @dataclass
@@ -58,17 +106,21 @@ class DecodedRecords:
 
     def keep_headers(self, headers: Headers) -> None:
         """Keep the headers of the message of the last row, unless they are too large."""
-        size = sum(
-            len(name.encode()) + len(value or b"") + _HEADER_NUMBERS for name, value in headers
-        )
-        if size <= MAX_HEADERS:
+        if _size_of(headers) <= MAX_HEADERS:
             self.headers[len(self.rows) - 1] = headers
         else:
             self.headers_left_out += 1
 
 
+def _size_of(headers: Headers) -> int:
+    return sum(len(name.encode()) + len(value or b"") + _HEADER_NUMBERS for name, value in headers)
+
+
 def decode_messages(
-    records: Sequence[Record], bundle: Bundle, tally: ValueTally | None = None
+    records: Sequence[Record],
+    bundle: Bundle,
+    tally: ValueTally | None = None,
+    limits: Limits = NO_LIMITS,
 ) -> DecodedRecords:
     """Decode and check records of `app_messages` for the bundle's model.
 
@@ -76,17 +128,22 @@ def decode_messages(
         records: The records.
         bundle: The bundle whose model will score the rows.
         tally: Values that are read leniently are added to it.
+        limits: A message whose prediction would be too large is rejected.
     """
     decode, codes = bundle.decoder, bundle.features.class_codes
     decoded = DecodedRecords()
     rows, request_ids, known = decoded.rows, decoded.request_ids, decoded.known
-    timestamps = decoded.timestamps
+    timestamps, is_limited = decoded.timestamps, limits.can_be_reached
     lenient = [0] * len(bundle.features.columns)
     for record in records:
         try:
             message = decode(record.value, lenient)
         except BadRecord as fault:
-            decoded.rejected.append(dead_letter(record, str(fault)))
+            decoded.rejected.append(dead_letter(record, str(fault), limits=limits))
+            continue
+        if is_limited and not limits.allow(message.request_id, record.headers, bundle):
+            reason = f"the prediction would be larger than {messages.PREDICTIONS} takes"
+            decoded.rejected.append(dead_letter(record, reason, limits=limits))
             continue
         row = message.data
         rows.append(row)
@@ -100,14 +157,18 @@ def decode_messages(
         elif code == NO_CLASS:
             decoded.unknown_outcomes += 1
             reason = unknown_class(row.outcome, bundle.features)
-            decoded.rejected.append(dead_letter(record, reason, msgspec.json.encode(row.outcome)))
+            outcome = msgspec.json.encode(row.outcome)
+            decoded.rejected.append(dead_letter(record, reason, outcome, limits=limits))
     if tally is not None:
         tally[2] += lenient
     return decoded
 
 
 def decode_outcomes(
-    records: Sequence[Record], bundle: Bundle, tally: ValueTally | None = None
+    records: Sequence[Record],
+    bundle: Bundle,
+    tally: ValueTally | None = None,
+    limits: Limits = NO_LIMITS,
 ) -> DecodedRecords:
     """Decode and check records of `outcomes`; they add nothing to the tally."""
     decode, decoded = bundle.outcome_decoder, DecodedRecords()
@@ -115,7 +176,7 @@ def decode_outcomes(
         try:
             decode(record.value)
         except BadRecord as reason:
-            decoded.rejected.append(dead_letter(record, str(reason)))
+            decoded.rejected.append(dead_letter(record, str(reason), limits=limits))
         else:
             decoded.known.append(record.offset)
     return decoded
@@ -160,7 +221,9 @@ def prediction_records(
     return records
 
 
-def dead_letter(record: Record, reason: str, outcome: bytes | None = None) -> Content:
+def dead_letter(
+    record: Record, reason: str, outcome: bytes | None = None, *, limits: Limits = NO_LIMITS
+) -> Content:
     """Build a dead letter: the unchanged value; origin and reason are in the headers.
 
     Its key is the record's request_id, so that whoever sent it can find it; if that cannot be
@@ -173,7 +236,10 @@ def dead_letter(record: Record, reason: str, outcome: bytes | None = None) -> Co
         record: The record as it was sent.
         reason: Why it was rejected.
         outcome: The outcome as JSON, of a message of which only that was rejected.
+        limits: The largest dead letter.
     """
+    if len(record.value or b"") > LARGEST_COMPRESSED:
+        reason = f"more than {LARGEST_COMPRESSED} bytes once it is decompressed"
     value, request_id = record.value, request_id_of(record.value)
     key = record.key if request_id is None else request_id.encode()
     rejection = Rejection(
@@ -186,9 +252,12 @@ def dead_letter(record: Record, reason: str, outcome: bytes | None = None) -> Co
     )
     trace = trace_context.trace_headers(record.headers) if record.headers else []
     size = len(key or b"") + len(record.key or b"") + len(value or b"")
-    if size + len(outcome or b"") > MAX_REPEATED:
+    largest = limits.letter - MAX_LETTER_HEADERS
+    if size + len(outcome or b"") > largest:
         reason = f"{reason} (too large to be repeated here)"
-        if outcome is not None and len(outcome) > MAX_REPEATED:
+        if largest < 0:  # even for a reason; a character of it takes at most four bytes
+            reason, trace = reason[: (limits.letter - LETTER_PLACE) // 4], []
+        if outcome is not None and len(outcome) > largest:
             outcome = b"null"
         rejection = rejection._replace(reason=reason, size=size, key=None, outcome=outcome)
         key = value = None

@@ -147,7 +147,7 @@ class Training(_Section):
 
 
 class Kafka(_Section):
-    """How to reach the cluster; [kafka] in pipeline.toml holds only `partitions`."""
+    """How to reach the cluster; [kafka] in pipeline.toml holds what is no matter of reaching it."""
 
     bootstrap_servers: Annotated[str, Field(min_length=1)] = "localhost:9092"
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
@@ -156,6 +156,7 @@ class Kafka(_Section):
     sasl_password: SecretStr | None = None
     ssl_cafile: Path | None = None
     partitions: Count = 1
+    compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = "none"
 
     @field_validator("bootstrap_servers")
     @classmethod

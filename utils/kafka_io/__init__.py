@@ -18,14 +18,23 @@ from utils.kafka_io.clients import (
     wait_for_broker,
 )
 from utils.kafka_io.exactly_once import ExactlyOnce, Fenced, Polled
+from utils.kafka_io.lasting import raise_if_lasting
 from utils.kafka_io.log_reader import LogReader, partition_bounds
 from utils.kafka_io.ownership import Claim, ForeignTopics, check_owner, claim_topics
-from utils.kafka_io.record_batches import Content, Headers, Record
+from utils.kafka_io.record_batches import LARGEST_COMPRESSED, Content, Headers, Record
 from utils.kafka_io.senders import Outgoing, Sender, TransactionalSender, announce
-from utils.kafka_io.topics import MAX_MESSAGE_BYTES, ensure_topics, wait_for_topics
+from utils.kafka_io.topic_settings import (
+    MAX_MESSAGE_BYTES,
+    TopicSettings,
+    describe_limit,
+    read_settings,
+    weaknesses,
+)
+from utils.kafka_io.topics import ensure_topics, wait_for_topics
 from utils.kafka_io.transactions import Position
 
 __all__ = [
+    "LARGEST_COMPRESSED",
     "MAX_MESSAGE_BYTES",
     "RETRIABLE_ERRORS",
     "Claim",
@@ -44,6 +53,7 @@ __all__ = [
     "Refused",
     "Sender",
     "TransactionalSender",
+    "TopicSettings",
     "TopicPartition",
     "announce",
     "partition_bounds",
@@ -51,7 +61,11 @@ __all__ = [
     "check_owner",
     "claim_topics",
     "client_settings",
+    "describe_limit",
     "ensure_topics",
+    "raise_if_lasting",
+    "read_settings",
     "wait_for_broker",
     "wait_for_topics",
+    "weaknesses",
 ]

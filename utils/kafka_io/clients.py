@@ -4,14 +4,15 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
-from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka import errors as kafka_errors
 from kafka.consumer.fetcher import Fetcher
 from kafka.errors import KafkaError
 from kafka.structs import OffsetAndMetadata
 
 from utils.errors import UserError
-from utils.kafka_io import connection, record_batches
+from utils.kafka_io import connection
+from utils.kafka_io.record_batches import PartitionRecords
 from utils.settings import Kafka
 
 BOOTSTRAP_TIMEOUT_MS = 5_000
@@ -23,6 +24,9 @@ OPERATION_TIMEOUT_MS = 5_000
 #: A broker that has just restarted reports "no offset committed" for about half a second
 #: to groups that have one. The answer is trusted only if it lasts this long.
 NO_OFFSET_TIMEOUT_S = 5.0
+#: The most bytes of a request with several batches of records: some clusters take 1 MiB. With its
+#: envelope a request stays below that.
+REQUEST_BYTES = 1024 * 1024 - 64 * 1024
 #: How often the client refreshes its metadata, and so notices new partitions.
 METADATA_MAX_AGE_MS = 5_000
 
@@ -60,6 +64,24 @@ def client_settings(kafka: Kafka) -> dict[str, object]:
     return settings
 
 
+def producer_settings(kafka: Kafka) -> dict[str, object]:
+    """The settings of every producer, as keyword arguments."""
+    return {
+        **client_settings(kafka),
+        "metrics_enabled": False,
+        "allow_auto_create_topics": False,
+        "compression_type": None if kafka.compression == "none" else kafka.compression,
+    }
+
+
+def limit_requests(producer: KafkaProducer) -> None:
+    """Divide what is to be sent into requests that any broker takes.
+
+    A record that is larger than that is sent alone. The producer's own option limits records too.
+    """
+    producer._sender.config["max_request_size"] = REQUEST_BYTES
+
+
 def open_consumer(kafka: Kafka, **more: object) -> KafkaConsumer:
     """Open a consumer of committed records; it returns them as `record_batches.Record`."""
     # No deserialisers: one that raises makes the next poll() hang.
@@ -75,8 +97,9 @@ def open_consumer(kafka: Kafka, **more: object) -> KafkaConsumer:
         max_partition_fetch_bytes=4 * 1024 * 1024,
         **more,
     )
-    consumer._fetcher.PartitionRecords = record_batches.PartitionRecords
+    consumer._fetcher.PartitionRecords = PartitionRecords
     _fetch_when_all_is_read(consumer._fetcher)
+    _return_when_full(consumer._fetcher)
     return consumer
 
 
@@ -94,6 +117,17 @@ def _fetch_when_all_is_read(fetcher: Fetcher) -> None:
         return [] if fetcher._next_partition_records else send_fetches()
 
     fetcher.send_fetches = send_when_all_is_read
+
+
+def _return_when_full(fetcher: Fetcher) -> None:
+    """Return fewer records than asked for when they hold many bytes (`TAKE_BYTES`)."""
+    append = fetcher._append
+
+    def append_until_full(drained: object, part: PartitionRecords, most: int, *more: object) -> int:
+        count: int = append(drained, part, most, *more)
+        return most if part.is_full else count  # as if nothing more was wanted
+
+    fetcher._append = append_until_full
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
@@ -14,13 +15,15 @@ from kafka.structs import ConsumerGroupMetadata, MemberState
 from utils.errors import UserError
 from utils.kafka_io.clients import (
     OPERATION_TIMEOUT_MS,
+    Refused,
+    open_admin,
     open_consumer,
     translate_connection_errors,
 )
 from utils.kafka_io.group_watch import GroupWatch
 from utils.kafka_io.positions import Positions, Resume
 from utils.kafka_io.record_batches import Content, Record
-from utils.kafka_io.topics import MAX_MESSAGE_BYTES
+from utils.kafka_io.topic_settings import broker_setting
 from utils.kafka_io.transactions import (
     Position,
     commit,
@@ -30,7 +33,10 @@ from utils.kafka_io.transactions import (
 )
 from utils.settings import Kafka
 
+#: The session that is asked for; a cluster may allow only longer ones.
 SESSION_TIMEOUT_MS = 2_000
+LONGEST_SESSION_MS = 300_000
+SHORTEST_SESSION = "group.min.session.timeout.ms"
 HEARTBEAT_INTERVAL_MS = 500
 #: A broker that answers no heartbeat for this long counts as silent. The client itself notices a
 #: connection that is still open only when a request has timed out.
@@ -201,6 +207,9 @@ class ExactlyOnce:
             self._failed, records = True, {}
         except kafka_errors.FencedInstanceIdError:
             raise self._fenced() from None
+        except kafka_errors.InvalidSessionTimeoutError:
+            self._lengthen_session()
+            return Polled({})
         # Right after poll(), not later: the client loses its generation when it leaves
         # the group, and the broker does not fence commits of a member without one.
         membership = self._consumer.group_metadata()
@@ -243,6 +252,24 @@ class ExactlyOnce:
             self.wait_for_commit()
         return polled
 
+    def _lengthen_session(self) -> None:
+        """Ask for the shortest session that the cluster allows, at the next join."""
+        coordinator = self._consumer._coordinator
+        asked = coordinator.config["session_timeout_ms"]
+        with closing(open_admin(self._kafka)) as admin:
+            shortest = int(broker_setting(admin, SHORTEST_SESSION) or 2 * asked)
+        if not asked < shortest <= LONGEST_SESSION_MS:
+            raise Refused(
+                f"the broker refuses a session of {asked / 1000:g} s: {SHORTEST_SESSION} and "
+                f"group.max.session.timeout.ms have to allow one of 2 s to 5 min"
+            )
+        for config in (coordinator.config, coordinator.heartbeat.config):
+            config["session_timeout_ms"] = shortest
+        self._report(
+            f"the broker allows no session under {shortest / 1000:g} s ({SHORTEST_SESSION}): after "
+            "that time others go on with the partitions of a process that was killed"
+        )
+
     def _fenced(self) -> Fenced:
         return Fenced(
             f"another process runs as {self._instance_id} (a machine of the same name, with a home "
@@ -267,7 +294,6 @@ class ExactlyOnce:
             may_have_open_transaction=self._may_have_open_transaction,
             retry_backoff_ms=5,  # commits wait this long on CONCURRENT_TRANSACTIONS
             linger_ms=0,
-            max_request_size=MAX_MESSAGE_BYTES,
             max_block_ms=OPERATION_TIMEOUT_MS,
         )
         self._may_have_open_transaction = False

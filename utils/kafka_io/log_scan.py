@@ -2,23 +2,21 @@
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing
 
 from kafka import TopicPartition
-from kafka.admin import ConfigFilterType, ConfigResource, ConfigResourceType
 from kafka.errors import KafkaError
 
 from utils.errors import one_line
 from utils.kafka_io.clients import (
     KafkaUnavailable,
     committed_offsets,
-    open_admin,
     open_consumer,
     partitions_of,
     translate_connection_errors,
 )
 from utils.kafka_io.log_reader import LogReader, partition_bounds
 from utils.kafka_io.record_batches import Record
+from utils.kafka_io.topic_settings import read_settings
 from utils.settings import Kafka
 
 #: How long to wait for the next records before the scan fails.
@@ -60,16 +58,8 @@ def is_compacted(kafka: Kafka, topic: str) -> bool:
     Raises:
         KafkaUnavailable: No broker answers.
     """
-    resource = ConfigResource(ConfigResourceType.TOPIC, topic, configs={"cleanup.policy": None})
-    try:
-        with closing(open_admin(kafka)) as admin:
-            # Not only what the topic overrides: the broker's default may compact, too.
-            found = admin.describe_configs([resource], config_filter=ConfigFilterType.ALL)
-    except KafkaError as error:
-        raise KafkaUnavailable(f"{topic} cannot be read: {one_line(error)}") from None
-    # Empty for a client that may read the records but not the topic's settings.
-    policy = found.get("topic", {}).get(topic, {}).get("cleanup.policy", {}).get("value")
-    return "compact" in (policy or "")
+    found = read_settings(kafka, [topic]).get(topic)
+    return found is not None and found.is_compacted
 
 
 def committed(kafka: Kafka, group: str, topic: str) -> dict[int, int]:

@@ -14,7 +14,8 @@ from utils.kafka_io.clients import (
     REQUEST_TIMEOUT_MS,
     RETRIABLE_ERRORS,
     KafkaUnavailable,
-    client_settings,
+    limit_requests,
+    producer_settings,
     translate_connection_errors,
 )
 from utils.kafka_io.transactions import (
@@ -25,7 +26,7 @@ from utils.kafka_io.transactions import (
 )
 from utils.settings import Kafka, Settings
 
-#: The most bytes of one request; the limit of a topic is enforced by the broker.
+#: The most bytes of one record; the limit of a topic is enforced by the broker.
 LARGEST_REQUEST = 100 * 1024 * 1024
 
 
@@ -45,16 +46,15 @@ class Sender:
     def __init__(self, kafka: Kafka, *, linger_ms: int = 0) -> None:
         with translate_connection_errors(kafka):
             self._producer = KafkaProducer(
-                **client_settings(kafka),
-                metrics_enabled=False,
+                **producer_settings(kafka),
                 acks="all",
                 enable_idempotence=True,
                 linger_ms=linger_ms,
                 batch_size=256 * 1024,
                 max_block_ms=60_000,
                 max_request_size=LARGEST_REQUEST,
-                allow_auto_create_topics=False,
             )
+        limit_requests(self._producer)
 
     def send(self, record: Outgoing) -> FutureRecordMetadata:
         """Queue a record; returns a future whose `get(timeout)` waits for the broker."""

@@ -3,13 +3,14 @@
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from kafka import KafkaConsumer, TopicPartition
+from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka import errors as kafka_errors
 from kafka.admin import NewTopic
 from kafka.errors import KafkaError
 from kafka.structs import OffsetAndMetadata
 
 from utils import messages
+from utils.errors import one_line
 from utils.kafka_io.clients import (
     NO_OFFSET_TIMEOUT_S,
     REQUEST_TIMEOUT_MS,
@@ -20,11 +21,9 @@ from utils.kafka_io.clients import (
     open_consumer,
     partitions_of,
 )
+from utils.kafka_io.topic_settings import LARGE, MAX_MESSAGE_BYTES
 from utils.settings import Kafka
 
-#: max.message.bytes of `predictions` and `dead_letters`. A prediction repeats its request_id
-#: and a rejected record gains headers, so both can be larger than the original message.
-MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 #: How long to retry committing a group's first offsets.
 SETUP_TIMEOUT_S = 60.0
 
@@ -59,21 +58,15 @@ def ensure_topics(kafka: Kafka, groups: Mapping[str, Sequence[str]]) -> list[str
         more = {
             topic: count for topic in messages.CO_PARTITIONED if there.get(topic, count) < count
         }
-        if missing:
-            admin.create_topics(
-                [_new_topic(topic, wanted[topic]) for topic in missing],
-                raise_errors=False,  # another initialize.py may create them as well
-            )
-            admin.wait_for_topics(missing, timeout_ms=REQUEST_TIMEOUT_MS)
+        done = _create(admin, [_new_topic(topic, wanted[topic]) for topic in missing])
         if more:
             admin.create_partitions(more, raise_errors=False)
     except KafkaError as error:
-        raise KafkaUnavailable(f"cannot create the topics: {error}") from None
+        raise KafkaUnavailable(f"cannot create the topics: {one_line(error)}") from None
     finally:
         admin.close()
     for group, topics in groups.items():
         _commit_first_offsets(kafka, group, topics, missing)
-    done = [f"topics created: {', '.join(missing)}"] if missing else []
     return done + [
         f"{topic} has {count} partitions now, as {messages.APP_MESSAGES}"
         for topic, count in more.items()
@@ -123,20 +116,54 @@ def wait_for_topics(
 
 
 def _new_topic(topic: str, partitions: int) -> NewTopic:
-    if topic in (messages.PREDICTIONS, messages.DEAD_LETTERS):
-        configs = {"max.message.bytes": str(MAX_MESSAGE_BYTES)}
-    elif topic in (messages.APP_MESSAGES, messages.OUTCOMES):
-        # Producers may use any codec; kafka-python lacks most of them, so the broker stores
-        # the records uncompressed. It checks their size only after decompression.
-        configs = {"compression.type": "uncompressed"}
-    else:
-        configs = {}
     return NewTopic(
         topic,
         num_partitions=partitions,
         replication_factor=-1,  # the cluster's default
-        topic_configs=configs,
+        topic_configs={"max.message.bytes": str(MAX_MESSAGE_BYTES)} if topic in LARGE else {},
     )
+
+
+def _create(admin: KafkaAdminClient, topics: Sequence[NewTopic]) -> list[str]:
+    """Create topics, without the settings that the cluster does not let this user choose.
+
+    Returns:
+        What was done, in lines of text for the user.
+
+    Raises:
+        KafkaError: A topic cannot be created.
+    """
+    if not topics:
+        return []
+    done = [f"topics created: {', '.join(topic.name for topic in topics)}"]
+    refused = []
+    for topic, error in _try_to_create(admin, topics):
+        if not topic.topic_configs or isinstance(error, kafka_errors.AuthorizationError):
+            raise error
+        refused.append(topic)
+        names = ", ".join(topic.topic_configs)
+        done.append(f"{topic.name}: the cluster does not let {names} be set ({one_line(error)})")
+        topic.topic_configs = {}
+    for _, error in _try_to_create(admin, refused):
+        raise error
+    admin.wait_for_topics([topic.name for topic in topics], timeout_ms=REQUEST_TIMEOUT_MS)
+    return done
+
+
+def _try_to_create(
+    admin: KafkaAdminClient, topics: Sequence[NewTopic]
+) -> list[tuple[NewTopic, KafkaError]]:
+    """Create topics; returns those that could not be created, and why."""
+    if not topics:
+        return []
+    answer = admin.create_topics(topics, raise_errors=False)
+    errors = {
+        one["name"]: kafka_errors.for_code(one["error_code"])(one["error_message"] or "")
+        for one in answer["topics"]
+        # Another initialize.py may create them as well.
+        if one["error_code"] not in (0, kafka_errors.TopicAlreadyExistsError.errno)
+    }
+    return [(topic, errors[topic.name]) for topic in topics if topic.name in errors]
 
 
 def _commit_first_offsets(

@@ -16,7 +16,13 @@ from kafka.producer.transaction_manager import TransactionalRequestResult
 from kafka.structs import ConsumerGroupMetadata, OffsetAndMetadata
 
 from utils.kafka_io import record_batches
-from utils.kafka_io.clients import OPERATION_TIMEOUT_MS, REQUEST_TIMEOUT_MS, client_settings
+from utils.kafka_io.clients import (
+    OPERATION_TIMEOUT_MS,
+    REQUEST_TIMEOUT_MS,
+    Refused,
+    limit_requests,
+    producer_settings,
+)
 from utils.kafka_io.hanging_transactions import init_and_resolve
 from utils.kafka_io.record_batches import Content
 from utils.settings import Kafka
@@ -54,14 +60,13 @@ def open_transactional_producer(
         KafkaError: The transactional id could not be initialised.
     """
     producer = KafkaProducer(
-        **client_settings(kafka),
-        metrics_enabled=False,
+        **producer_settings(kafka),
         transactional_id=name,
         transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
         delivery_timeout_ms=REQUEST_TIMEOUT_MS,
-        allow_auto_create_topics=False,
         **more,
     )
+    limit_requests(producer)
     try:
         _retry_lost_coordinator_requests(producer)
         _fail_when_a_connection_is_lost(producer)
@@ -104,7 +109,7 @@ def commit(
     producer.flush(timeout=OPERATION_TIMEOUT_MS / 1000)  # 4
     for batch in batches:
         if batch.final_state is not FinalState.SUCCEEDED:
-            raise kafka_errors.KafkaTimeoutError(delivery_error(batch))
+            raise delivery_error(batch)
     if sent is not None:
         await_result(producer, sent)
     await_result(producer, manager.begin_commit())  # 5
@@ -132,6 +137,7 @@ def enqueue_batches(
     scoring it; here a record costs little more than copying its bytes.
     """
     accumulator, queued, now = producer._accumulator, [], int(time.time() * 1000)
+    codec = producer.config["compression_attrs"]
     for tp, contents in records.items():
         if tp.partition not in producer.partitions_for(tp.topic):
             raise kafka_errors.UnknownTopicOrPartitionError(
@@ -140,7 +146,9 @@ def enqueue_batches(
         producer._transaction_manager.maybe_add_partition_to_transaction(tp)
         batches = [
             ProducerBatch(tp, batch)
-            for batch in record_batches.encode_batches(contents, timestamp=now, largest=BATCH_BYTES)
+            for batch in record_batches.encode_batches(
+                contents, timestamp=now, largest=BATCH_BYTES, codec=codec
+            )
         ]
         with accumulator._tp_lock(tp):
             for batch in batches:
@@ -151,14 +159,14 @@ def enqueue_batches(
     return queued
 
 
-def delivery_error(batch: ProducerBatch) -> str:
-    """Describe why a batch was not acknowledged."""
+def delivery_error(batch: ProducerBatch) -> Exception:
+    """Why a batch was not acknowledged."""
     topic, future = batch.topic_partition.topic, batch.produce_future
     record_error = future.value[2] if future.is_done and future.value else None
-    error = record_error(0) if record_error else "no answer"
+    error: object = record_error(0) if record_error else "no answer"
     if isinstance(error, kafka_errors.MessageSizeTooLargeError):
-        return f"{topic} takes no record so large; give it a larger max.message.bytes"
-    return f"{topic} has not acknowledged every record: {error}"
+        return Refused(f"{topic} takes no record so large; give it a larger max.message.bytes")
+    return kafka_errors.KafkaTimeoutError(f"{topic} has not acknowledged every record: {error}")
 
 
 def _retry_lost_coordinator_requests(producer: KafkaProducer) -> None:

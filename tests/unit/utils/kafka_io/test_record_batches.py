@@ -61,7 +61,7 @@ def test_batches_of_kafka_python_are_decoded(records: list[Any], times: list[int
         written.append(time, key, value, headers)
         written.skip(len(value or b"") % 3)  # leaves gaps, as compaction does
     raw = to_bytes(written)
-    ours = record_batches.decode_batch(DefaultRecordBatch(raw), TP)
+    ((ours, _),) = record_batches.decode_batch(DefaultRecordBatch(raw), TP)
     assert [to_tuple(record) for record in ours] == [to_tuple(r) for r in DefaultRecordBatch(raw)]
     assert {(record.topic, record.partition) for record in ours} == {tuple(TP)}
 
@@ -76,7 +76,7 @@ def test_damaged_batch_is_an_error() -> None:
         PartitionRecords(0, TP, MemoryRecords(bytes(raw))).take(10)
     for length in (1, 5, 120):  # truncated batches, whose checksum is not compared here
         with pytest.raises(CorruptRecordError):
-            record_batches.decode_batch(DefaultRecordBatch(bytes(raw[:-length])), TP)
+            list(record_batches.decode_batch(DefaultRecordBatch(bytes(raw[:-length])), TP))
 
 
 def test_reading_can_begin_inside_a_batch() -> None:

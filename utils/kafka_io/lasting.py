@@ -1,0 +1,58 @@
+"""Tells errors that waiting cures from those that last until somebody changes something."""
+
+import re
+from collections.abc import Iterator
+
+from kafka.errors import KafkaError
+
+from utils.errors import one_line
+from utils.kafka_io import connection
+from utils.kafka_io.clients import Refused
+
+_GRANT = "grant what README.md lists under ACLs"
+#: What to change, by the name of the error.
+_REMEDIES = {
+    "TopicAuthorizationFailedError": f"this user may not use a topic: {_GRANT}",
+    "GroupAuthorizationFailedError": f"this user may not use the group: {_GRANT}",
+    "TransactionalIdAuthorizationFailedError": (
+        f"this user may not write with the transactional id: {_GRANT}"
+    ),
+    "ClusterAuthorizationFailedError": f"this user may not do that on the cluster: {_GRANT}",
+    "InconsistentGroupProtocolError": (
+        "other programs are members of this group, and share partitions in another way: end them, "
+        "or give the pipeline a name (PIPELINE_NAME)"
+    ),
+    "InvalidTransactionTimeoutError": (
+        "the broker does not allow transactions of 4 s: raise transaction.max.timeout.ms"
+    ),
+    "MessageSizeTooLargeError": (
+        "a topic takes no record as large as this one: raise its max.message.bytes"
+    ),
+    "OffsetMetadataTooLargeError": (
+        "the broker takes no offsets with so much metadata: raise offset.metadata.max.bytes to 4096"
+    ),
+    "UnsupportedVersionError": "the broker is too old, or is no Apache Kafka",
+}
+
+
+def raise_if_lasting(error: Exception) -> None:
+    """Raise `Refused` in place of an error that waiting does not cure; else do nothing.
+
+    Raises:
+        Refused: One line that says what to change.
+    """
+    if isinstance(error, Refused):
+        raise error
+    for one in _causes(error):
+        if isinstance(one, KafkaError) and connection.is_refusal(one):
+            raise Refused(f"the broker refuses this user now: {one_line(one)}") from None
+        # The client often wraps an error in another one, which only repeats its text.
+        for name in (type(one).__name__, *re.findall(r"\b\w+Error\b", str(one))):
+            if name in _REMEDIES:
+                raise Refused(f"{_REMEDIES[name]} ({one_line(error)})") from None
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
