@@ -18,6 +18,7 @@ import sklearn  # noqa: F401 - before LightGBM, or it lacks the estimators of ri
 from rich.console import Console
 
 from benchmarks import (
+    codecs,
     drift,
     freshness,
     growth,
@@ -38,6 +39,7 @@ from benchmarks.common import Workshop
 BENCHES: dict[str, ModuleType] = {
     "throughput": throughput,
     "latency": latency,
+    "codecs": codecs,
     "metrics": metrics,
     "freshness": freshness,
     "quality": quality,

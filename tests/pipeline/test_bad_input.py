@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from kafka import KafkaAdminClient, KafkaProducer
+from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType, NewTopic
 from kafka.errors import MessageSizeTooLargeError
 
@@ -27,12 +27,12 @@ from tests.tools.bad_input import (
     mutate,
 )
 from utils.broker import Broker
-from utils.kafka_io import Outgoing, Sender
+from utils.kafka_io import MAX_MESSAGE_BYTES, Outgoing, Sender
 from utils.message_decoder import request_id_of
 from utils.message_store import MessageStore, StoreError
 from utils.messages import APP_MESSAGES, DEAD_LETTERS, MAX_REQUEST_ID, OUTCOMES, PREDICTIONS
 from utils.model_store import ModelStore
-from utils.scoring import MAX_REPEATED
+from utils.scoring import MAX_LETTER_HEADERS
 
 Row = dict[str, Any]
 
@@ -217,7 +217,7 @@ def check_dead_letters(letters: list[Any], rejected: dict[tuple[str, int], bytes
         value = rejected.pop((headers["topic"], int(headers["offset"])))
         assert 0 < len(headers["reason"]) < 200
         assert len(headers["reason"].splitlines()) == 1
-        if value is not None and len(value) > MAX_REPEATED:
+        if value is not None and len(value) > MAX_MESSAGE_BYTES - MAX_LETTER_HEADERS:
             assert (letter.key, letter.value) == (None, None)
             assert int(headers["bytes"]) >= len(value) + len(b"key")
         else:
@@ -229,33 +229,37 @@ def check_dead_letters(letters: list[Any], rejected: dict[tuple[str, int], bytes
 
 
 def test_producer_gets_error_for_oversized_record(pipeline: Pipeline) -> None:
-    kafka = pipeline.settings.kafka
-    with Sender(kafka) as sender, pytest.raises(MessageSizeTooLargeError):
+    with Sender(pipeline.settings.kafka) as sender, pytest.raises(MessageSizeTooLargeError):
         sender.send(Outgoing(APP_MESSAGES, 0, None, b"x" * 2 * MIB)).get(timeout=30)
-    # Compression does not hide the size from the broker and its limit.
-    bomb = {"compression_type": "gzip", "max_request_size": 100 * MIB}
-    producer = KafkaProducer(bootstrap_servers=kafka.bootstrap_servers, **bomb)
-    with closing(producer), pytest.raises(MessageSizeTooLargeError):
-        producer.send(OUTCOMES, b"x" * 20 * MIB).get(timeout=30)
 
 
-def test_predictor_names_topic_with_too_small_limit_and_retries(
+def test_predictor_keeps_within_limits_of_topics(
     empty_broker: Broker, make_pipeline: MakePipeline
 ) -> None:
-    create_limited_topics(empty_broker, {PREDICTIONS: 1_000, DEAD_LETTERS: 1_000})
+    limits = {PREDICTIONS: 3_000, DEAD_LETTERS: 3_000}
+    create_limited_topics(empty_broker, limits)
     pipeline = make_pipeline()
     predictor = pipeline.start("predictor.py")
-    for name, value in [
-        (PREDICTIONS, message("x" * 2_000, age=39)),
-        (DEAD_LETTERS, b"x" * 2_000),
-    ]:
-        pipeline.send([(APP_MESSAGES, None, value)])
-        predictor.says(f"{name} takes no record so large")
-        with closing(KafkaAdminClient(bootstrap_servers=empty_broker.bootstrap)) as admin:
-            larger = {"max.message.bytes": str(MIB)}
-            admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, name, larger)])
-        pipeline.wait_for_records(name, 1)
-    assert predictor.end() == 0
+    predictor.says("predictions: takes records of up to 1,976 bytes")
+    predictor.says("dead_letters: takes records of up to 1,976 bytes")
+    good = [message("x" * length, age=39) for length in (1, 500)]
+    bad = [message("x" * 2_000, age=39), b"x" * 2_000, b'{"x": "%b"}' % (b"\xff" * 1_000_000)]
+    pipeline.send((APP_MESSAGES, b"key", value) for value in (*good, *bad))
+    answers = pipeline.wait_for(PREDICTIONS, len(good))
+    assert [len(answer["request_id"]) for answer in answers] == [1, 500]
+    letters = [dict(one.headers) for one in pipeline.wait_for_records(DEAD_LETTERS, len(bad))]
+    assert [int(letter["offset"]) for letter in letters] == [2, 3, 4]
+    assert letters[0]["reason"].startswith(b"the prediction would be larger than predictions takes")
+    assert [int(letter["bytes"]) > 2_000 for letter in letters] == [True] * 3
+
+    with closing(KafkaAdminClient(bootstrap_servers=empty_broker.bootstrap)) as admin:
+        smaller = {"max.message.bytes": "100"}
+        admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, PREDICTIONS, smaller)])
+    pipeline.send([(APP_MESSAGES, None, good[1])])
+    assert predictor.process.wait(30) == 1  # waiting would not help
+    last = predictor.text().strip().splitlines()[-1]
+    assert "predictions takes no record so large; give it a larger max.message.bytes" in last
+    assert "Traceback" not in predictor.text()
 
 
 def stored_answers(pipeline: Pipeline) -> int:

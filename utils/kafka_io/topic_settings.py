@@ -90,7 +90,7 @@ def read_settings(kafka: Kafka, topics: Iterable[str]) -> dict[str, TopicSetting
 
 def broker_setting(admin: KafkaAdminClient, name: str) -> str | None:
     """A setting of the brokers; None if this user may not see it."""
-    node = str(admin.describe_cluster()["brokers"][0]["node_id"])
+    node = str(admin.describe_cluster()["brokers"][0]["broker_id"])
     return _values(admin, ConfigResourceType.BROKER, [node], [name]).get(node, {}).get(name)
 
 

@@ -166,7 +166,10 @@ def delivery_error(batch: ProducerBatch) -> Exception:
     error: object = record_error(0) if record_error else "no answer"
     if isinstance(error, kafka_errors.MessageSizeTooLargeError):
         return Refused(f"{topic} takes no record so large; give it a larger max.message.bytes")
-    return kafka_errors.KafkaTimeoutError(f"{topic} has not acknowledged every record: {error}")
+    unknown: Exception = kafka_errors.KafkaTimeoutError(
+        f"{topic} has not acknowledged every record: {error}"
+    )
+    return unknown
 
 
 def _retry_lost_coordinator_requests(producer: KafkaProducer) -> None:

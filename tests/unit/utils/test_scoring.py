@@ -6,12 +6,14 @@ from collections.abc import Sequence
 import pytest
 
 from tests.unit.utils.model_store.samples import make_draft
-from utils.kafka_io import MAX_MESSAGE_BYTES, Content, Headers, Record
+from utils.kafka_io import LARGEST_COMPRESSED, MAX_MESSAGE_BYTES, Content, Headers, Record
 from utils.messages import APP_MESSAGES, MAX_REQUEST_ID, OUTCOMES, Rejection
 from utils.model_store import Bundle, ModelStore
 from utils.scoring import (
     MAX_HEADERS,
+    NO_LIMITS,
     DecodedRecords,
+    Limits,
     decode_messages,
     decode_outcomes,
     prediction_records,
@@ -111,3 +113,28 @@ def test_dead_letter_of_a_huge_outcome_fits_into_a_record(bundle: Bundle, size: 
     rejection = Rejection.from_headers(headers or ())
     assert rejection is not None and rejection.size is not None and rejection.outcome is not None
     assert sum(len(value or b"") for _, value in headers or ()) < MAX_MESSAGE_BYTES - 1024
+
+
+def test_message_whose_prediction_is_too_large_is_rejected(bundle: Bundle) -> None:
+    limits = Limits(prediction=2_000, letter=2_000)
+    records = [record(0, (), "x" * 400), record(1, (), "\x01" * 400), record(2, ODD, "y" * 400)]
+    decoded = decode_messages(records, bundle, limits=limits)
+    assert decoded.request_ids == ["x" * 400, "y" * 400]
+    ((key, value, headers),) = decoded.rejected
+    found = dict(headers or ())
+    assert found["offset"] == b"1"
+    assert (found["reason"] or b"").startswith(b"the prediction would be larger than predictions")
+    assert key is value is None
+    assert int(found["bytes"] or 0) > 2_400
+    for one in predict(bundle, decoded):
+        assert sum(map(len, (one[0] or b"", one[1] or b""))) < 2_000
+    assert not NO_LIMITS.can_be_reached
+
+
+def test_letter_of_a_value_that_was_cut_off_says_so(bundle: Bundle) -> None:
+    cut_off = Record(APP_MESSAGES, 0, 3, 0, None, bytes(LARGEST_COMPRESSED + 1), ())
+    ((_, value, headers),) = decode_messages([cut_off], bundle).rejected
+    assert value is None
+    assert dict(headers or ())["reason"] == (
+        b"more than 33554432 bytes once it is decompressed (too large to be repeated here)"
+    )
