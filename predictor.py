@@ -365,7 +365,7 @@ def main(settings: Settings) -> None:
     stop = process.Stop().on_signals()
     store, counts = ModelStore(settings.models_dir), PredictorCounts()
     with ExitStack() as resources:
-        resources.enter_context(exposition.serve(settings.metrics, counts))
+        resources.enter_context(exposition.serve(settings.metrics, counts, settings.kafka.name))
         home = kafka_io.claim_topics(settings).home
         instance_id = resources.enter_context(process.claim_instance_id(settings, "predictor"))
         watcher = resources.enter_context(BundleWatcher(store, settings.kafka, report))

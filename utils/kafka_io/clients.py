@@ -13,6 +13,7 @@ from kafka.structs import OffsetAndMetadata
 
 from utils.errors import UserError
 from utils.kafka_io import connection, record_batches
+from utils.kafka_io.naming import full_name
 from utils.settings import Kafka
 
 BOOTSTRAP_TIMEOUT_MS = 5_000
@@ -199,16 +200,20 @@ def log_offsets(
         raise kafka_errors.LeaderNotAvailableError(f"{missing.args[0]} is new") from None
 
 
-def in_words(partitions: Iterable[TopicPartition]) -> str:
-    """Partitions as text for the user.
+def in_words(partitions: Iterable[TopicPartition], pipeline: str) -> str:
+    """Partitions of a pipeline as text for the user.
 
-    >>> in_words(TopicPartition("app_messages", number) for number in (0, 2, 3, 4, 6))
+    >>> in_words((TopicPartition("app_messages", number) for number in (0, 2, 3, 4, 6)), "")
     'app_messages-0, 2 to 4, 6'
+    >>> in_words([TopicPartition("outcomes", 0)], "fraud")
+    'fraud.outcomes-0'
     """
     numbers: dict[str, list[int]] = {}
     for tp in sorted(partitions):
         numbers.setdefault(tp.topic, []).append(tp.partition)
-    return ", ".join(f"{topic}-{_ranges(found)}" for topic, found in numbers.items())
+    return ", ".join(
+        f"{full_name(pipeline, topic)}-{_ranges(found)}" for topic, found in numbers.items()
+    )
 
 
 def _ranges(numbers: list[int]) -> str:

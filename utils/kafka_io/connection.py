@@ -61,6 +61,7 @@ class Client(KafkaNetClient):  # type: ignore[misc]
     ) -> None:
         net = NetworkSelector(**configs) if net is None else net
         super().__init__(net, manager or _Connections(pipeline, net, **configs), **configs)
+        self.pipeline = pipeline
 
     def on_lost_connection(self, callback: Callable[[], None]) -> None:
         """Call `callback`, in the client's thread, when an open connection to a broker ends."""

@@ -103,7 +103,7 @@ def renamed(message: Any, rename: Rename) -> Any:
 
     The message itself stays as it is: the client may send it again.
     """
-    fields = _fields(type(message))
+    fields = _fields(message.__class__)
     if not fields:
         return message
     changed = copy.copy(message)
@@ -118,9 +118,11 @@ def renamed(message: Any, rename: Rename) -> Any:
 @cache
 def _fields(kind: type) -> tuple[tuple[str, Change], ...]:
     """The fields of a kind of message that have names in them, and how to change each."""
-    struct = getattr(kind, "_struct", None)  # what SASL exchanges has none
+    struct = getattr(kind, "_struct", None)
+    if struct is None:  # what SASL exchanges
+        return ()
     found = []
-    for name, field in struct.fields.items() if struct is not None else ():
+    for name, field in struct.fields.items():
         change = _change(struct._name, name, field)
         if change is not None:
             found.append((name, change))

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 
 from kafka import KafkaConsumer, TopicPartition
 from kafka import errors as kafka_errors
@@ -20,6 +21,7 @@ from utils.kafka_io.clients import (
     open_consumer,
     partitions_of,
 )
+from utils.kafka_io.naming import full_name
 from utils.settings import Kafka
 
 #: max.message.bytes of `predictions` and `dead_letters`. A prediction repeats its request_id
@@ -73,9 +75,10 @@ def ensure_topics(kafka: Kafka, groups: Mapping[str, Sequence[str]]) -> list[str
         admin.close()
     for group, topics in groups.items():
         _commit_first_offsets(kafka, group, topics, missing)
-    done = [f"topics created: {', '.join(missing)}"] if missing else []
+    name = partial(full_name, kafka.name)
+    done = [f"topics created: {', '.join(map(name, missing))}"] if missing else []
     return done + [
-        f"{topic} has {count} partitions now, as {messages.APP_MESSAGES}"
+        f"{name(topic)} has {count} partitions now, as {name(messages.APP_MESSAGES)}"
         for topic, count in more.items()
     ]
 
@@ -107,7 +110,8 @@ def wait_for_topics(
     admin = open_admin(kafka)
     try:
         while missing := sorted(set(topics) - set(admin.list_topics())):
-            line = f"topic {', '.join(missing)} (initialize.py creates it)"
+            names = ", ".join(full_name(kafka.name, topic) for topic in missing)
+            line = f"topic {names} (initialize.py creates it)"
             if time.monotonic() > until:
                 raise KafkaUnavailable(f"after {seconds:g} s there is no {line}")
             if not reported:
@@ -152,7 +156,8 @@ def _commit_first_offsets(
     except kafka_errors.CommitFailedError:
         return  # the group is running
     except KafkaError as error:
-        raise KafkaUnavailable(f"cannot set up group {group}: {error}") from None
+        name = full_name(kafka.name, group)
+        raise KafkaUnavailable(f"cannot set up group {name}: {error}") from None
 
 
 def _try_to_commit_first_offsets(

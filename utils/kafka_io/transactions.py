@@ -18,6 +18,7 @@ from kafka.structs import ConsumerGroupMetadata, OffsetAndMetadata
 from utils.kafka_io import record_batches
 from utils.kafka_io.clients import OPERATION_TIMEOUT_MS, REQUEST_TIMEOUT_MS, client_settings
 from utils.kafka_io.hanging_transactions import init_and_resolve
+from utils.kafka_io.naming import full_name
 from utils.kafka_io.record_batches import Content
 from utils.settings import Kafka
 
@@ -104,7 +105,8 @@ def commit(
     producer.flush(timeout=OPERATION_TIMEOUT_MS / 1000)  # 4
     for batch in batches:
         if batch.final_state is not FinalState.SUCCEEDED:
-            raise kafka_errors.KafkaTimeoutError(delivery_error(batch))
+            pipeline = producer._sender._client.pipeline
+            raise kafka_errors.KafkaTimeoutError(delivery_error(batch, pipeline))
     if sent is not None:
         await_result(producer, sent)
     await_result(producer, manager.begin_commit())  # 5
@@ -151,9 +153,9 @@ def enqueue_batches(
     return queued
 
 
-def delivery_error(batch: ProducerBatch) -> str:
-    """Describe why a batch was not acknowledged."""
-    topic, future = batch.topic_partition.topic, batch.produce_future
+def delivery_error(batch: ProducerBatch, pipeline: str) -> str:
+    """Describe why a batch of a pipeline was not acknowledged."""
+    topic, future = full_name(pipeline, batch.topic_partition.topic), batch.produce_future
     record_error = future.value[2] if future.is_done and future.value else None
     error = record_error(0) if record_error else "no answer"
     if isinstance(error, kafka_errors.MessageSizeTooLargeError):
