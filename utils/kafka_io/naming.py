@@ -50,7 +50,8 @@ _INTERNAL = "__"
 _FOREIGN = "/"
 
 Rename = Callable[[str], str]
-Change = Callable[[Any, Rename], Any]
+#: Takes a field's value, and the version of the message that it is in.
+Change = Callable[[Any, Rename, int | None], Any]
 
 
 def full_name(pipeline: str, short: str) -> str:
@@ -98,20 +99,26 @@ def translate(conn: KafkaConnection, pipeline: str) -> None:
         conn.connection_made = translating
 
 
-def renamed(message: Any, rename: Rename) -> Any:
+def renamed(message: Any, rename: Rename, version: int | None = None) -> Any:
     """A request, a response or a part of one with other names.
 
     The message itself stays as it is: the client may send it again.
+
+    Args:
+        message: The message or its part.
+        rename: Returns the other name.
+        version: That of the whole message, if this is a part of it.
     """
     fields = _fields(message.__class__)
     if not fields:
         return message
+    version = message.version if version is None else version
     changed = copy.copy(message)
     for name, change in fields:
         if name == "resource_name" and message.resource_type not in _NAMED_RESOURCES:
             continue
         if value := getattr(message, name):
-            setattr(changed, name, change(value, rename))
+            setattr(changed, name, change(value, rename, version))
     return changed
 
 
@@ -143,30 +150,29 @@ def _change(owner: str, name: str, field: BaseField) -> Change | None:
     return None
 
 
-def _one(name: str, rename: Rename) -> str:
+def _one(name: str, rename: Rename, version: int | None) -> str:
     return rename(name)
 
 
-def _each(names: Iterable[str], rename: Rename) -> list[str]:
+def _each(names: Iterable[str], rename: Rename, version: int | None) -> list[str]:
     return [rename(name) for name in names]
 
 
 def _in_list(kind: type[DataContainer]) -> Change:
-    def change(parts: Iterable[Any], rename: Rename) -> list[DataContainer]:
-        return [renamed(_as(kind, part), rename) for part in parts]
+    def change(parts: Iterable[Any], rename: Rename, version: int | None) -> list[DataContainer]:
+        return [renamed(as_kind(part, version), rename, version) for part in parts]
+
+    def as_kind(part: Any, version: int | None) -> DataContainer:
+        """The client may give a part as a tuple, or as the only value of one."""
+        if isinstance(part, DataContainer):
+            return part
+        return kind(*(part if isinstance(part, tuple) else (part,)), version=version)
 
     return change
 
 
-def _as(kind: type[DataContainer], part: Any) -> DataContainer:
-    """A part of a message, of which the client also makes tuples, or its only value."""
-    if isinstance(part, DataContainer):
-        return part
-    return kind(*(part if isinstance(part, tuple) else (part,)))
-
-
 def _in_bytes(kind: type[ApiData]) -> Change:
-    def change(content: Any, rename: Rename) -> bytes:
+    def change(content: Any, rename: Rename, version: int | None) -> bytes:
         if not isinstance(content, DataContainer):  # the client encodes it itself when it sends
             content = kind.decode(bytes(content))
         return bytes(renamed(content, rename).encode())
