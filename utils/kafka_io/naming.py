@@ -67,6 +67,15 @@ def full_name(pipeline: str, short: str) -> str:
     return short[1:] if short.startswith(_FOREIGN) else f"{pipeline}.{short}"
 
 
+def all_topics(pipeline: str) -> str:
+    """The topics of a pipeline as text for the user.
+
+    >>> all_topics("fraud"), all_topics("")
+    ('the topics fraud.*', 'the topics')
+    """
+    return f"the topics {full_name(pipeline, '*')}" if pipeline else "the topics"
+
+
 def short_name(pipeline: str, full: str) -> str:
     """What a pipeline calls a topic, group or transactional id; the inverse of `full_name`.
 

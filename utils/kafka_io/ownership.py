@@ -27,7 +27,7 @@ from utils.interpreter import decode_text
 from utils.kafka_io import log_scan
 from utils.kafka_io.clients import KafkaUnavailable, open_admin
 from utils.kafka_io.log_reader import LogReader
-from utils.kafka_io.naming import full_name
+from utils.kafka_io.naming import all_topics, full_name
 from utils.kafka_io.senders import announce
 from utils.messages import HomeMark, ModelLoaded, Rollback, TrainingCompleted
 from utils.settings import Kafka, Settings
@@ -178,9 +178,8 @@ def _refuse_if_foreign(settings: Settings, own: str, found: Ownership | None) ->
         return
     whose = f"{found.path} (id {found.owner[:8]})" if found.path else f"with id {found.owner[:8]}"
     kafka = settings.kafka
-    topics = f"topics {full_name(kafka.name, '*')}" if kafka.name else "topics"
     raise ForeignTopics(
-        f"the {topics} at {kafka.bootstrap_servers} belong to the home {whose}, not to "
+        f"{all_topics(kafka.name)} at {kafka.bootstrap_servers} belong to the home {whose}, not to "
         f"{settings.home} (id {own[:8]}): use that home, another PIPELINE_NAME or cluster, or "
         "`python initialize.py --take-over`"
     )

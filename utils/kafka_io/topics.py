@@ -21,7 +21,7 @@ from utils.kafka_io.clients import (
     open_consumer,
     partitions_of,
 )
-from utils.kafka_io.naming import full_name
+from utils.kafka_io.naming import all_topics, full_name
 from utils.settings import Kafka
 
 #: max.message.bytes of `predictions` and `dead_letters`. A prediction repeats its request_id
@@ -70,7 +70,7 @@ def ensure_topics(kafka: Kafka, groups: Mapping[str, Sequence[str]]) -> list[str
         if more:
             admin.create_partitions(more, raise_errors=False)
     except KafkaError as error:
-        raise KafkaUnavailable(f"cannot create the topics: {error}") from None
+        raise KafkaUnavailable(f"cannot create {all_topics(kafka.name)}: {error}") from None
     finally:
         admin.close()
     for group, topics in groups.items():
