@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from utils import kafka_io
 from utils.broker import Broker
 from utils.kafka_io import KafkaUnavailable, Outgoing, Position, Sender, TopicPartition, log_scan
 from utils.kafka_io.clients import open_admin
-from utils.kafka_io.naming import full_name, renamed, short_name
+from utils.kafka_io.naming import Renaming, full_name, short_name
 from utils.kafka_io.observer import Observer
 from utils.messages import APP_MESSAGES, DEAD_LETTERS, GROUPS, PREDICTIONS, PREDICTOR_GROUP
 from utils.settings import Kafka
@@ -40,8 +41,10 @@ def test_names_of_other_pipelines_are_never_taken_for_own_ones() -> None:
 def test_request_that_is_sent_again_gets_its_name_once() -> None:
     request = MetadataRequest(topics=["app_messages"], version=9)
     for _ in range(2):
-        sent = renamed(request, lambda short: full_name("a", short))
-        assert [topic.name for topic in sent.topics] == ["a.app_messages"]
+        renaming = Renaming(request, partial(full_name, "a"))
+        assert [topic.name for topic in request.topics] == ["a.app_messages"]
+        renaming.undo()
+        assert request.topics == ["app_messages"]
 
 
 @pytest.fixture
