@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv/bin
 MINUTES ?= 5
 SEED ?= 1
+PIPELINES ?= 1
 RUNS ?= 1000000
 # More processes than cores: tests spend a quarter of their time waiting.
 PYTEST := $(VENV)/python -m pytest --numprocesses 3 --dist worksteal
@@ -66,7 +67,7 @@ soak: .venv/.requirements-dev  ## watch memory, files, threads and disk for an h
 	$(VENV)/python -m tests.tools.soak $(if $(filter command line environment,$(origin MINUTES)),--minutes $(MINUTES))
 
 torture: .venv/.requirements-dev  ## kill everything at random: make torture MINUTES=10 SEED=1
-	$(VENV)/python -m tests.tools.torture --minutes $(MINUTES) --seed $(SEED)
+	$(VENV)/python -m tests.tools.torture --minutes $(MINUTES) --seed $(SEED) --pipelines $(PIPELINES)
 
 fuzz: .venv/.requirements-fuzz  ## test with millions of broken messages: make fuzz RUNS=1000000 SEED=1
 	$(VENV)/python -m tests.tools.fuzz --runs $(RUNS) --seed $(SEED)

@@ -5,7 +5,7 @@
 
 Safe to run twice: existing files, models and topics are kept. --force trains a new first
 model with the next free number; the collected messages are kept as well. --take-over makes
-topics of another home this home's.
+topics of another home this home's, and gives the home the name that PIPELINE_NAME says.
 """
 
 import argparse
@@ -247,7 +247,7 @@ def main(arguments: argparse.Namespace, settings: Settings) -> None:
     optimisers.get(arguments.hyper)  # fails before minutes of work if a package is missing
     settings = tracking.with_tracking(settings, arguments.mlflow)
     counts = InitializeCounts()
-    with exposition.serve(settings.metrics, counts):
+    with exposition.serve(settings.metrics, counts, settings.kafka.name):
         prepare(arguments, settings, counts, report)
 
 
@@ -281,11 +281,18 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--take-over",
         action="store_true",
-        help="make the topics this home's, though they are another home's (stop its scripts first)",
+        help="make the topics this home's, though they are another home's or the home had another "
+        "PIPELINE_NAME (stop all scripts first)",
     )
     return parser.parse_args()
 
 
 if __name__ == "__main__":
     command_line = arguments()
-    sys.exit(process.run(partial(main, command_line), log_format=command_line.log_format))
+    sys.exit(
+        process.run(
+            partial(main, command_line),
+            log_format=command_line.log_format,
+            any_name=command_line.take_over,
+        )
+    )

@@ -366,7 +366,7 @@ def loop(predictor: Predictor, stop: process.Stop, report: process.Report) -> No
 def read_limits(kafka: Kafka, report: Reporter) -> Limits:
     """The largest records that the topics take; it is said if they are smaller than usual."""
     found = kafka_io.read_settings(kafka, (messages.PREDICTIONS, messages.DEAD_LETTERS))
-    for line in filter(None, map(kafka_io.describe_limit, found, found.values())):
+    for line in filter(None, map(kafka_io.describe_limit, found.values())):
         report(line, level="warning")
     return Limits.of(found)
 
@@ -377,7 +377,7 @@ def main(settings: Settings) -> None:
     stop = process.Stop().on_signals()
     store, counts = ModelStore(settings.models_dir), PredictorCounts()
     with ExitStack() as resources:
-        resources.enter_context(exposition.serve(settings.metrics, counts))
+        resources.enter_context(exposition.serve(settings.metrics, counts, settings.kafka.name))
         home = kafka_io.claim_topics(settings).home
         limits = read_limits(settings.kafka, report)
         instance_id = resources.enter_context(process.claim_instance_id(settings, "predictor"))

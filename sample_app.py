@@ -434,7 +434,7 @@ def main(arguments: argparse.Namespace, settings: Settings) -> int:
             report = Reporter("sample_app", "", settings.log_format, prefix=False, stderr=True)
             report(line, level="warning")
     app = SampleApp(settings, arguments, process.Stop().on_signals())
-    with exposition.serve(settings.metrics, app.ledger.counts):
+    with exposition.serve(settings.metrics, app.ledger.counts, settings.kafka.name):
         return app.run()
 
 

@@ -447,7 +447,7 @@ def main(arguments: argparse.Namespace, settings: Settings) -> None:
     settings = tracking.with_tracking(settings, arguments.mlflow)
     stop, counts = process.Stop().on_signals(), TrainerCounts()
     with ExitStack() as resources:
-        resources.enter_context(exposition.serve(settings.metrics, counts))
+        resources.enter_context(exposition.serve(settings.metrics, counts, settings.kafka.name))
         counts.health.fails("waits for another trainer to end, or starts")
         instance_id = resources.enter_context(
             process.single_instance(settings, "trainer", stop, report)

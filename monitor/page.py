@@ -30,6 +30,7 @@ class Page:
 
     def __init__(self, settings: Settings, figures: Figures, guard: Guard, token: str) -> None:
         self._figures = figures
+        self._pipeline = settings.kafka.name
         self._actions = Actions(settings, figures, guard, token)
         self._shown: Seen | None = None
         self._pace = Pace(UPDATE_EVERY / 2, UPDATE_SHARE)
@@ -81,8 +82,7 @@ class Page:
 
     def _show(self, now: Seen) -> None:
         self._shown = now
-        target = now.learning.target
-        self._name.text = f"{target} pipeline" if target else "pipeline"
+        self._name.text = _heading(now.learning.target, self._pipeline)
         self._state.text = _state(now)
         found = problems(now)
         self._banner.text = " · ".join(found)
@@ -90,6 +90,15 @@ class Page:
         section = self._sections.get(str(self._panels.value))
         if section is not None:
             section.update(now)
+
+
+def _heading(target: str, name: str) -> str:
+    """What the page shows.
+
+    >>> _heading("income_bracket", ""), _heading("income_bracket", "eu"), _heading("", "")
+    ('income_bracket pipeline', 'income_bracket pipeline eu', 'pipeline')
+    """
+    return " ".join(part for part in (target, "pipeline", name) if part)
 
 
 def _state(now: Seen) -> str:

@@ -89,7 +89,7 @@ def running(
         _wait_for_start(server, thread)
         # Not before: the library looks through all objects at its start, and Python cannot bear
         # that while another thread builds a tuple.
-        with figures, exposition.serve(settings.metrics, figures.counts):
+        with figures, exposition.serve(settings.metrics, figures.counts, settings.kafka.name):
             yield
     finally:
         server.should_exit = True

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import get_args
 
-from utils import interpreter, json_lines, version
+from utils import home, interpreter, json_lines, version
 from utils import settings as settings_module
 from utils.durable_files import try_lock
 from utils.errors import UserError, one_line
@@ -83,6 +83,7 @@ def run(
     *,
     errors: Sequence[type[Exception]] = (),
     log_format: LogFormat | None = None,
+    any_name: bool = False,
 ) -> int:
     """Run a script's main with the settings; errors that a user can fix are printed in one line.
 
@@ -90,6 +91,7 @@ def run(
         main: Takes the settings; returns the exit status (None is 0).
         errors: Further types whose text is meant for the user.
         log_format: The command line's `--log-format`, which overrides the settings.
+        any_name: Whether the home may be that of a pipeline with another name.
 
     Returns:
         The exit status: 1 after such an error.
@@ -103,6 +105,8 @@ def run(
             settings = settings.model_copy(update={"log_format": log_format})
         shown = settings.log_format
         configure_logging(settings)
+        if not any_name:
+            home.check_name(settings)
         return main(settings) or 0
     except expected as error:
         _print_error(str(error), shown)

@@ -147,7 +147,7 @@ class Training(_Section):
 
 
 class Kafka(_Section):
-    """How to reach the cluster; [kafka] in pipeline.toml holds what is no matter of reaching it."""
+    """How to reach the cluster ([kafka] in pipeline.toml), and the pipeline's name there."""
 
     bootstrap_servers: Annotated[str, Field(min_length=1)] = "localhost:9092"
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
@@ -157,6 +157,17 @@ class Kafka(_Section):
     ssl_cafile: Path | None = None
     partitions: Count = 1
     compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = "none"
+    name: str = ""
+
+    @field_validator("name")
+    @classmethod
+    def _is_legal_in_kafka(cls, name: str) -> str:
+        if name and not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,98}[A-Za-z0-9])?", name):
+            raise ValueError(
+                "wants at most 100 of the letters a to z, digits, '.', '_' and '-', and a letter "
+                "or digit at both ends"
+            )
+        return name
 
     @field_validator("bootstrap_servers")
     @classmethod
@@ -327,6 +338,11 @@ VARIABLES = (
     Variable("KAFKA_SSL_CAFILE", ("kafka", "ssl_cafile"), "the CA's certificate, PEM"),
     Variable("PIPELINE_HOME", ("home",), "the folder of data/, models/, messages/ and searches/"),
     Variable("PIPELINE_CONFIG", (), "another pipeline.toml"),
+    Variable(
+        "PIPELINE_NAME",
+        ("kafka", "name"),
+        "put before every topic, group and transactional id: several pipelines share a cluster",
+    ),
     Variable(
         "RETRAIN_EVERY", ("training", "retrain_every"), "known outcomes between two retrainings"
     ),

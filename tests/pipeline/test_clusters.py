@@ -171,10 +171,10 @@ def forbid(bootstrap: str, topic: str, operation: ACLOperation) -> None:
 def test_topic_is_created_without_what_the_cluster_refuses(empty_broker: Broker) -> None:
     with closing(KafkaAdminClient(bootstrap_servers=empty_broker.bootstrap)) as admin:
         refused = NewTopic("refused", 2, 1, topic_configs={"max.message.bytes": "-5"})
-        done = topics._create(admin, [refused, NewTopic("plain", 1, 1)])
+        done = topics._create(admin, [refused, NewTopic("plain", 1, 1)], str)
         assert done[0] == "topics created: refused, plain"
         assert done[1].startswith("refused: the cluster does not let max.message.bytes be set")
         assert {"refused", "plain"} <= {*admin.list_topics()}
-        assert topics._create(admin, [NewTopic("plain", 1, 1)])  # by another process: no error
+        assert topics._create(admin, [NewTopic("plain", 1, 1)], str)  # by another process: no error
         with pytest.raises(InvalidReplicationFactorError):
-            topics._create(admin, [NewTopic("nowhere", 1, 7)])
+            topics._create(admin, [NewTopic("nowhere", 1, 7)], str)

@@ -1,13 +1,15 @@
 """Kills processes at random while messages flow, then verifies every guarantee.
 
     python -m tests.tools.torture [--minutes 5] [--seed N] [--rate 100] [--only broker]
+                                  [--pipelines 3]
 
 It runs a broker, three predictors, a trainer and a steady producer in a temporary home. A
 seeded loop kills one process after another, whatever it is doing, and restarts it; among that
 it adds partitions, deletes records, and restores the home from a backup. In the end the
 committed log shows whether every guarantee held. A seed gives the same kinds of kills in the
 same order and the same messages; what a process is doing when it is killed differs from run to
-run.
+run. With --pipelines, several of them suffer all that at once on one broker, each with a home
+and a name of its own.
 """
 
 import argparse
@@ -25,6 +27,7 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from operator import attrgetter
@@ -36,7 +39,16 @@ from kafka import KafkaAdminClient
 from tests.harness import Pipeline, Script
 from utils import preprocess_data
 from utils.broker import SHORT_LIVED, Broker
-from utils.kafka_io import KafkaError, LogReader, Outgoing, Sender, TopicPartition, log_scan
+from utils.kafka_io import (
+    RETRIABLE_ERRORS,
+    KafkaError,
+    LogReader,
+    Outgoing,
+    Sender,
+    TopicPartition,
+    log_scan,
+)
+from utils.kafka_io.clients import open_admin
 from utils.message_decoder import request_id_of
 from utils.message_store import MessageStore, StoreError
 from utils.messages import (
@@ -96,6 +108,7 @@ class Feeder(threading.Thread):
         self.acknowledged: list[tuple[str, bytes, bytes | None]] = []
         self.unsure = 0
         self._pipeline = pipeline
+        self._prefix = prefix_of(pipeline)
         self._rows = rows
         self._rate = rate
         self._random = random.Random(seed)
@@ -129,9 +142,9 @@ class Feeder(threading.Thread):
     def _records(self, numbers: range) -> Iterator[tuple[str, bytes, bytes | None]]:
         pick = self._random
         for number in numbers:
-            name = f"r-{number}"
+            name = f"{self._prefix}{number}"
             if pick.random() < 0.02 and number:
-                name = f"r-{pick.randrange(number)}"  # repeated, with other data
+                name = f"{self._prefix}{pick.randrange(number)}"  # repeated, with other data
             row = dict(pick.choice(self._rows))
             if pick.random() < 0.5:
                 outcome = row.pop(self._target)
@@ -141,14 +154,17 @@ class Feeder(threading.Thread):
             value = json.dumps({"request_id": name, "data": row}).encode()
             yield APP_MESSAGES, name.encode(), value
             if pick.random() < 0.02:
-                yield APP_MESSAGES, b"bad-%d" % number, pick.choice(BAD_MESSAGES)
+                yield APP_MESSAGES, self._bad_key(number), pick.choice(BAD_MESSAGES)
             if pick.random() < 0.01:
-                yield OUTCOMES, b"bad-%d" % number, pick.choice(BAD_OUTCOMES)
+                yield OUTCOMES, self._bad_key(number), pick.choice(BAD_OUTCOMES)
         now = time.monotonic()
         due = [entry for entry in self._later if entry[0] <= now]
         self._later = [entry for entry in self._later if entry[0] > now]
         for _, name, outcome in due:
             yield self._outcome(name, outcome)
+
+    def _bad_key(self, number: int) -> bytes:
+        return f"bad-{self._prefix}{number}".encode()
 
     @staticmethod
     def _outcome(name: str, outcome: Any) -> tuple[str, bytes, bytes]:
@@ -253,19 +269,21 @@ class Torture:
 
     Args:
         pipeline: Has a prepared home, topics, and the variables of ENVIRONMENT.
-        broker: Its broker; used only by the thread that started it.
+        broker: Its broker, to be killed too; None where another thread does that, because only
+            the one that started it can.
         rows: The data of the messages, with the outcome inside.
         seed: Seeds everything random here.
         rate: Messages a second.
         silence: Seconds for which the broker is frozen now and then; 0 for never.
         only: Part of the names of the kills to choose from ("broker"); empty for all.
         say: Called with one line for each action.
+        meet: Waits for the torture of other pipelines: before the first kill and after the last.
     """
 
     def __init__(
         self,
         pipeline: Pipeline,
-        broker: Broker,
+        broker: Broker | None,
         rows: Sequence[Row],
         *,
         seed: int,
@@ -273,8 +291,10 @@ class Torture:
         silence: float = 0.0,
         only: str = "",
         say: Callable[[str], None] = lambda line: None,
+        meet: Callable[[], object] = lambda: None,
     ) -> None:
         self.report = Report()
+        self._meet = meet
         self._pipeline = pipeline
         self._broker = broker
         # The plan has its own generator: the other is used more or less often depending on
@@ -308,7 +328,11 @@ class Torture:
         ]
         if silence:
             self._strikes.append((0.2, self._freeze_broker))
-        self._strikes = [entry for entry in self._strikes if only in entry[1].__name__]
+        self._strikes = [
+            entry
+            for entry in self._strikes
+            if only in entry[1].__name__ and (broker or "broker" not in entry[1].__name__)
+        ]
         # Each kind once, so that a short run has them all; then at random, by weight.
         self._not_yet = [strike for _, strike in self._strikes]
         self._plan.shuffle(self._not_yet)
@@ -316,8 +340,10 @@ class Torture:
     def run(self, should_continue: Callable[[int], bool]) -> Report:
         """Kill while `should_continue(kills so far)`, then let all finish, and verify."""
         self._begin()
+        self._meet()
         while should_continue(self.report.kills.total()) and not self._is_stuck():
             self._kill_and_recover()
+        self._meet()
         self._finish()
         return self.report
 
@@ -525,6 +551,7 @@ class Torture:
         return self._kill_trainer("trainer, while it publishes")
 
     def _kill_broker(self) -> Kill:
+        assert self._broker is not None
         kill = Kill("broker", time.time(), range(PARTITIONS))
         self._broker.kill()
         time.sleep(self._random.uniform(0, 1))
@@ -536,21 +563,25 @@ class Torture:
         kill = Kill("partition added", time.time(), range(PARTITIONS))
         if self._partitions < 2 * PARTITIONS:
             self._partitions += 1
-            with closing(KafkaAdminClient(bootstrap_servers=self._broker.bootstrap)) as admin:
+            # The torture of another pipeline may have killed the broker.
+            with suppress(*RETRIABLE_ERRORS), closing(self._open_admin()) as admin:
                 admin.create_partitions(dict.fromkeys(CO_PARTITIONED, self._partitions))
         return kill
+
+    def _open_admin(self) -> KafkaAdminClient:
+        return open_admin(self._pipeline.settings.kafka)
 
     def _delete_records(self) -> Kill:
         """Delete what was read by all from `app_messages` and `outcomes`, as retention does."""
         kill = Kill("records deleted", time.time(), range(PARTITIONS))
         kafka = self._pipeline.settings.kafka
-        with suppress(StoreError), self._open_store() as store:
+        with suppress(StoreError, *RETRIABLE_ERRORS), self._open_store() as store:
             stored = store.offsets()
             for topic in (APP_MESSAGES, OUTCOMES):
                 done = log_scan.committed(kafka, PREDICTOR_GROUP, topic)
                 ends = {p: min(end, stored.get((topic, p), 0)) for p, end in done.items()}
                 self._kept.keep(topic, self._pipeline.records(topic), ends)
-                with closing(KafkaAdminClient(bootstrap_servers=self._broker.bootstrap)) as admin:
+                with closing(self._open_admin()) as admin:
                     admin.delete_records({TopicPartition(topic, p): e for p, e in ends.items()})
         return kill
 
@@ -587,6 +618,7 @@ class Torture:
 
     def _freeze_broker(self) -> Kill:
         """Freeze the broker: nobody reaches it, and no connection breaks."""
+        assert self._broker is not None
         os.kill(self._broker.pid, signal.SIGSTOP)
         self._pause_of(self._silence)
         os.kill(self._broker.pid, signal.SIGCONT)
@@ -713,6 +745,10 @@ class Log:
         lost = Counter(acknowledged) - there
         if lost:
             yield f"{lost.total()} acknowledged records are not in the log: {_some(lost)}"
+        prefix = prefix_of(self._pipeline).encode()
+        others = Counter(key for _, key, _ in there if prefix not in key)
+        if others:
+            yield f"records of another pipeline: {_some(others)}"
         self.figures["messages"] = len(self.good)
 
     def _check_predictions(self) -> Iterator[str]:
@@ -877,6 +913,11 @@ class Log:
             yield f"the store has {len(found)} outcomes of {len(expected)}, or others"
 
 
+def prefix_of(pipeline: Pipeline) -> str:
+    """How the request_ids of a pipeline begin."""
+    return f"{pipeline.settings.kafka.name or 'r'}-"
+
+
 def _partitions_of(script: Script) -> list[int] | None:
     """The partitions in a predictor's last line about them; None before the first."""
     lines = re.findall(r"serves partitions \[(.*?)\]|(no partition to serve)", script.text())
@@ -915,42 +956,76 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--only", choices=["broker", "trainer"], default="", help="kill nothing else"
     )
+    parser.add_argument(
+        "--pipelines", type=int, default=1, help="how many share the broker, each with its name (1)"
+    )
     options = parser.parse_args(argv)
+    if options.pipelines > 1 and options.only == "broker":
+        parser.error("only the first of several pipelines kills the broker")
     seed = random.randrange(10**6) if options.seed is None else options.seed
     print(f"SEED={seed}", flush=True)
     folder = Path(tempfile.mkdtemp(prefix="torture-"))
-    home = folder / "home"
-    home.mkdir()
+    pipelines: list[Pipeline] = []
     with Broker(folder / "broker", jvm=SHORT_LIVED) as broker:
-        pipeline = Pipeline(home, broker.bootstrap, **ENVIRONMENT)
         try:
-            done = pipeline.run("initialize.py", "--evals", "1", timeout=300)
-            if done.returncode:
-                print(done.stdout + done.stderr, file=sys.stderr)
-                return 1
-            torture = Torture(
-                pipeline,
-                broker,
-                preprocess_data.sample_rows(pipeline.settings.data_dir, pipeline.settings.data),
-                seed=seed,
-                rate=options.rate,
-                silence=60.0 if options.minutes >= 5 and not options.only else 0.0,
-                only=options.only,
-                say=lambda line: print(f"{time.strftime('%H:%M:%S')} {line}", flush=True),
-            )
-            until = time.monotonic() + 60 * options.minutes
-            report = torture.run(lambda kills: time.monotonic() < until)
+            for number in range(options.pipelines):
+                pipelines.append(_prepare(folder, broker, f"p{number}" if number else ""))
+            reports = _torture_all(pipelines, broker, options, seed)
         except KeyboardInterrupt:
             print(f"interrupted; the home is in {folder}")
             return 130
         finally:
-            pipeline.close()
-    print(report.text())
-    if report.faults:
+            for pipeline in pipelines:
+                pipeline.close()
+    for pipeline, report in zip(pipelines, reports, strict=True):
+        print(f"{prefix_of(pipeline)}:\n{report.text()}" if pipelines[1:] else report.text())
+    if any(report.faults for report in reports):
         print(f"SEED={seed}; the home, the outputs and the broker's log are in {folder}")
         return 1
     shutil.rmtree(folder)
     return 0
+
+
+def _prepare(folder: Path, broker: Broker, name: str) -> Pipeline:
+    home = folder / f"home{name}"
+    home.mkdir()
+    pipeline = Pipeline(home, broker.bootstrap, PIPELINE_NAME=name, **ENVIRONMENT)
+    done = pipeline.run("initialize.py", "--evals", "1", timeout=300)
+    if done.returncode:
+        sys.exit(done.stdout + done.stderr)
+    return pipeline
+
+
+def _torture_all(
+    pipelines: Sequence[Pipeline], broker: Broker, options: argparse.Namespace, seed: int
+) -> list[Report]:
+    """Run the torture of each pipeline, the first one in this thread: it kills the broker."""
+    together = threading.Barrier(len(pipelines))
+    until = time.monotonic() + 60 * options.minutes
+
+    def run(number: int) -> Report:
+        pipeline = pipelines[number]
+        mark = f" {prefix_of(pipeline)}" if pipelines[1:] else ""
+        torture = Torture(
+            pipeline,
+            None if number else broker,
+            preprocess_data.sample_rows(pipeline.settings.data_dir, pipeline.settings.data),
+            seed=seed + number,
+            rate=options.rate,
+            silence=60.0 if options.minutes >= 5 and not options.only else 0.0,
+            only=options.only,
+            say=lambda line: print(f"{time.strftime('%H:%M:%S')}{mark} {line}", flush=True),
+            meet=together.wait,
+        )
+        try:
+            return torture.run(lambda kills: time.monotonic() < until)
+        except BaseException:
+            together.abort()
+            raise
+
+    with ThreadPoolExecutor(len(pipelines)) as pool:
+        others = [pool.submit(run, number) for number in range(1, len(pipelines))]
+        return [run(0), *(other.result() for other in others)]
 
 
 if __name__ == "__main__":

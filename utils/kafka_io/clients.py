@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka import errors as kafka_errors
@@ -12,6 +13,7 @@ from kafka.structs import OffsetAndMetadata
 
 from utils.errors import UserError
 from utils.kafka_io import connection
+from utils.kafka_io.naming import full_name
 from utils.kafka_io.record_batches import PartitionRecords
 from utils.settings import Kafka
 
@@ -48,7 +50,7 @@ def client_settings(kafka: Kafka) -> dict[str, object]:
     settings: dict[str, object] = {
         "bootstrap_servers": [server.strip() for server in kafka.bootstrap_servers.split(",")],
         "security_protocol": kafka.security_protocol,
-        "kafka_client": connection.Client,
+        "kafka_client": partial(connection.Client, kafka.name),
         "request_timeout_ms": REQUEST_TIMEOUT_MS,
         "bootstrap_timeout_ms": BOOTSTRAP_TIMEOUT_MS,
         "reconnect_backoff_max_ms": 1_000,
@@ -232,16 +234,20 @@ def log_offsets(
         raise kafka_errors.LeaderNotAvailableError(f"{missing.args[0]} is new") from None
 
 
-def in_words(partitions: Iterable[TopicPartition]) -> str:
-    """Partitions as text for the user.
+def in_words(partitions: Iterable[TopicPartition], pipeline: str) -> str:
+    """Partitions of a pipeline as text for the user.
 
-    >>> in_words(TopicPartition("app_messages", number) for number in (0, 2, 3, 4, 6))
+    >>> in_words((TopicPartition("app_messages", number) for number in (0, 2, 3, 4, 6)), "")
     'app_messages-0, 2 to 4, 6'
+    >>> in_words([TopicPartition("outcomes", 0)], "fraud")
+    'fraud.outcomes-0'
     """
     numbers: dict[str, list[int]] = {}
     for tp in sorted(partitions):
         numbers.setdefault(tp.topic, []).append(tp.partition)
-    return ", ".join(f"{topic}-{_ranges(found)}" for topic, found in numbers.items())
+    return ", ".join(
+        f"{full_name(pipeline, topic)}-{_ranges(found)}" for topic, found in numbers.items()
+    )
 
 
 def _ranges(numbers: list[int]) -> str:

@@ -18,6 +18,7 @@ from kafka.net import KafkaConnectionManager, KafkaNetClient, NetworkSelector
 from kafka.net.connection import KafkaConnection
 from kafka.net.transport import KafkaTCPTransport
 
+from utils.kafka_io import naming
 from utils.settings import Kafka
 
 #: For the TCP and the TLS handshake together.
@@ -42,16 +43,25 @@ class NodeInfo(Protocol):
 
 
 class Client(KafkaNetClient):  # type: ignore[misc]
-    """The network client, for the `kafka_client` option of all other clients."""
+    """The network client, for the `kafka_client` option of all other clients.
+
+    Args:
+        pipeline: The pipeline's name, which no other client needs to know; or empty.
+        net: As for any such client.
+        manager: As for any such client.
+        configs: As for any such client.
+    """
 
     def __init__(
         self,
+        pipeline: str,
         net: NetworkSelector | None = None,
         manager: KafkaConnectionManager | None = None,
         **configs: object,
     ) -> None:
         net = NetworkSelector(**configs) if net is None else net
-        super().__init__(net, manager or _Connections(net, **configs), **configs)
+        super().__init__(net, manager or _Connections(pipeline, net, **configs), **configs)
+        self.pipeline = pipeline
 
     def on_lost_connection(self, callback: Callable[[], None]) -> None:
         """Call `callback`, in the client's thread, when an open connection to a broker ends."""
@@ -59,8 +69,9 @@ class Client(KafkaNetClient):  # type: ignore[misc]
 
 
 class _Connections(KafkaConnectionManager):  # type: ignore[misc]
-    def __init__(self, net: NetworkSelector, **configs: object) -> None:
+    def __init__(self, pipeline: str, net: NetworkSelector, **configs: object) -> None:
         super().__init__(net, **configs)
+        self._pipeline = pipeline
         self._refusals: dict[object, Exception] = {}  # by node id
         self.when_lost: Callable[[], None] = lambda: None
         # No option sets it: it is 100 ms whatever the client's retry_backoff_ms.
@@ -81,6 +92,7 @@ class _Connections(KafkaConnectionManager):  # type: ignore[misc]
             if is_refusal(error):
                 self._refusals[node.node_id] = error
 
+        naming.translate(conn, self._pipeline)
         self._refusals.pop(node.node_id, None)
         conn.init_future.add_errback(note)
         if not self.cluster.is_bootstrap(node.node_id):  # those are closed right after the start

@@ -21,6 +21,7 @@ from utils.kafka_io.clients import (
     translate_connection_errors,
 )
 from utils.kafka_io.group_watch import GroupWatch
+from utils.kafka_io.naming import full_name
 from utils.kafka_io.positions import Positions, Resume
 from utils.kafka_io.record_batches import Content, Record
 from utils.kafka_io.topic_settings import broker_setting
@@ -155,7 +156,8 @@ class ExactlyOnce:
         # moment, it does not assign them later either.
         missing = [topic for topic in self._topics if not consumer.partitions_for_topic(topic)]
         if missing:
-            self._report(f"waiting for topic {', '.join(missing)} (initialize.py creates it)")
+            names = ", ".join(full_name(self._kafka.name, topic) for topic in missing)
+            self._report(f"waiting for topic {names} (initialize.py creates it)")
         consumer.subscribe(self._topics, listener=self._rebalance)
         # Take the current metadata as the baseline: otherwise the first update after joining
         # counts as a change, and every member joins twice.
@@ -272,8 +274,8 @@ class ExactlyOnce:
 
     def _fenced(self) -> Fenced:
         return Fenced(
-            f"another process runs as {self._instance_id} (a machine of the same name, with a home "
-            "at the same place?); this one ends"
+            f"another process runs as {full_name(self._kafka.name, self._instance_id)} (a machine "
+            "of the same name, with a home at the same place?); this one ends"
         )
 
     def _may_read_more(self) -> bool:

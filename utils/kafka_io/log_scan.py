@@ -15,6 +15,7 @@ from utils.kafka_io.clients import (
     translate_connection_errors,
 )
 from utils.kafka_io.log_reader import LogReader, partition_bounds
+from utils.kafka_io.naming import full_name
 from utils.kafka_io.record_batches import Record
 from utils.kafka_io.topic_settings import read_settings
 from utils.settings import Kafka
@@ -32,8 +33,10 @@ Bounds = Mapping[int, tuple[int, int]]
 class NoTopic(KafkaUnavailable):
     """The cluster has no such topic."""
 
-    def __init__(self, topic: str) -> None:
-        super().__init__(f"there is no topic {topic}: run initialize.py first")
+    def __init__(self, kafka: Kafka, topic: str) -> None:
+        super().__init__(
+            f"there is no topic {full_name(kafka.name, topic)}: run initialize.py first"
+        )
 
 
 def bounds(kafka: Kafka, topic: str) -> dict[int, tuple[int, int]]:
@@ -46,9 +49,9 @@ def bounds(kafka: Kafka, topic: str) -> dict[int, tuple[int, int]]:
     try:
         found = partition_bounds(kafka, topic)
     except KafkaError as error:
-        raise KafkaUnavailable(f"{topic} cannot be read: {one_line(error)}") from None
+        raise _unreadable(kafka, topic, error) from None
     if not found:
-        raise NoTopic(topic)
+        raise NoTopic(kafka, topic)
     return found
 
 
@@ -78,7 +81,7 @@ def committed(kafka: Kafka, group: str, topic: str) -> dict[int, int]:
         finally:
             consumer.close(timeout_ms=1_000)
     except KafkaError as error:
-        raise KafkaUnavailable(f"{topic} cannot be read: {one_line(error)}") from None
+        raise _unreadable(kafka, topic, error) from None
     return {tp.partition: each.offset for tp, each in offsets.items()}
 
 
@@ -106,7 +109,7 @@ def scan(kafka: Kafka, topic: str, wanted: Bounds) -> Iterator[Record]:
         with LogReader(kafka, [topic], positions) as reader:
             yield from records_before(reader, topic, ends)
     except KafkaError as error:
-        raise KafkaUnavailable(f"{topic} cannot be read: {one_line(error)}") from None
+        raise _unreadable(kafka, topic, error) from None
 
 
 def records_before(reader: LogReader, topic: str, ends: Mapping[int, int]) -> Iterator[Record]:
@@ -128,7 +131,8 @@ def records_before(reader: LogReader, topic: str, ends: Mapping[int, int]) -> It
         now = time.monotonic()
         last_received = now if polled else last_received
         if left and now - last_received > SILENCE_TIMEOUT_S:
-            raise KafkaUnavailable(f"the broker stopped sending records of {topic}")
+            name = full_name(reader.kafka.name, topic)
+            raise KafkaUnavailable(f"the broker stopped sending records of {name}")
 
 
 def in_chunks(records: Iterable[Record], size: int = 5_000) -> Iterator[list[Record]]:
@@ -141,6 +145,11 @@ def in_chunks(records: Iterable[Record], size: int = 5_000) -> Iterator[list[Rec
             chunk = []
     if chunk:
         yield chunk
+
+
+def _unreadable(kafka: Kafka, topic: str, error: KafkaError) -> KafkaUnavailable:
+    name = full_name(kafka.name, topic)
+    return KafkaUnavailable(f"{name} cannot be read: {one_line(error)}")
 
 
 def _reached(reader: LogReader, topic: str, partition: int, end: int) -> bool:

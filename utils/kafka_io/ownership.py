@@ -22,10 +22,12 @@ from kafka.errors import KafkaError
 from utils import home, messages
 from utils.durable_files import read_state, replace_file
 from utils.errors import UserError, one_line
+from utils.home import Home
 from utils.interpreter import decode_text
 from utils.kafka_io import log_scan
 from utils.kafka_io.clients import KafkaUnavailable, open_admin
 from utils.kafka_io.log_reader import LogReader
+from utils.kafka_io.naming import all_topics, full_name
 from utils.kafka_io.senders import announce
 from utils.messages import HomeMark, ModelLoaded, Rollback, TrainingCompleted
 from utils.settings import Kafka, Settings
@@ -120,16 +122,17 @@ def claim_topics(settings: Settings, *, take_over: bool = False) -> Claim:
         ForeignTopics: They are another home's, or scripts of that home still run.
         KafkaUnavailable: No broker answers.
     """
-    own, found = home.identify(settings).id, _read(settings)
+    identity, found = home.identify(settings), _read(settings)
+    own = identity.id
+    former = found.owner if found is not None and found.owner != own else ""
+    if take_over:
+        _take_over(settings, identity, former)
+    else:
+        _refuse_if_foreign(settings, own, found)
     if found is None:
         return Claim(own, ())
-    if not take_over:
-        _refuse_if_foreign(settings, own, found)
     if found.owner == own and found.path:
         return Claim(own, found.models)
-    former = found.owner if found.owner != own else ""
-    if former:
-        _check_unused(settings.kafka)
     folder = decode_text(str(settings.home))  # the locale may be another one
     mark = HomeMark(home=own, path=folder, taken_over=bool(former))
     marked = _read(settings, at_least=announce(settings, mark) + 1)
@@ -162,7 +165,8 @@ def _read(settings: Settings, at_least: int = 0) -> Ownership | None:
                     found.observe(messages.decode_event(record.value), record.offset)
             found.offset = reader.position(TOPIC)
     except KafkaError as error:
-        raise KafkaUnavailable(f"{TOPIC.topic} cannot be read: {one_line(error)}") from None
+        topic = full_name(settings.kafka.name, TOPIC.topic)
+        raise KafkaUnavailable(f"{topic} cannot be read: {one_line(error)}") from None
     if topic_id and found.offset - noted >= NOTE_EVERY:
         with suppress(OSError):  # then it is read again
             replace_file(path, msgspec.json.encode(found))
@@ -173,15 +177,25 @@ def _refuse_if_foreign(settings: Settings, own: str, found: Ownership | None) ->
     if found is None or found.owner in ("", own):
         return
     whose = f"{found.path} (id {found.owner[:8]})" if found.path else f"with id {found.owner[:8]}"
+    kafka = settings.kafka
     raise ForeignTopics(
-        f"the topics at {settings.kafka.bootstrap_servers} belong to the home {whose}, not to "
-        f"{settings.home} (id {own[:8]}): use that home, another cluster, or "
+        f"{all_topics(kafka.name)} at {kafka.bootstrap_servers} belong to the home {whose}, not to "
+        f"{settings.home} (id {own[:8]}): use that home, another PIPELINE_NAME or cluster, or "
         "`python initialize.py --take-over`"
     )
 
 
+def _take_over(settings: Settings, own: Home, former: str) -> None:
+    """Give the home the pipeline's name; scripts that run would go on with what was before."""
+    if former:
+        _check_unused(settings.kafka)
+    if own.name != settings.kafka.name:
+        _check_unused(settings.kafka.model_copy(update={"name": own.name}))
+        home.rename(settings)
+
+
 def _check_unused(kafka: Kafka) -> None:
-    """Check that no script of the former owner runs: it would go on answering."""
+    """Check that no script of a pipeline runs."""
     admin = open_admin(kafka)
     try:
         there = {group["group_id"] for group in admin.list_groups()} & set(messages.GROUPS)
@@ -191,6 +205,5 @@ def _check_unused(kafka: Kafka) -> None:
     finally:
         admin.close()
     if running := [name for name, group in sorted(described.items()) if group["members"]]:
-        raise ForeignTopics(
-            f"scripts of the other home are running ({', '.join(running)}): stop them first"
-        )
+        groups = ", ".join(full_name(kafka.name, group) for group in running)
+        raise ForeignTopics(f"scripts are running ({groups}): stop them first")

@@ -16,6 +16,7 @@ from utils.kafka_io.clients import (
     in_words,
     log_offsets,
 )
+from utils.kafka_io.naming import full_name
 from utils.kafka_io.transactions import Position
 
 #: How long to wait to learn of the topic that answers go to.
@@ -56,6 +57,7 @@ class Positions:
         report: Callable[[str], None],
     ) -> None:
         self._consumer = consumer
+        self._pipeline: str = consumer._client.pipeline
         self._answers = answers
         self._resume = resume
         self._report = report
@@ -120,9 +122,11 @@ class Positions:
 
     def _report_unanswerable(self) -> None:
         """Say once which partitions are not read because their answers have no place to go to."""
+        pipeline = self._pipeline
         line = "; ".join(
-            f"{topic} has partitions that {self._answers[topic]} lacks, so they are not served: "
-            f"{in_words(tp for tp in self._unanswerable if tp.topic == topic)} "
+            f"{full_name(pipeline, topic)} has partitions that "
+            f"{full_name(pipeline, self._answers[topic])} lacks, so they are not served: "
+            f"{in_words((tp for tp in self._unanswerable if tp.topic == topic), pipeline)} "
             "(initialize.py adds them)"
             for topic in sorted({tp.topic for tp in self._unanswerable})
         )
@@ -162,8 +166,8 @@ class Positions:
             return Position(committed.offset, metadata)
         self._newest.pop(tp, None)
         self._report(
-            f"{tp.topic}-{tp.partition}: offset {committed.offset} is not in the log any more "
-            f"({start} to {end}); continuing at {start}"
+            f"{in_words([tp], self._pipeline)}: offset {committed.offset} is not in the log any "
+            f"more ({start} to {end}); continuing at {start}"
         )
         expired = committed.offset < start  # else the topic was deleted and recreated
         return Position(start, metadata if expired else "")
@@ -174,7 +178,8 @@ class Positions:
         """The positions of those partitions of which something was done all the same."""
         done = self._resume({tp: position.offset for tp, position in beginnings.items()})
         if new := beginnings.keys() - done.keys():
-            self._report(f"no committed offset: reading from the start of {in_words(new)}")
+            names = in_words(new, self._pipeline)
+            self._report(f"no committed offset: reading from the start of {names}")
         return done
 
 

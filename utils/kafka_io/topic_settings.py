@@ -11,6 +11,7 @@ from kafka.errors import KafkaError
 from utils import messages
 from utils.errors import one_line
 from utils.kafka_io.clients import KafkaUnavailable, open_admin
+from utils.kafka_io.naming import full_name
 from utils.settings import Kafka
 
 #: max.message.bytes of `predictions` and `dead_letters`. A prediction repeats its request_id
@@ -42,11 +43,15 @@ class TopicSettings:
     """The settings of one topic.
 
     Attributes:
+        topic: Its name in the pipeline.
+        name: Its name in Kafka.
         replicas: Of the partition that has the fewest.
         values: By name, as Kafka writes them; empty if nobody may see them.
         largest_request: The most bytes of a request to the broker; None if nobody may see it.
     """
 
+    topic: str
+    name: str
     replicas: int
     values: Mapping[str, str]
     largest_request: int | None = None
@@ -79,6 +84,8 @@ def read_settings(kafka: Kafka, topics: Iterable[str]) -> dict[str, TopicSetting
         raise KafkaUnavailable(f"{', '.join(wanted)} cannot be seen: {one_line(error)}") from None
     return {
         topic["name"]: TopicSettings(
+            topic["name"],
+            full_name(kafka.name, topic["name"]),
             min(len(partition["replica_nodes"]) for partition in topic["partitions"]),
             values.get(topic["name"], {}),
             largest,
@@ -128,35 +135,35 @@ def weaknesses(
     """
     lines: dict[str, list[str]] = {}
 
-    def note(line: str, topic: str) -> None:
-        lines.setdefault(line, []).append(topic)
+    def note(line: str, name: str) -> None:
+        lines.setdefault(line, []).append(name)
 
     for topic, one in found.items():
         value = one.values.get
         if not one.values:
-            note("this user may not see the settings (DescribeConfigs)", topic)
+            note("this user may not see the settings (DescribeConfigs)", one.name)
         if one.replicas == 1:
-            note("replication 1, so min.insync.replicas 1: what its broker loses is lost", topic)
+            note("replication 1, so min.insync.replicas 1: what its broker loses is lost", one.name)
         elif value("min.insync.replicas") == "1":
-            note("min.insync.replicas 1: what one broker takes and then loses is lost", topic)
+            note("min.insync.replicas 1: what one broker takes and then loses is lost", one.name)
         if value("unclean.leader.election.enable") == "true":
-            note("unclean.leader.election.enable: acknowledged records may be lost", topic)
+            note("unclean.leader.election.enable: acknowledged records may be lost", one.name)
         if one.is_compacted:
-            note("cleanup.policy compact: older records of the same key are deleted", topic)
+            note("cleanup.policy compact: older records of the same key are deleted", one.name)
         kept = int(value("retention.ms", "-1"))
         if 0 <= kept < now - oldest.get(topic, now):
             days = f"{kept / _DAY_MS:.3g} days, shorter than what the message store has read"
-            note(f"retention.ms of {days}: if the store is lost, the older part is", topic)
-    limited = filter(None, map(describe_limit, found, found.values()))
-    return [*(f"{', '.join(topics)}: {line}" for line, topics in lines.items()), *limited]
+            note(f"retention.ms of {days}: if the store is lost, the older part is", one.name)
+    limited = filter(None, map(describe_limit, found.values()))
+    return [*(f"{', '.join(names)}: {line}" for line, names in lines.items()), *limited]
 
 
-def describe_limit(topic: str, settings: TopicSettings) -> str:
+def describe_limit(settings: TopicSettings) -> str:
     """What follows if a topic takes smaller records than it should; empty if it does not."""
-    largest = settings.largest_record
+    topic, largest = settings.topic, settings.largest_record
     if topic not in LARGE or largest >= MAX_MESSAGE_BYTES - ENVELOPE_BYTES:
         return ""
     return (
-        f"{topic}: takes records of up to {largest:,} bytes (max.message.bytes, "
+        f"{settings.name}: takes records of up to {largest:,} bytes (max.message.bytes, "
         f"socket.request.max.bytes): {LARGE[topic]}"
     )

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka import errors as kafka_errors
@@ -21,6 +22,7 @@ from utils.kafka_io.clients import (
     open_consumer,
     partitions_of,
 )
+from utils.kafka_io.naming import all_topics, full_name
 from utils.kafka_io.topic_settings import LARGE, MAX_MESSAGE_BYTES
 from utils.settings import Kafka
 
@@ -45,6 +47,7 @@ def ensure_topics(kafka: Kafka, groups: Mapping[str, Sequence[str]]) -> list[str
     Raises:
         KafkaUnavailable: The cluster cannot be reached, or it rejects the request.
     """
+    name = partial(full_name, kafka.name)
     admin = open_admin(kafka)
     try:
         there = {
@@ -58,17 +61,18 @@ def ensure_topics(kafka: Kafka, groups: Mapping[str, Sequence[str]]) -> list[str
         more = {
             topic: count for topic in messages.CO_PARTITIONED if there.get(topic, count) < count
         }
-        done = _create(admin, [_new_topic(topic, wanted[topic]) for topic in missing])
+        done = _create(admin, [_new_topic(topic, wanted[topic]) for topic in missing], name)
         if more:
             admin.create_partitions(more, raise_errors=False)
     except KafkaError as error:
-        raise KafkaUnavailable(f"cannot create the topics: {one_line(error)}") from None
+        what = f"cannot create {all_topics(kafka.name)}"
+        raise KafkaUnavailable(f"{what}: {one_line(error)}") from None
     finally:
         admin.close()
     for group, topics in groups.items():
         _commit_first_offsets(kafka, group, topics, missing)
     return done + [
-        f"{topic} has {count} partitions now, as {messages.APP_MESSAGES}"
+        f"{name(topic)} has {count} partitions now, as {name(messages.APP_MESSAGES)}"
         for topic, count in more.items()
     ]
 
@@ -100,7 +104,8 @@ def wait_for_topics(
     admin = open_admin(kafka)
     try:
         while missing := sorted(set(topics) - set(admin.list_topics())):
-            line = f"topic {', '.join(missing)} (initialize.py creates it)"
+            names = ", ".join(full_name(kafka.name, topic) for topic in missing)
+            line = f"topic {names} (initialize.py creates it)"
             if time.monotonic() > until:
                 raise KafkaUnavailable(f"after {seconds:g} s there is no {line}")
             if not reported:
@@ -124,8 +129,15 @@ def _new_topic(topic: str, partitions: int) -> NewTopic:
     )
 
 
-def _create(admin: KafkaAdminClient, topics: Sequence[NewTopic]) -> list[str]:
+def _create(
+    admin: KafkaAdminClient, topics: Sequence[NewTopic], name: Callable[[str], str]
+) -> list[str]:
     """Create topics, without the settings that the cluster does not let this user choose.
+
+    Args:
+        admin: A client.
+        topics: The topics.
+        name: Returns a topic's name in Kafka.
 
     Returns:
         What was done, in lines of text for the user.
@@ -135,14 +147,15 @@ def _create(admin: KafkaAdminClient, topics: Sequence[NewTopic]) -> list[str]:
     """
     if not topics:
         return []
-    done = [f"topics created: {', '.join(topic.name for topic in topics)}"]
+    done = [f"topics created: {', '.join(name(topic.name) for topic in topics)}"]
     refused = []
     for topic, error in _try_to_create(admin, topics):
         if not topic.topic_configs or isinstance(error, kafka_errors.AuthorizationError):
             raise error
         refused.append(topic)
-        names = ", ".join(topic.topic_configs)
-        done.append(f"{topic.name}: the cluster does not let {names} be set ({one_line(error)})")
+        wanted = ", ".join(topic.topic_configs)
+        refusal = f"the cluster does not let {wanted} be set ({one_line(error)})"
+        done.append(f"{name(topic.name)}: {refusal}")
         topic.topic_configs = {}
     for _, error in _try_to_create(admin, refused):
         raise error
@@ -179,7 +192,8 @@ def _commit_first_offsets(
     except kafka_errors.CommitFailedError:
         return  # the group is running
     except KafkaError as error:
-        raise KafkaUnavailable(f"cannot set up group {group}: {error}") from None
+        name = full_name(kafka.name, group)
+        raise KafkaUnavailable(f"cannot set up group {name}: {error}") from None
 
 
 def _try_to_commit_first_offsets(

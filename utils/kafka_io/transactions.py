@@ -24,6 +24,7 @@ from utils.kafka_io.clients import (
     producer_settings,
 )
 from utils.kafka_io.hanging_transactions import init_and_resolve
+from utils.kafka_io.naming import full_name
 from utils.kafka_io.record_batches import Content
 from utils.settings import Kafka
 
@@ -109,7 +110,7 @@ def commit(
     producer.flush(timeout=OPERATION_TIMEOUT_MS / 1000)  # 4
     for batch in batches:
         if batch.final_state is not FinalState.SUCCEEDED:
-            raise delivery_error(batch)
+            raise delivery_error(batch, producer._sender._client.pipeline)
     if sent is not None:
         await_result(producer, sent)
     await_result(producer, manager.begin_commit())  # 5
@@ -159,9 +160,9 @@ def enqueue_batches(
     return queued
 
 
-def delivery_error(batch: ProducerBatch) -> Exception:
-    """Why a batch was not acknowledged."""
-    topic, future = batch.topic_partition.topic, batch.produce_future
+def delivery_error(batch: ProducerBatch, pipeline: str) -> Exception:
+    """Why a batch of a pipeline was not acknowledged."""
+    topic, future = full_name(pipeline, batch.topic_partition.topic), batch.produce_future
     record_error = future.value[2] if future.is_done and future.value else None
     error: object = record_error(0) if record_error else "no answer"
     if isinstance(error, kafka_errors.MessageSizeTooLargeError):

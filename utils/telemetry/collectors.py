@@ -31,20 +31,21 @@ from utils.telemetry.latency import BOUNDS_MS, Latencies
 Families = Iterator[Metric]
 
 
-def registry(counts: Counts) -> CollectorRegistry:
-    """The registry of a process that counts this."""
+def registry(counts: Counts, pipeline: str) -> CollectorRegistry:
+    """The registry of a process that counts this, of the pipeline of this name."""
     made = CollectorRegistry()
     ProcessCollector(registry=made)
     PlatformCollector(registry=made)
-    made.register(_Counts(counts))
+    made.register(_Counts(counts, pipeline))
     return made
 
 
 class _Counts(Collector):
-    def __init__(self, counts: Counts) -> None:
+    def __init__(self, counts: Counts, pipeline: str) -> None:
         name, number = version.name_and_version().rsplit(" ", 1)
         build = {"project": name, "version": number, "process": counts.process}
-        self._build = InfoMetricFamily("pipeline_build", "The version that runs", build)
+        build["pipeline"] = pipeline
+        self._build = InfoMetricFamily("pipeline_build", "What runs, and its version", build)
         self._counts = counts
 
     def collect(self) -> Families:

@@ -22,12 +22,13 @@ CLIENT_TIMEOUT_S = 10.0
 
 
 @contextmanager
-def serve(metrics: Metrics, counts: Counts) -> Iterator[None]:
+def serve(metrics: Metrics, counts: Counts, pipeline: str = "") -> Iterator[None]:
     """Serve what a process counts, from a thread of its own; do nothing without a port.
 
     Args:
         metrics: Where to serve.
         counts: What the process counts. It is looked at when somebody asks.
+        pipeline: The pipeline's name.
 
     Raises:
         UserError: The port is in use, or there is no such address.
@@ -40,7 +41,7 @@ def serve(metrics: Metrics, counts: Counts) -> Iterator[None]:
 
     from utils.telemetry.collectors import registry
 
-    application = _route(make_wsgi_app(registry(counts)), counts.health)
+    application = _route(make_wsgi_app(registry(counts, pipeline)), counts.health)
     server = _bind(metrics.host, metrics.port, application)
     threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
     try:

@@ -56,6 +56,7 @@ def test_committed_file_has_the_documented_defaults() -> None:
     assert loaded.training.retrain_every == 25
     assert loaded.training.extra_models_to_keep == 1
     assert loaded.kafka.partitions == 1
+    assert loaded.kafka.name == ""
     assert loaded.kafka.bootstrap_servers == "localhost:9092"
     assert loaded.kafka.security_protocol == "PLAINTEXT"
     assert loaded.messages.url == ""
@@ -102,6 +103,7 @@ def test_folders_are_inside_the_home(config: Path, tmp_path: Path) -> None:
         ("DRIFT_INTERVAL", "1000", 1000),
         ("EXTRA_MODELS_TO_KEEP", "0", 0),
         ("PARTITIONS", "4", 4),
+        ("PIPELINE_NAME", "eu.fraud-2", "eu.fraud-2"),
         ("MESSAGES_URL", "sqlite:///x.db", "sqlite:///x.db"),
         ("PIPELINE_LOG", "DEBUG", "debug"),
         ("PIPELINE_LOG_FORMAT", "JSON", "json"),
@@ -115,7 +117,7 @@ def test_environment_overrides_the_file(
     config.write_text(
         MINIMAL
         + "[training]\nretrain_every = 3\nextra_models_to_keep = 3\n"
-        + "[kafka]\npartitions = 3\n"
+        + '[kafka]\npartitions = 3\nname = "file"\n'
         + '[messages]\nurl = "sqlite:///file.db"\n'
         + '[mlflow]\ntracking_uri = "http://file"\nexperiment_name = "file"\n'
     )
@@ -195,6 +197,11 @@ def test_mistake_in_the_file_names_the_file_and_the_key(
         ("ON_INPUT_DRIFT", "perhaps"),
         ("DRIFT_INTERVAL", "0"),
         ("PARTITIONS", "1.5"),
+        ("PIPELINE_NAME", "a/b"),
+        ("PIPELINE_NAME", "fra\N{LATIN SMALL LETTER SHARP S}"),
+        ("PIPELINE_NAME", "__a"),
+        ("PIPELINE_NAME", "a."),
+        ("PIPELINE_NAME", "a" * 101),
         ("KAFKA_SECURITY_PROTOCOL", "TLS"),
         ("KAFKA_SASL_MECHANISM", "GSSAPI"),
         ("KAFKA_SSL_CAFILE", "/nowhere.pem"),

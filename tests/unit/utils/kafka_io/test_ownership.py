@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from tests.harness import Pipeline, delete_topics_and_groups
+from tests.harness import Pipeline, delete_topics_and_groups, until
 from tests.unit.errors import one_line
 from tests.unit.utils.kafka_io.test_exactly_once import join_group, poll_until_assigned
 from utils import home, kafka_io
@@ -101,6 +101,32 @@ def test_topics_are_not_taken_from_running_scripts(make_home: MakeHome) -> None:
         with pytest.raises(ForeignTopics, match=r"are running \(predictor\)"):
             claim_topics(second.settings, take_over=True)
     claim_topics(first.settings)
+
+
+def test_take_over_gives_the_home_another_name(make_home: MakeHome) -> None:
+    """Unless scripts run under the former one, which would go on."""
+    before = make_home("first")
+    servers = before.settings.kafka.bootstrap_servers
+    own = claim_topics(before.settings).home
+    named = Pipeline(before.home, servers, PIPELINE_NAME="eu")
+    with closing(join_group(before)) as running:
+        poll_until_assigned(running)
+        with pytest.raises(ForeignTopics, match=r"are running \(predictor\)"):
+            claim_topics(named.settings, take_over=True)
+    home.check_name(before.settings)
+
+    def takes_over() -> bool:
+        with suppress(ForeignTopics):  # until the session of the member is over
+            return claim_topics(named.settings, take_over=True).home == own
+        return False
+
+    until(takes_over, 20)  # though there are no such topics yet
+    home.check_name(named.settings)
+    kafka_io.ensure_topics(named.settings.kafka, GROUPS)
+    claim_topics(named.settings)
+    second = Pipeline(before.home.parent / "second", servers, PIPELINE_NAME="eu")
+    assert "the topics eu.* at" in refusal(second)
+    assert marks(named) == marks(before) == [own]
 
 
 def test_missing_and_recreated_topics_are_claimed(make_home: MakeHome) -> None:

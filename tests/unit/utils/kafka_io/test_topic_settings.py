@@ -15,7 +15,10 @@ DAY = 86_400_000
 
 def lines(replicas: int = 3, oldest: int | None = None, **changed: str) -> list[str]:
     values = SAFE | {name.replace("_", "."): value for name, value in changed.items()}
-    found = {topic: TopicSettings(replicas, values) for topic in (APP_MESSAGES, PREDICTIONS)}
+    found = {
+        topic: TopicSettings(topic, f"shop.{topic}", replicas, values)
+        for topic in (APP_MESSAGES, PREDICTIONS)
+    }
     return weaknesses(found, {} if oldest is None else {APP_MESSAGES: oldest}, now=100 * DAY)
 
 
@@ -26,21 +29,25 @@ def test_safe_settings_have_no_line() -> None:
 
 def test_each_setting_that_weakens_a_promise_has_one_line() -> None:
     (line,) = lines(replicas=1)
-    assert line.startswith("app_messages, predictions: replication 1, so min.insync.replicas 1")
+    assert line.startswith(
+        "shop.app_messages, shop.predictions: replication 1, so min.insync.replicas 1"
+    )
     (line,) = lines(min_insync_replicas="1")
-    assert line.startswith("app_messages, predictions: min.insync.replicas 1")
+    assert line.startswith("shop.app_messages, shop.predictions: min.insync.replicas 1")
     (line,) = lines(cleanup_policy="compact,delete")
     assert "cleanup.policy compact" in line
     (line,) = lines(unclean_leader_election_enable="true")
     assert "unclean.leader.election.enable" in line
     (line,) = lines(oldest=90 * DAY, retention_ms=str(7 * DAY))
-    assert line.startswith("app_messages: retention.ms of 7 days, shorter than what the message")
+    assert line.startswith(
+        "shop.app_messages: retention.ms of 7 days, shorter than what the message"
+    )
     (line,) = lines(max_message_bytes=str(2**20))
-    assert line.startswith("predictions: takes records of up to 1,047,552 bytes")
-    hidden = TopicSettings(3, {})
+    assert line.startswith("shop.predictions: takes records of up to 1,047,552 bytes")
+    hidden = TopicSettings(APP_MESSAGES, APP_MESSAGES, 3, {})
     assert "may not see" in weaknesses({APP_MESSAGES: hidden}, {}, now=0)[0]
 
 
 def test_smallest_limit_counts() -> None:
-    assert TopicSettings(1, SAFE, largest_request=2**20).largest_record == 2**20 - 1024
-    assert TopicSettings(1, {}).largest_record == 2**20 + 12 - 1024
+    assert TopicSettings("", "", 1, SAFE, largest_request=2**20).largest_record == 2**20 - 1024
+    assert TopicSettings("", "", 1, {}).largest_record == 2**20 + 12 - 1024
