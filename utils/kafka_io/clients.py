@@ -12,6 +12,7 @@ from kafka.structs import OffsetAndMetadata
 
 from utils.errors import UserError
 from utils.kafka_io import connection, record_batches
+from utils.kafka_io.tokens import token_provider
 from utils.settings import Kafka
 
 BOOTSTRAP_TIMEOUT_MS = 5_000
@@ -40,7 +41,11 @@ class Refused(KafkaUnavailable):
 
 
 def client_settings(kafka: Kafka) -> dict[str, object]:
-    """The settings of every Kafka client, as keyword arguments."""
+    """The settings of every Kafka client, as keyword arguments.
+
+    Raises:
+        TokenError: The client would need a token, and there is none.
+    """
     settings: dict[str, object] = {
         "bootstrap_servers": [server.strip() for server in kafka.bootstrap_servers.split(",")],
         "security_protocol": kafka.security_protocol,
@@ -52,11 +57,18 @@ def client_settings(kafka: Kafka) -> dict[str, object]:
     }
     if kafka.security_protocol.startswith("SASL"):
         settings["sasl_mechanism"] = kafka.sasl_mechanism
-        settings["sasl_plain_username"] = kafka.sasl_username
-        if kafka.sasl_password is not None:
+        if kafka.sasl_mechanism == "OAUTHBEARER":
+            provider = settings["sasl_oauth_token_provider"] = token_provider(kafka)
+            provider.token()  # its error is clearer here than inside the client
+        elif kafka.sasl_password is not None:
+            settings["sasl_plain_username"] = kafka.sasl_username
             settings["sasl_plain_password"] = kafka.sasl_password.get_secret_value()
     if kafka.ssl_cafile is not None:
         settings["ssl_cafile"] = str(kafka.ssl_cafile)
+    if kafka.ssl_certfile is not None:  # each connection reads them again, and so finds new ones
+        settings["ssl_certfile"] = str(kafka.ssl_certfile)
+        settings["ssl_keyfile"] = kafka.ssl_keyfile and str(kafka.ssl_keyfile)
+        settings["ssl_password"] = kafka.key_password or ""  # None would ask on the terminal
     return settings
 
 
