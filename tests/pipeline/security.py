@@ -3,6 +3,8 @@
 import datetime
 import ipaddress
 import json
+import socket
+import ssl
 import threading
 import time
 from base64 import b64decode, urlsafe_b64encode
@@ -29,6 +31,15 @@ PLAIN_PASSWORD = "PlainWord-4711"
 KEY_PASSWORD = "KeyWord-4711"
 CLIENT, CLIENT_SECRET = "pipeline", "Client/Word+4711"
 AUDIENCE = "kafka"
+
+# Reasons of a refusal
+REFUSED = "refused user 'ann': Authentication failed"
+UNKNOWN = "is not trusted: unable to get local issuer certificate"
+EXPIRED = "is not trusted: certificate has expired"
+NO_CERTIFICATE = "certificate required (KAFKA_SSL_CERTFILE is not set)"
+OTHER_CERTIFICATE = "certificate unknown (KAFKA_SSL_CERTFILE is "
+NO_TOKEN = "for client 'pipeline': HTTP status 401, invalid_client: no such client"
+OTHER_TOKEN = "refused the token from https://127.0.0.1:"
 
 
 class Authority:
@@ -89,7 +100,10 @@ def _x509_name(name: str) -> x509.Name:
 
 
 class IdentityProvider:
-    """Issues signed tokens over HTTP to those who know the client's secret.
+    """Issues signed tokens over HTTPS to those who know the client's secret.
+
+    Args:
+        certificate: The server's key and certificate.
 
     Attributes:
         lifetime: Of the tokens to come, in seconds.
@@ -98,7 +112,7 @@ class IdentityProvider:
         scopes: The scope of each request for a token.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, certificate: Path) -> None:
         self._key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
         self.lifetime = 3600
         self.answer: tuple[int, bytes] | None = None
@@ -120,7 +134,10 @@ class IdentityProvider:
                 pass
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/token"
+        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        tls.load_cert_chain(certificate)
+        self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
+        self.url = f"https://127.0.0.1:{self._server.server_address[1]}/token"
 
     @contextmanager
     def running(self) -> Iterator["IdentityProvider"]:
@@ -145,13 +162,18 @@ class IdentityProvider:
             return 401, b'{"error": "invalid_client", "error_description": "no such client"}'
         if asked.get("grant_type") != "client_credentials":
             return 400, b'{"error": "unsupported_grant_type"}'
-        token = {"access_token": self.token(), "token_type": "Bearer", "expires_in": self.lifetime}
+        audience = AUDIENCE if asked.get("scope") == "kafka" else "another"
+        token = {
+            "access_token": self.token(aud=audience),
+            "token_type": "Bearer",
+            "expires_in": self.lifetime,
+        }
         return 200, json.dumps(token).encode()
 
     def token(self, **claims: object) -> str:
         """A signed token."""
         now = time.time()
-        payload = {"sub": CLIENT, "iss": self.url, "aud": AUDIENCE, "iat": now}
+        payload = {"sub": CLIENT, "iss": self.url, "iat": now}
         payload |= {"exp": now + self.lifetime, **claims}
         signed = f"{_base64({'alg': 'RS256', 'kid': 'test'})}.{_base64(payload)}"
         signature = self._key.sign(signed.encode(), padding.PKCS1v15(), hashes.SHA256())
@@ -170,6 +192,15 @@ def _base64(value: bytes | dict[str, object] | dict[str, str]) -> str:
     return urlsafe_b64encode(data).decode().rstrip("=")
 
 
+def has_ipv6() -> bool:
+    """Whether this machine has an IPv6 loopback address."""
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
 class Cluster:
     """A broker with a listener for each way to log in; one has an expired certificate."""
 
@@ -177,13 +208,16 @@ class Cluster:
         folder.mkdir()
         self.authority = Authority(folder, "authority")
         self.stranger = Authority(folder, "stranger")
-        self.provider = IdentityProvider()
+        self.provider = IdentityProvider(self.authority.issue("provider"))
         keys = folder / "keys.json"
         keys.write_text(self.provider.keys())
         listeners = {
             name: f"127.0.0.1:{free_port()}" for name in ("SASL_SSL", "EXPIRED", "MUTUAL", "TOKENS")
         }
-        protocols = {"MUTUAL": "SSL", "TOKENS": "SASL_PLAINTEXT"}
+        self.ipv6 = f"[::1]:{free_port()}" if has_ipv6() else ""
+        if self.ipv6:
+            listeners["V6"] = self.ipv6
+        protocols = {"MUTUAL": "SSL", "TOKENS": "SASL_PLAINTEXT", "V6": "PLAINTEXT"}
         overrides = {
             "listeners": ",".join(f"{name}://{at}" for name, at in listeners.items()),
             "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,"
@@ -230,7 +264,6 @@ class Cluster:
             scram={USER: PASSWORD},
             jvm=(*SHORT_LIVED, allowed),
         )
-        self.expired = listeners["EXPIRED"]
         self.login = {
             "KAFKA_BOOTSTRAP_SERVERS": listeners["SASL_SSL"],
             "KAFKA_SECURITY_PROTOCOL": "SASL_SSL",
@@ -246,6 +279,11 @@ class Cluster:
             "KAFKA_SSL_CERTFILE": str(self.authority.issue("client", password=KEY_PASSWORD)),
             "KAFKA_SSL_KEY_PASSWORD": KEY_PASSWORD,
         }
+        self.no_certificate = {
+            name: value
+            for name, value in self.mutual_tls.items()
+            if name not in ("KAFKA_SSL_CERTFILE", "KAFKA_SSL_KEY_PASSWORD")
+        }
         self.token_login = {
             "KAFKA_BOOTSTRAP_SERVERS": listeners["TOKENS"],
             "KAFKA_SECURITY_PROTOCOL": "SASL_PLAINTEXT",
@@ -254,6 +292,19 @@ class Cluster:
             "KAFKA_SASL_OAUTH_CLIENT_ID": CLIENT,
             "KAFKA_SASL_OAUTH_CLIENT_SECRET": CLIENT_SECRET,
             "KAFKA_SASL_OAUTH_SCOPE": "kafka",
+            "KAFKA_SASL_OAUTH_CAFILE": str(self.authority.file),
+        }
+        self.wrong = {
+            REFUSED: {**self.login, "KAFKA_SASL_PASSWORD": "wrong-Word"},
+            UNKNOWN: {**self.login, "KAFKA_SSL_CAFILE": str(self.stranger.file)},
+            EXPIRED: {**self.login, "KAFKA_BOOTSTRAP_SERVERS": listeners["EXPIRED"]},
+            NO_CERTIFICATE: self.no_certificate,
+            OTHER_CERTIFICATE: {
+                **self.no_certificate,
+                "KAFKA_SSL_CERTFILE": str(self.stranger.issue("other")),
+            },
+            NO_TOKEN: {**self.token_login, "KAFKA_SASL_OAUTH_CLIENT_SECRET": "wrong-Word"},
+            OTHER_TOKEN: {**self.token_login, "KAFKA_SASL_OAUTH_SCOPE": "not for Kafka"},
         }
 
     @contextmanager

@@ -93,8 +93,7 @@ class TokenProvider(AbstractTokenProvider):  # type: ignore[misc]
         self._fetch = fetch
         self._extensions = dict(extensions or {})
         self._first = threading.Lock()
-        self._token = Token("", 0)
-        self._fetched_at = 0.0
+        self._held: tuple[Token, float] | None = None  # and when it was asked for
         self._error = TokenError("the token has expired, and there is no new one yet")
 
     def token(self) -> str:
@@ -104,27 +103,29 @@ class TokenProvider(AbstractTokenProvider):  # type: ignore[misc]
             TokenError: There is none.
         """
         with self._first:
-            if not self._token.text:
-                self._renew()
+            if self._held is None:
+                self._held = self._request()
                 threading.Thread(target=self._keep_valid, name="tokens", daemon=True).start()
-        if time.monotonic() > self._fetched_at + self._token.seconds:
+        token, asked_at = self._held
+        if time.monotonic() > asked_at + token.seconds:
             raise self._error
-        return self._token.text
+        return token.text
 
     def extensions(self) -> dict[str, str]:
         """What the broker is told beside the token."""
         return self._extensions
 
-    def _renew(self) -> None:
+    def _request(self) -> tuple[Token, float]:
         asked_at = time.monotonic()
-        self._token, self._fetched_at = self._fetch(), asked_at
+        return self._fetch(), asked_at
 
     def _keep_valid(self) -> None:
-        while True:
-            renew_at = self._fetched_at + self._token.seconds * RENEW_AFTER
+        while self._held is not None:
+            token, asked_at = self._held
+            renew_at = asked_at + token.seconds * RENEW_AFTER
             time.sleep(max(RETRY_S, renew_at - time.monotonic()))
             try:
-                self._renew()
+                self._held = self._request()
             except TokenError as error:
                 logging.getLogger(__name__).warning("%s", error)
                 self._error = error
@@ -146,8 +147,8 @@ def _request_token(kafka: Kafka) -> Token:
     request = urllib.request.Request(url, urlencode(fields).encode())
     request.add_header("Accept", "application/json")
     request.add_unredirected_header("Authorization", f"Basic {login}")  # for this host alone
-    trust = ssl.create_default_context(cafile=kafka.sasl_oauth_cafile)
     try:
+        trust = ssl.create_default_context(cafile=kafka.sasl_oauth_cafile)
         with urllib.request.urlopen(  # nosec B310: the settings check that it is HTTP
             request, timeout=TIMEOUT_S, context=trust
         ) as response:
@@ -155,7 +156,7 @@ def _request_token(kafka: Kafka) -> Token:
     except HTTPError as error:
         reason = _describe_refusal(error).replace(secret, "***")
         raise TokenError(f"no token from {url} for client {client!r}: {reason}") from None
-    except (OSError, HTTPException) as error:
+    except (OSError, HTTPException, ValueError) as error:  # ValueError: a name that DNS cannot hold
         reason = one_line(getattr(error, "reason", None) or error)
         raise TokenError(f"no token from {url}: {reason}") from None
     try:
