@@ -402,7 +402,7 @@ VARIABLES = (
     Variable(
         "KAFKA_SASL_OAUTH_EXTENSIONS",
         ("kafka", "sasl_oauth_extensions"),
-        "what the broker wants beside the token: name=value,name=value",
+        "sent with the token: name=value,name=value",
     ),
     Variable(
         "KAFKA_SASL_OAUTH_CAFILE",

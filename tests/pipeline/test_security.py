@@ -41,7 +41,7 @@ from utils.kafka_io import (
     Sender,
     clients,
     connection,
-    tokens,
+    oauth,
 )
 from utils.message_store import MessageStore, StoreError
 from utils.messages import GROUPS, PREDICTIONS
@@ -239,7 +239,7 @@ def test_provider_that_is_not_trusted_is_one_line(cluster: Cluster) -> None:
 def test_provider_that_does_not_answer_is_one_line(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tokens, "TIMEOUT_S", 0.2)
+    monkeypatch.setattr(oauth, "TIMEOUT_S", 0.2)
     with no_answer() as silent, no_connection() as nowhere:
         for where, reason in ((silent, "timed out"), (nowhere, "Connection refused")):
             url = f"http://{where}/token"
@@ -289,7 +289,7 @@ def test_token_signed_for_msk_reaches_the_broker(
     kafka = settings.load({**MSK, "KAFKA_BOOTSTRAP_SERVERS": where}).kafka
     with pytest.raises(Refused, match="refused the token from AWS: "):
         kafka_io.check_broker(kafka)
-    token = tokens.token_provider(kafka).token()
+    token = oauth.token_provider(kafka).token()
     url = urlsafe_b64decode(token + "=" * (-len(token) % 4)).decode()
     assert url.startswith("https://kafka.eu-central-1.amazonaws.com/?Action=kafka-cluster")
     assert "AKIAEXAMPLE" in url and "SignerWord" not in url

@@ -12,7 +12,6 @@ from kafka.structs import OffsetAndMetadata
 
 from utils.errors import UserError
 from utils.kafka_io import connection, record_batches
-from utils.kafka_io.tokens import token_provider
 from utils.settings import Kafka
 
 BOOTSTRAP_TIMEOUT_MS = 5_000
@@ -58,6 +57,9 @@ def client_settings(kafka: Kafka) -> dict[str, object]:
     if kafka.security_protocol.startswith("SASL"):
         settings["sasl_mechanism"] = kafka.sasl_mechanism
         if kafka.sasl_mechanism == "OAUTHBEARER":
+            # Imported here: the HTTP client takes 20 ms, and other logins need none.
+            from utils.kafka_io.oauth import token_provider
+
             provider = settings["sasl_oauth_token_provider"] = token_provider(kafka)
             provider.token()  # its error is clearer here than inside the client
         elif kafka.sasl_password is not None:
