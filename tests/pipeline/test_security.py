@@ -321,24 +321,21 @@ def no_connection() -> Iterator[str]:
     yield f"127.0.0.1:{free_port()}"
 
 
-@pytest.mark.parametrize("dead", [no_answer, no_handshake, no_connection])
-def test_dead_bootstrap_servers_do_not_delay_the_start(
-    cluster: Cluster, dead: Callable[[], AbstractContextManager[str]]
+@pytest.mark.parametrize(
+    ("dead", "limit"), [(no_answer, 9.5), (no_handshake, 4), (no_connection, 4)]
+)
+def test_dead_bootstrap_servers_do_not_hide_the_answer_of_another(
+    cluster: Cluster, dead: Callable[[], AbstractContextManager[str]], limit: float
 ) -> None:
-    """Nor do they hide why the one that lives refuses the client."""
+    """Not even that it refuses the client."""
     alive = cluster.login["KAFKA_BOOTSTRAP_SERVERS"]
     with dead() as first, dead() as second:
         servers = {"KAFKA_BOOTSTRAP_SERVERS": f"{first},{second},{alive}"}
-        if dead is no_answer:  # each takes half of the time that there is
-            servers = {"KAFKA_BOOTSTRAP_SERVERS": f"{first},{alive}"}
-        for _ in range(3):  # the client shuffles them
-            started = time.monotonic()
-            kafka_io.check_broker(settings.load({**cluster.login, **servers}).kafka)
-            assert time.monotonic() - started < 4
-        if dead is not no_answer:
-            kafka = settings.load({**cluster.wrong[REFUSED], **servers}).kafka
-            with pytest.raises(Refused, match=REFUSED):
-                kafka_io.check_broker(kafka)
+        kafka = settings.load({**cluster.wrong[REFUSED], **servers}).kafka
+        started = time.monotonic()
+        with pytest.raises(Refused, match=REFUSED):
+            kafka_io.check_broker(kafka)
+        assert time.monotonic() - started < limit
 
 
 RESOLVER = """

@@ -45,12 +45,15 @@ def client_settings(kafka: Kafka) -> dict[str, object]:
     Raises:
         TokenError: The client would need a token, and there is none.
     """
+    servers = [server.strip() for server in kafka.bootstrap_servers.split(",")]
     settings: dict[str, object] = {
-        "bootstrap_servers": [server.strip() for server in kafka.bootstrap_servers.split(",")],
+        "bootstrap_servers": servers,
         "security_protocol": kafka.security_protocol,
         "kafka_client": connection.Client,
         "request_timeout_ms": REQUEST_TIMEOUT_MS,
-        "bootstrap_timeout_ms": BOOTSTRAP_TIMEOUT_MS,
+        # Enough for the last of them, if all others accept connections and never answer.
+        "bootstrap_timeout_ms": BOOTSTRAP_TIMEOUT_MS
+        + (len(servers) - 1) * connection.BOOTSTRAP_ATTEMPT_MS,
         "reconnect_backoff_max_ms": 1_000,
         "metadata_max_age_ms": METADATA_MAX_AGE_MS,
     }

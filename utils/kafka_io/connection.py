@@ -78,7 +78,10 @@ class _Connections(KafkaConnectionManager):  # type: ignore[misc]
     def __init__(self, net: NetworkSelector, **configs: object) -> None:
         super().__init__(net, **configs)
         self._refusals: dict[object, Exception] = {}  # by node id
-        self._attempts: Counter[object] = Counter()  # at bootstrap servers, by node id
+        self._servers: list[NodeInfo] = self.cluster.bootstrap_brokers()
+        self._tried: Counter[object] = Counter()  # bootstrap servers, by node id
+        # The client chooses at random from these for each attempt.
+        self.cluster.bootstrap_brokers = lambda: self._least_tried()[:1]
         self.when_lost: Callable[[], None] = lambda: None
         # No option sets it: it is 100 ms whatever the client's retry_backoff_ms.
         usual = self.cluster.config["retry_backoff_ms"]
@@ -98,9 +101,16 @@ class _Connections(KafkaConnectionManager):  # type: ignore[misc]
             if is_refusal(error):
                 self._refusals[node.node_id] = error
 
+        def note_bootstrap(_: object) -> None:
+            self._tried.clear()
+            for server in self._servers:
+                self._refusals.pop(server.node_id, None)
+
         self._refusals.pop(node.node_id, None)
         conn.init_future.add_errback(note)
-        if not self.cluster.is_bootstrap(node.node_id):  # those are closed right after the start
+        if self.cluster.is_bootstrap(node.node_id):  # those are closed right after the start
+            conn.init_future.add_callback(note_bootstrap)
+        else:
             conn.init_future.add_callback(
                 lambda _: conn.close_future.add_both(lambda _: self.when_lost())
             )
@@ -109,17 +119,27 @@ class _Connections(KafkaConnectionManager):  # type: ignore[misc]
     def maybe_raise_auth_failure(self, node_id: object) -> None:
         """Raise a node's refusal once; after that the node is tried again.
 
-        A refusal by a bootstrap node is raised only when all bootstrap nodes have refused.
+        A refusal by a bootstrap server is raised only when all of them have been tried.
         """
-        first = {broker.node_id for broker in self.cluster.bootstrap_brokers()}
-        if node_id in self._refusals and not (node_id in first and first - set(self._refusals)):
+        if self.cluster.is_bootstrap(node_id):
+            servers = {server.node_id for server in self._servers}
+            refused = servers & set(self._refusals)
+            if not refused or servers - set(self._tried):
+                return
+            node_id = refused.pop()
+            self._tried.clear()
+        if node_id in self._refusals:
             raise self._refusals.pop(node_id)
+
+    def _least_tried(self) -> list[NodeInfo]:
+        """The bootstrap servers in the order in which to try them."""
+        return sorted(self._servers, key=lambda server: self._tried[server.node_id])
 
     def get_connection(
         self, node_id: object, timeout_ms: float | None = None, **options: object
     ) -> KafkaConnection:
         """The connection to a node, which is opened if there is none."""
-        if self.cluster.is_bootstrap(node_id) and len(self.cluster.bootstrap_brokers()) > 1:
+        if self.cluster.is_bootstrap(node_id) and len(self._servers) > 1:
             timeout_ms = min(timeout_ms or BOOTSTRAP_ATTEMPT_MS, BOOTSTRAP_ATTEMPT_MS)
         return super().get_connection(node_id, timeout_ms=timeout_ms, **options)
 
@@ -143,14 +163,10 @@ class _Connections(KafkaConnectionManager):  # type: ignore[misc]
     async def _connect_and_shake_hands(
         self, node: NodeInfo, timeout_at: float
     ) -> KafkaTCPTransport:
-        nodes = [node]
-        if self.cluster.is_bootstrap(node.node_id):
-            # Any of them will do; those that were tried least often come first.
-            nodes = sorted(
-                self.cluster.bootstrap_brokers(), key=lambda each: self._attempts[each.node_id]
-            )
+        # Any bootstrap server will do.
+        nodes = self._least_tried() if self.cluster.is_bootstrap(node.node_id) else [node]
         connected, found = await self._connect_to_first(nodes, timeout_at)
-        self._attempts[found.node_id] += 1
+        self._tried[found.node_id] += 1  # again: if it fails now, others come before it
         if self.ssl_enabled:
             tls = {name: value for name, value in self.config.items() if name.startswith("ssl_")}
             transport = KafkaSSLTransport(self._net, connected, host=found.host, **tls)
@@ -186,6 +202,7 @@ class _Connections(KafkaConnectionManager):  # type: ignore[misc]
                 first.failure(kafka_errors.KafkaConnectionError(f"cannot connect: {error}"))
 
         for node in nodes:
+            self._tried[node.node_id] += 1
             for address in network.dns_lookup(node.host, node.port):
                 attempts.append(self.call_soon(connect, node, address))
                 with suppress(KafkaError, OSError):  # a timeout, or the attempt has failed
