@@ -257,7 +257,7 @@ def test_predictor_goes_on_while_its_tokens_expire(
     secured_pipeline.env |= cluster.token_login
     kafka_io.ensure_topics(settings.load(cluster.login).kafka, GROUPS)
     predictor = secured_pipeline.start("predictor.py", PIPELINE_LOG="debug")
-    predictor.says("ready")
+    predictor.says("serves partitions")
     app = secured_pipeline.run("sample_app.py", "--messages", "30", "--interval", "0.4")
     assert app.returncode == 0, app.stdout[-2000:]
     assert "sent 30, answered 30" in app.stdout
@@ -282,7 +282,7 @@ def test_token_signed_for_msk_reaches_the_broker(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not a broker of AWS, which would accept it: this one refuses it."""
-    pytest.importorskip("aws_msk_iam_sasl_signer")
+    pytest.importorskip("aws_msk_iam_sasl_signer", reason="needs requirements-msk.txt")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAEXAMPLE")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "SignerWord")
     where = cluster.token_login["KAFKA_BOOTSTRAP_SERVERS"]

@@ -67,7 +67,7 @@ def _request_token(kafka: Kafka) -> Token:
     request.add_unredirected_header("Authorization", f"Basic {login}")  # for this host alone
     try:
         trust = ssl.create_default_context(cafile=kafka.sasl_oauth_cafile)
-        with urllib.request.urlopen(  # nosec B310: the settings check that it is HTTP
+        with urllib.request.urlopen(  # nosec B310
             request, timeout=TIMEOUT_S, context=trust
         ) as response:
             text = response.read(MAX_ANSWER_BYTES)
