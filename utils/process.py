@@ -186,7 +186,7 @@ def _log_thread_exception(hook: threading.ExceptHookArgs) -> None:
 
 
 class Masking(logging.Formatter):
-    r"""Replaces secrets by *** in all log records.
+    r"""Replaces secrets and bearer tokens by *** in all log records.
 
     >>> sent = logging.makeLogRecord({"name": "x", "msg": "%s %r", "args": ("p\xe4", b"p\xc3\xa4")})
     >>> Masking(["p\xe4"]).format(sent)
@@ -209,7 +209,8 @@ class Masking(logging.Formatter):
     def _mask(self, text: str) -> str:
         for secret in self._secrets:
             text = text.replace(secret, "***")
-        return text
+        # Tokens come and go; their alphabet is that of RFC 6750.
+        return re.sub(r"(auth=Bearer )[\w.~+/=-]+", r"\1***", text)
 
 
 class MaskingJson(Masking):

@@ -25,6 +25,7 @@ from pydantic import (
     model_validator,
 )
 
+from utils.client_certificate import CertificateError, check_certificate
 from utils.errors import UserError, one_line
 from utils.interpreter import decode_text
 
@@ -36,6 +37,9 @@ LogFormat = Literal["text", "json"]
 
 #: Seconds by the unit of a duration.
 UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+
+#: host:port; an IPv6 address is in brackets, and some providers put SASL_SSL:// in front.
+_SERVER = re.compile(r"(?:\w+://)?(?:[^\s:\[\]]+|\[[^\s\[\]]+\]):(\d+)", re.ASCII)
 
 
 class SettingsError(UserError):
@@ -151,10 +155,20 @@ class Kafka(_Section):
 
     bootstrap_servers: Annotated[str, Field(min_length=1)] = "localhost:9092"
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
-    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] | None = None
     sasl_username: str | None = None
     sasl_password: SecretStr | None = None
+    sasl_oauth_token_url: str | None = None
+    sasl_oauth_client_id: str | None = None
+    sasl_oauth_client_secret: SecretStr | None = None
+    sasl_oauth_scope: str | None = None
+    sasl_oauth_extensions: tuple[tuple[str, str], ...] = ()
+    sasl_oauth_cafile: Path | None = None
+    sasl_oauth_aws_region: str | None = None
     ssl_cafile: Path | None = None
+    ssl_certfile: Path | None = None
+    ssl_keyfile: Path | None = None
+    ssl_key_password: SecretStr | None = None
     partitions: Count = 1
     compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = "none"
     name: str = ""
@@ -173,12 +187,31 @@ class Kafka(_Section):
     @classmethod
     def _hosts_and_ports(cls, value: str) -> str:
         for server in value.split(","):
-            host, colon, port = server.strip().rpartition(":")
-            if not (host and colon and port.isdigit() and 0 < int(port) < 65536):
-                raise ValueError("wants host:port, or several separated by commas")
+            found = _SERVER.fullmatch(server.strip())
+            if not (found and 0 < int(found[1]) < 65536):
+                raise ValueError("wants host:port or [IPv6]:port, or several separated by commas")
         return value
 
-    @field_validator("ssl_cafile")
+    @field_validator("sasl_oauth_token_url")
+    @classmethod
+    def _is_http(cls, url: str | None) -> str | None:
+        if url is not None:
+            parts = urlsplit(url)
+            if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
+                raise ValueError("is not a URL such as https://host/token")
+        return url
+
+    @field_validator("sasl_oauth_extensions", mode="before")
+    @classmethod
+    def _names_and_values(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        pairs = [pair.strip().partition("=") for pair in value.split(",")]
+        if not all(re.fullmatch(r"[A-Za-z]+=[ -~]+", "".join(pair)) for pair in pairs):
+            raise ValueError("wants name=value, or several separated by commas")
+        return [(name, text) for name, _, text in pairs]
+
+    @field_validator("ssl_cafile", "sasl_oauth_cafile")
     @classmethod
     def _has_certificates(cls, value: Path | None) -> Path | None:
         try:
@@ -192,11 +225,37 @@ class Kafka(_Section):
     @model_validator(mode="after")
     def _sasl_is_whole(self) -> "Kafka":
         if self.security_protocol.startswith("SASL"):
-            for name in ("sasl_mechanism", "sasl_username", "sasl_password"):
+            for name in ("sasl_mechanism", *self._login()):
                 if getattr(self, name) is None:
                     needed = f"KAFKA_{name.upper()}"
                     raise ValueError(f"{self.security_protocol} needs {needed} as well")
         return self
+
+    def _login(self) -> tuple[str, ...]:
+        """The settings that the SASL mechanism needs beside its name."""
+        if self.sasl_mechanism != "OAUTHBEARER":
+            return ("sasl_username", "sasl_password")
+        if self.sasl_oauth_aws_region is not None:
+            return ()
+        return ("sasl_oauth_token_url", "sasl_oauth_client_id", "sasl_oauth_client_secret")
+
+    @model_validator(mode="after")
+    def _certificate_is_valid(self) -> "Kafka":
+        if self.ssl_certfile is None:
+            if self.ssl_keyfile is not None:
+                raise ValueError("KAFKA_SSL_KEYFILE needs KAFKA_SSL_CERTFILE as well")
+            return self
+        try:
+            check_certificate(self.ssl_certfile, self.ssl_keyfile, self.key_password)
+        except CertificateError as error:
+            raise ValueError(f"KAFKA_SSL_{error.at_fault.upper()}: {error}") from None
+        return self
+
+    @property
+    def key_password(self) -> str | None:
+        """The password of the client's key, in plain text."""
+        secret = self.ssl_key_password
+        return None if secret is None else secret.get_secret_value()
 
 
 class Messages(_Section):
@@ -291,7 +350,12 @@ class Settings(_Section):
     def secrets(self) -> tuple[str, ...]:
         """The passwords that must not appear in any log."""
         found: list[object] = []
-        for secret in (self.kafka.sasl_password, self.monitor_token):
+        for secret in (
+            self.kafka.sasl_password,
+            self.kafka.sasl_oauth_client_secret,
+            self.kafka.ssl_key_password,
+            self.monitor_token,
+        ):
             if secret is not None:
                 found.append(secret.get_secret_value())
         if self.messages.url:
@@ -331,11 +395,49 @@ VARIABLES = (
     Variable(
         "KAFKA_SASL_MECHANISM",
         ("kafka", "sasl_mechanism"),
-        "PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512",
+        "PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER",
     ),
     Variable("KAFKA_SASL_USERNAME", ("kafka", "sasl_username"), "the user's name"),
     Variable("KAFKA_SASL_PASSWORD", ("kafka", "sasl_password"), "the user's password"),
+    Variable(
+        "KAFKA_SASL_OAUTH_TOKEN_URL",
+        ("kafka", "sasl_oauth_token_url"),
+        "where the identity provider gives tokens for client credentials",
+    ),
+    Variable("KAFKA_SASL_OAUTH_CLIENT_ID", ("kafka", "sasl_oauth_client_id"), "the client's id"),
+    Variable(
+        "KAFKA_SASL_OAUTH_CLIENT_SECRET",
+        ("kafka", "sasl_oauth_client_secret"),
+        "the client's secret",
+    ),
+    Variable("KAFKA_SASL_OAUTH_SCOPE", ("kafka", "sasl_oauth_scope"), "the scope to ask for"),
+    Variable(
+        "KAFKA_SASL_OAUTH_EXTENSIONS",
+        ("kafka", "sasl_oauth_extensions"),
+        "sent with the token: name=value,name=value",
+    ),
+    Variable(
+        "KAFKA_SASL_OAUTH_CAFILE",
+        ("kafka", "sasl_oauth_cafile"),
+        "the CA's certificate of the identity provider, PEM",
+    ),
+    Variable(
+        "KAFKA_SASL_OAUTH_AWS_REGION",
+        ("kafka", "sasl_oauth_aws_region"),
+        "the region of an AWS MSK cluster: tokens are signed with AWS credentials",
+    ),
     Variable("KAFKA_SSL_CAFILE", ("kafka", "ssl_cafile"), "the CA's certificate, PEM"),
+    Variable(
+        "KAFKA_SSL_CERTFILE",
+        ("kafka", "ssl_certfile"),
+        "the client's own certificate, PEM (mutual TLS)",
+    ),
+    Variable(
+        "KAFKA_SSL_KEYFILE",
+        ("kafka", "ssl_keyfile"),
+        "its key, PEM; if unset, the certificate's file has the key",
+    ),
+    Variable("KAFKA_SSL_KEY_PASSWORD", ("kafka", "ssl_key_password"), "the key's password"),
     Variable("PIPELINE_HOME", ("home",), "the folder of data/, models/, messages/ and searches/"),
     Variable("PIPELINE_CONFIG", (), "another pipeline.toml"),
     Variable(
@@ -469,7 +571,7 @@ def environment_help() -> str:
     """The environment variables as a block of text, for `--help`."""
     lines = ["environment variables:"]
     for variable in VARIABLES:
-        lines.append(f"  {variable.name:<25}{variable.meaning}{_default(variable)}")
+        lines.append(f"  {variable.name:<32}{variable.meaning}{_default(variable)}")
     return "\n".join(lines)
 
 
@@ -480,7 +582,7 @@ def _default(variable: Variable) -> str:
         return ""
     section = Settings.model_fields[variable.path[0]].default
     value = getattr(section, variable.path[1])
-    return "" if value in (None, "") else f" (default: {value})"
+    return "" if value in (None, "", ()) else f" (default: {value})"
 
 
 def _put(values: dict[str, object], path: tuple[str, ...], text: str) -> None:
@@ -496,8 +598,10 @@ def _first_line(error: ValidationError, names: Mapping[tuple[str, ...], str], co
     first = error.errors(include_url=False, include_context=False)[0]
     path = tuple(str(part) for part in first["loc"])
     reason = first["msg"].removeprefix("Value error, ")
+    if path == ("kafka",) and first["type"] == "value_error":
+        return reason  # it names the variables itself
     name = names.get(path)
     if name is None:
         return f"{config}: {'.'.join(path)}: {reason}"
-    secret = "password" in path[-1] or path[-1] in ("url", "tracking_uri")
+    secret = re.search("password|secret|_token$", path[-1]) or path[-1] in ("url", "tracking_uri")
     return f"{name}: {reason}" + ("" if secret else f", not {first['input']!r}")

@@ -1,26 +1,38 @@
 """A real cluster with TLS and a login: refused connections, and secrets that no output shows."""
 
 import ast
-import datetime
-import ipaddress
 import re
 import socket
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from base64 import urlsafe_b64decode
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from tests.harness import Pipeline, listening_addresses
+from tests.pipeline.security import (
+    CLIENT_SECRET,
+    EXPIRED,
+    NO_CERTIFICATE,
+    NO_TOKEN,
+    OTHER_CERTIFICATE,
+    OTHER_TOKEN,
+    PASSWORD,
+    PLAIN_PASSWORD,
+    REFUSED,
+    UNKNOWN,
+    Cluster,
+    has_ipv6,
+)
 from tests.unit.utils.message_store.samples import FEATURES
 from utils import kafka_io, process, settings
-from utils.broker import Broker, free_port
+from utils.broker import free_port
 from utils.kafka_io import (
     ExactlyOnce,
     KafkaUnavailable,
@@ -29,119 +41,29 @@ from utils.kafka_io import (
     Sender,
     clients,
     connection,
+    oauth,
 )
 from utils.message_store import MessageStore, StoreError
-from utils.messages import PREDICTIONS
+from utils.messages import GROUPS, PREDICTIONS
 from utils.settings import ROOT
 
 SCRIPTS = ("initialize.py", "predictor.py", "trainer.py", "sample_app.py")
-USER, PASSWORD = "ann", "p\xe4ssword of 'ann'"
-REFUSED = "refused user 'ann': Authentication failed"
-UNKNOWN = "is not trusted: unable to get local issuer certificate"
-EXPIRED = "is not trusted: certificate has expired"
-LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F"}
-
-
-class Authority:
-    """A certificate authority for the tests; its certificate is `<name>.crt`."""
-
-    def __init__(self, folder: Path, name: str) -> None:
-        self._folder = folder
-        self._name = _x509_name(name)
-        self._key = ec.generate_private_key(ec.SECP256R1())
-        certificate = self._signed(self._name, self._key.public_key(), days=30, authority=True)
-        self.file = folder / f"{name}.crt"
-        self.file.write_bytes(certificate)
-
-    def server(self, name: str, *, days: int) -> Path:
-        """Write a key and a certificate for this machine, valid for `days`, to one file."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        path = self._folder / f"{name}.pem"
-        path.write_bytes(secret + self._signed(_x509_name(name), key.public_key(), days=days))
-        return path
-
-    def _signed(
-        self,
-        subject: x509.Name,
-        key: ec.EllipticCurvePublicKey,
-        *,
-        days: int,
-        authority: bool = False,
-    ) -> bytes:
-        now = datetime.datetime.now(datetime.UTC)
-        here = [x509.IPAddress(ipaddress.ip_address("127.0.0.1")), x509.DNSName("localhost")]
-        builder = (
-            x509.CertificateBuilder()
-            .subject_name(subject)
-            .issuer_name(self._name)
-            .public_key(key)
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(days=40))
-            .not_valid_after(now + datetime.timedelta(days=days))
-            .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
-            .add_extension(x509.SubjectAlternativeName(here), critical=False)
-        )
-        return builder.sign(self._key, hashes.SHA256()).public_bytes(Encoding.PEM)
-
-
-def _x509_name(name: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-
-
-class Cluster:
-    """A broker whose listeners require TLS and a login; one has an expired certificate."""
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir()
-        authority = Authority(folder, "authority")
-        ports = free_port(), free_port()
-        good, expired = (f"127.0.0.1:{port}" for port in ports)
-        overrides = {
-            "listeners": f"SASL_SSL://{good},EXPIRED://{expired}",
-            "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,"
-            "SASL_SSL:SASL_SSL,EXPIRED:SASL_SSL",
-            "sasl.enabled.mechanisms": "SCRAM-SHA-512,PLAIN",
-            "ssl.keystore.type": "PEM",
-            "ssl.keystore.location": str(authority.server("good", days=30)),
-            "listener.name.expired.ssl.keystore.type": "PEM",
-            "listener.name.expired.ssl.keystore.location": str(
-                authority.server("expired", days=-1)
-            ),
-        }
-        security = "org.apache.kafka.common.security"
-        for listener in ("sasl_ssl", "expired"):
-            overrides |= {
-                f"listener.name.{listener}.scram-sha-512.sasl.jaas.config": (
-                    f"{security}.scram.ScramLoginModule required;"
-                ),
-                f"listener.name.{listener}.plain.sasl.jaas.config": (
-                    f'{security}.plain.PlainLoginModule required user_bob="{PLAIN_PASSWORD}";'
-                ),
-            }
-        self.broker = Broker(folder / "broker", overrides=overrides, scram={USER: PASSWORD})
-        self.login = {
-            "KAFKA_BOOTSTRAP_SERVERS": good,
-            "KAFKA_SECURITY_PROTOCOL": "SASL_SSL",
-            "KAFKA_SASL_MECHANISM": "SCRAM-SHA-512",
-            "KAFKA_SASL_USERNAME": USER,
-            "KAFKA_SASL_PASSWORD": PASSWORD,
-            "KAFKA_SSL_CAFILE": str(authority.file),
-        }
-        self.wrong = {
-            REFUSED: {"KAFKA_SASL_PASSWORD": "wrong-Word"},
-            UNKNOWN: {"KAFKA_SSL_CAFILE": str(Authority(folder, "stranger").file)},
-            EXPIRED: {"KAFKA_BOOTSTRAP_SERVERS": expired},
-        }
-
-
-PLAIN_PASSWORD = "PlainWord-4711"
+#: IPv4's, also as IPv6 has it, and that of IPv6 itself.
+LOOPBACK = {
+    "0100007F",
+    "0000000000000000FFFF00000100007F",
+    "00000000000000000000000001000000",
+}
+MSK = {
+    "KAFKA_SECURITY_PROTOCOL": "SASL_PLAINTEXT",
+    "KAFKA_SASL_MECHANISM": "OAUTHBEARER",
+    "KAFKA_SASL_OAUTH_AWS_REGION": "eu-central-1",
+}
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    cluster = Cluster(tmp_path_factory.mktemp("secured") / "cluster")
-    with cluster.broker:
+    with Cluster(tmp_path_factory.mktemp("secured") / "cluster").running() as cluster:
         yield cluster
 
 
@@ -203,6 +125,7 @@ def test_scripts_end_with_one_line_when_connection_is_refused(
 ) -> None:
     rounds = [[(script, REFUSED) for script in SCRIPTS]]
     rounds += [[("predictor.py", UNKNOWN), ("trainer.py", EXPIRED)]]
+    rounds += [[("predictor.py", NO_CERTIFICATE), ("trainer.py", NO_TOKEN)]]
     for each in rounds:
         scripts = [
             secured_pipeline.start(script, **cluster.wrong[reason]) for script, reason in each
@@ -210,15 +133,18 @@ def test_scripts_end_with_one_line_when_connection_is_refused(
         for (name, reason), script in zip(each, scripts, strict=True):
             assert script.process.wait(60) == 1
             (line,) = script.text().splitlines()
-            assert line.startswith(f"{name}: the broker at 127.0.0.1:"), line
+            assert line.startswith(f"{name}: ") and "127.0.0.1:" in line, line
             assert reason in line
             assert "wrong-Word" not in line
 
 
-@pytest.mark.parametrize("reason", [REFUSED, UNKNOWN, EXPIRED])
+@pytest.mark.parametrize(
+    "reason",
+    [REFUSED, UNKNOWN, EXPIRED, NO_CERTIFICATE, OTHER_CERTIFICATE, NO_TOKEN, OTHER_TOKEN],
+)
 def test_every_client_gives_the_same_reason_for_a_refusal(cluster: Cluster, reason: str) -> None:
     """Every client that the scripts open raises Refused with this reason."""
-    kafka = settings.load({**cluster.login, **cluster.wrong[reason]}).kafka
+    kafka = settings.load(cluster.wrong[reason]).kafka
     member: dict[str, Any] = {"group": "g", "topics": ["t"], "instance_id": "s", "max_records": 1}
     started = time.monotonic()
     for opened in (
@@ -250,6 +176,199 @@ def test_server_that_never_answers_times_out(monkeypatch: pytest.MonkeyPatch) ->
         kafka = settings.Kafka(bootstrap_servers=where, security_protocol="SSL")
         with pytest.raises(KafkaUnavailable, match=f"no Kafka broker answers at {where} with SSL"):
             kafka_io.check_broker(kafka)
+
+
+def test_certificate_and_key_with_a_password_admit_a_client(cluster: Cluster) -> None:
+    kafka_io.check_broker(settings.load(cluster.mutual_tls).kafka)
+
+
+def test_renewed_certificate_is_used_by_the_next_connection(cluster: Cluster) -> None:
+    """The expired one is named: the broker says no more than that it does not know it."""
+    certificate = cluster.authority.issue("renewed")
+    environment = {**cluster.no_certificate, "KAFKA_SSL_CERTFILE": str(certificate)}
+    kafka = settings.load(environment).kafka
+    cluster.authority.issue("renewed", days=-1)
+    with pytest.raises(Refused, match=f"KAFKA_SSL_CERTFILE: {certificate} has expired on "):
+        kafka_io.check_broker(kafka)
+    cluster.authority.issue("renewed")
+    kafka_io.check_broker(kafka)
+
+
+# Tokens
+
+
+def test_all_clients_share_one_token(cluster: Cluster) -> None:
+    extensions = "logicalCluster=lkc-1,identityPoolId=pool-2"
+    kafka = settings.load({**cluster.token_login, "KAFKA_SASL_OAUTH_EXTENSIONS": extensions}).kafka
+    cluster.provider.scopes.clear()
+    for _ in range(3):
+        kafka_io.check_broker(kafka)
+    assert cluster.provider.scopes == ["kafka"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        ((200, b"<html>"), "its answer is not that of a token URL"),
+        ((200, b"{}"), "its answer is not that of a token URL"),
+        ((200, b'{"access_token": "a\\u0001b"}'), "its answer is not that of a token URL"),
+        ((302, b""), "HTTP status 302"),
+        ((400, b'{"error": "invalid_scope"}'), "HTTP status 400, invalid_scope"),
+        ((503, b"down"), "HTTP status 503"),
+    ],
+)
+def test_provider_without_a_token_is_one_line(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, answer: tuple[int, bytes], reason: str
+) -> None:
+    monkeypatch.setattr(cluster.provider, "answer", answer)
+    # The kinds of answer share no token, so neither do their settings.
+    environment = {**cluster.token_login, "KAFKA_SASL_OAUTH_SCOPE": repr(answer)}
+    with pytest.raises(Refused) as failure:
+        kafka_io.check_broker(settings.load(environment).kafka)
+    text = str(failure.value)
+    assert text.startswith(f"no token from {cluster.provider.url}") and text.endswith(reason)
+    assert CLIENT_SECRET not in text and "\n" not in text
+
+
+def test_provider_that_is_not_trusted_is_one_line(cluster: Cluster) -> None:
+    environment = {**cluster.token_login, "KAFKA_SASL_OAUTH_CAFILE": ""}
+    with pytest.raises(Refused, match=f"^no token from {cluster.provider.url}: .*verify failed"):
+        kafka_io.check_broker(settings.load(environment).kafka)
+
+
+def test_provider_that_does_not_answer_is_one_line(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(oauth, "TIMEOUT_S", 0.2)
+    with no_answer() as silent, no_connection() as nowhere:
+        for where, reason in ((silent, "timed out"), (nowhere, "Connection refused")):
+            url = f"http://{where}/token"
+            environment = {**cluster.token_login, "KAFKA_SASL_OAUTH_TOKEN_URL": url}
+            with pytest.raises(Refused, match=f"^no token from {url}: .*{reason}$"):
+                kafka_io.check_broker(settings.load(environment).kafka)
+
+
+def test_predictor_goes_on_while_its_tokens_expire(
+    cluster: Cluster, secured_pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No connection is lost, and the log, which has every request, shows no token."""
+    monkeypatch.setattr(cluster.provider, "lifetime", 4)
+    cluster.provider.scopes.clear()
+    secured_pipeline.env |= cluster.token_login
+    kafka_io.ensure_topics(settings.load(cluster.login).kafka, GROUPS)
+    predictor = secured_pipeline.start("predictor.py", PIPELINE_LOG="debug")
+    predictor.says("serves partitions")
+    app = secured_pipeline.run("sample_app.py", "--messages", "30", "--interval", "0.4")
+    assert app.returncode == 0, app.stdout[-2000:]
+    assert "sent 30, answered 30" in app.stdout
+    assert predictor.end() == 0
+    text = predictor.text()
+    assert text.count("Beginning SASL re-authentication") >= 6  # of two connections or more
+    assert len(cluster.provider.scopes) >= 6
+    assert "Connection lost" not in text and "waiting for the broker" not in text
+    assert "auth=Bearer ***" in text and "eyJ" not in text
+    check_password_is_hidden(text, CLIENT_SECRET)
+
+
+def test_msk_signer_that_is_not_installed_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "aws_msk_iam_sasl_signer", None)
+    kafka = settings.load({**MSK, "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1"}).kafka
+    with pytest.raises(Refused, match=r"^KAFKA_SASL_OAUTH_AWS_REGION needs .*requirements-msk.txt"):
+        kafka_io.check_broker(kafka)
+
+
+@pytest.mark.optional
+def test_token_signed_for_msk_reaches_the_broker(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not a broker of AWS, which would accept it: this one refuses it."""
+    pytest.importorskip("aws_msk_iam_sasl_signer", reason="needs requirements-msk.txt")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAEXAMPLE")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "SignerWord")
+    where = cluster.token_login["KAFKA_BOOTSTRAP_SERVERS"]
+    kafka = settings.load({**MSK, "KAFKA_BOOTSTRAP_SERVERS": where}).kafka
+    with pytest.raises(Refused, match="refused the token from AWS: "):
+        kafka_io.check_broker(kafka)
+    token = oauth.token_provider(kafka).token()
+    url = urlsafe_b64decode(token + "=" * (-len(token) % 4)).decode()
+    assert url.startswith("https://kafka.eu-central-1.amazonaws.com/?Action=kafka-cluster")
+    assert "AKIAEXAMPLE" in url and "SignerWord" not in url
+
+
+# Servers and addresses that do not answer
+
+
+@contextmanager
+def no_answer() -> Iterator[str]:
+    """An address that accepts connections, and never says anything."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+@contextmanager
+def no_handshake() -> Iterator[str]:
+    """An address that drops packets, as a firewall does: its queue is full."""
+    with socket.socket() as listener, socket.socket() as waiting:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        waiting.connect(listener.getsockname())
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+@contextmanager
+def no_connection() -> Iterator[str]:
+    """An address that refuses connections."""
+    yield f"127.0.0.1:{free_port()}"
+
+
+@pytest.mark.parametrize(
+    ("dead", "limit"), [(no_answer, 9.5), (no_handshake, 4), (no_connection, 4)]
+)
+def test_dead_bootstrap_servers_do_not_hide_the_answer_of_another(
+    cluster: Cluster, dead: Callable[[], AbstractContextManager[str]], limit: float
+) -> None:
+    """Not even that it refuses the client."""
+    alive = cluster.login["KAFKA_BOOTSTRAP_SERVERS"]
+    with dead() as first, dead() as second:
+        servers = {"KAFKA_BOOTSTRAP_SERVERS": f"{first},{second},{alive}"}
+        kafka = settings.load({**cluster.wrong[REFUSED], **servers}).kafka
+        started = time.monotonic()
+        with pytest.raises(Refused, match=REFUSED):
+            kafka_io.check_broker(kafka)
+        assert time.monotonic() - started < limit
+
+
+RESOLVER = """
+import socket, sys, time
+from utils import kafka_io, settings
+resolve = socket.getaddrinfo
+def addresses(host, port, *more):
+    at = [port, *sys.argv[1:]] if host == "kafka.test" else None
+    return resolve(host, port, *more) if at is None else [
+        entry for each in at[1:] for entry in resolve("127.0.0.1", int(each), *more)]
+socket.getaddrinfo = addresses
+started = time.monotonic()
+kafka_io.check_broker(settings.Kafka(bootstrap_servers="kafka.test:9092"))
+print(time.monotonic() - started)
+"""
+
+
+@pytest.mark.parametrize("dead", [no_handshake, no_connection])
+def test_dead_first_address_of_a_name_does_not_delay_the_start(
+    cluster: Cluster, dead: Callable[[], AbstractContextManager[str]]
+) -> None:
+    with dead() as first:
+        ports = [where.rpartition(":")[2] for where in (first, cluster.broker.bootstrap)]
+        done = subprocess.run(
+            [sys.executable, "-c", RESOLVER, *ports], cwd=ROOT, capture_output=True, text=True
+        )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 2
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="there is no IPv6 on this machine")
+def test_ipv6_address_is_reached(cluster: Cluster) -> None:
+    kafka_io.check_broker(settings.load({"KAFKA_BOOTSTRAP_SERVERS": cluster.ipv6}).kafka)
 
 
 # The code
@@ -287,7 +406,12 @@ def _runs_data(node: ast.AST) -> bool:
 
 def test_help_and_store_errors_do_not_contain_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     database = "postgresql://me:DatabaseWord@127.0.0.1:1/x?password=ParameterWord"
-    secrets = {"KAFKA_SASL_PASSWORD": "BrokerWord", "MESSAGES_URL": database}
+    secrets = {
+        "KAFKA_SASL_PASSWORD": "BrokerWord",
+        "KAFKA_SASL_OAUTH_CLIENT_SECRET": "ClientWord",
+        "KAFKA_SSL_KEY_PASSWORD": "KeyWord",
+        "MESSAGES_URL": database,
+    }
     for name, value in secrets.items():
         monkeypatch.setenv(name, value)
     texts = [process.parser("").format_help(), repr(settings.load().kafka)]
@@ -300,5 +424,5 @@ def test_help_and_store_errors_do_not_contain_secrets(monkeypatch: pytest.Monkey
             MessageStore(loaded.messages_url, FEATURES)
         texts.append(str(failure.value))
     assert "me:***@127.0.0.1:1/x: " in texts[-1]
-    words = ("BrokerWord", "DatabaseWord", "ParameterWord")
+    words = ("BrokerWord", "ClientWord", "KeyWord", "DatabaseWord", "ParameterWord")
     assert not [word for word in words for text in texts if word in text]

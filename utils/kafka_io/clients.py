@@ -46,23 +46,40 @@ class Refused(KafkaUnavailable):
 
 
 def client_settings(kafka: Kafka) -> dict[str, object]:
-    """The settings of every Kafka client, as keyword arguments."""
+    """The settings of every Kafka client, as keyword arguments.
+
+    Raises:
+        TokenError: The client would need a token, and there is none.
+    """
+    servers = [server.strip() for server in kafka.bootstrap_servers.split(",")]
     settings: dict[str, object] = {
-        "bootstrap_servers": [server.strip() for server in kafka.bootstrap_servers.split(",")],
+        "bootstrap_servers": servers,
         "security_protocol": kafka.security_protocol,
         "kafka_client": partial(connection.Client, kafka.name),
         "request_timeout_ms": REQUEST_TIMEOUT_MS,
-        "bootstrap_timeout_ms": BOOTSTRAP_TIMEOUT_MS,
+        # Enough for the last of them, if all others accept connections and never answer.
+        "bootstrap_timeout_ms": BOOTSTRAP_TIMEOUT_MS
+        + (len(servers) - 1) * connection.BOOTSTRAP_ATTEMPT_MS,
         "reconnect_backoff_max_ms": 1_000,
         "metadata_max_age_ms": METADATA_MAX_AGE_MS,
     }
     if kafka.security_protocol.startswith("SASL"):
         settings["sasl_mechanism"] = kafka.sasl_mechanism
-        settings["sasl_plain_username"] = kafka.sasl_username
-        if kafka.sasl_password is not None:
+        if kafka.sasl_mechanism == "OAUTHBEARER":
+            # Imported here: the HTTP client takes 20 ms, and other logins need none.
+            from utils.kafka_io.oauth import token_provider
+
+            provider = settings["sasl_oauth_token_provider"] = token_provider(kafka)
+            provider.token()  # its error is clearer here than inside the client
+        elif kafka.sasl_password is not None:
+            settings["sasl_plain_username"] = kafka.sasl_username
             settings["sasl_plain_password"] = kafka.sasl_password.get_secret_value()
     if kafka.ssl_cafile is not None:
         settings["ssl_cafile"] = str(kafka.ssl_cafile)
+    if kafka.ssl_certfile is not None:  # each connection reads them again, and so finds new ones
+        settings["ssl_certfile"] = str(kafka.ssl_certfile)
+        settings["ssl_keyfile"] = kafka.ssl_keyfile and str(kafka.ssl_keyfile)
+        settings["ssl_password"] = kafka.key_password or ""  # None would ask on the terminal
     return settings
 
 

@@ -95,6 +95,7 @@ def test_folders_are_inside_the_home(config: Path, tmp_path: Path) -> None:
         ("KAFKA_SECURITY_PROTOCOL", "SSL", "SSL"),
         ("KAFKA_SASL_MECHANISM", "PLAIN", "PLAIN"),
         ("KAFKA_SASL_USERNAME", "ann", "ann"),
+        ("KAFKA_SASL_OAUTH_SCOPE", "kafka", "kafka"),
         ("RETRAIN_EVERY", "7", 7),
         ("MAX_AGE", "6h", 21_600),
         ("MAX_AGE", "90", 90),
@@ -205,6 +206,11 @@ def test_mistake_in_the_file_names_the_file_and_the_key(
         ("KAFKA_SECURITY_PROTOCOL", "TLS"),
         ("KAFKA_SASL_MECHANISM", "GSSAPI"),
         ("KAFKA_SSL_CAFILE", "/nowhere.pem"),
+        ("KAFKA_SASL_OAUTH_CAFILE", "/nowhere.pem"),
+        ("KAFKA_SASL_OAUTH_TOKEN_URL", "ftp://host/token"),
+        ("KAFKA_SASL_OAUTH_TOKEN_URL", "host/token"),
+        ("KAFKA_SASL_OAUTH_EXTENSIONS", "logicalCluster"),
+        ("KAFKA_SASL_OAUTH_EXTENSIONS", "a=b,auth-2=c"),
         ("PIPELINE_LOG", "loud"),
         ("PIPELINE_LOG_FORMAT", "xml"),
     ],
@@ -252,7 +258,16 @@ def test_data_file_needs_a_whole_sha256(config: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "servers", ["localhost:9092", "a:1,b:65535", "a:1, b:2", "[::1]:9092", "10.0.0.1:9092"]
+    "servers",
+    [
+        "localhost:9092",
+        "a:1,b:65535",
+        "a:1, b:2",
+        "[::1]:9092",
+        "[fe80::1%eth0]:9092,a:1",
+        "10.0.0.1:9092",
+        "SASL_SSL://a:1",
+    ],
 )
 def test_bootstrap_servers_are_hosts_with_ports(servers: str) -> None:
     loaded = settings.load({"KAFKA_BOOTSTRAP_SERVERS": servers})
@@ -260,7 +275,11 @@ def test_bootstrap_servers_are_hosts_with_ports(servers: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "servers", ["nonsense", "host:", ":9092", "host:0", "host:65536", "host:x", "a:1,", "a:1,b"]
+    "servers",
+    [
+        *("nonsense", "host:", ":9092", "host:0", "host:65536", "host:x", "a:1,", "a:1,b"),
+        *("::1:9092", "[::1]", "[]:9092", "[::1:9092", "a b:1"),
+    ],
 )
 def test_bootstrap_servers_without_a_port_are_refused(servers: str) -> None:
     text = refusal({"KAFKA_BOOTSTRAP_SERVERS": servers})
@@ -276,6 +295,35 @@ def test_sasl_needs_mechanism_username_and_password(protocol: str, missing: str)
     text = refusal(environment)
     assert f"{protocol} needs {missing} as well" in text
     assert "BrokerWord" not in text
+
+
+OAUTH = {
+    "KAFKA_SECURITY_PROTOCOL": "SASL_SSL",
+    "KAFKA_SASL_MECHANISM": "OAUTHBEARER",
+    "KAFKA_SASL_OAUTH_TOKEN_URL": "https://host/token",
+    "KAFKA_SASL_OAUTH_CLIENT_ID": "ann",
+    "KAFKA_SASL_OAUTH_CLIENT_SECRET": "ClientWord",
+}
+
+
+@pytest.mark.parametrize("missing", [name for name in OAUTH if "OAUTH_" in name])
+def test_tokens_need_url_client_and_secret(missing: str) -> None:
+    assert settings.load(OAUTH).secrets == ("ClientWord",)
+    text = refusal({name: value for name, value in OAUTH.items() if name != missing})
+    assert text == f"SASL_SSL needs {missing} as well"
+
+
+def test_tokens_of_aws_need_a_region_alone() -> None:
+    kept = {name: value for name, value in OAUTH.items() if "OAUTH_" not in name}
+    kafka = settings.load({**kept, "KAFKA_SASL_OAUTH_AWS_REGION": "eu-central-1"}).kafka
+    assert kafka.sasl_oauth_aws_region == "eu-central-1"
+
+
+def test_extensions_are_pairs() -> None:
+    text = "logicalCluster=lkc-1, identityPoolId=pool=2"
+    kafka = settings.load({**OAUTH, "KAFKA_SASL_OAUTH_EXTENSIONS": text}).kafka
+    expected = (("logicalCluster", "lkc-1"), ("identityPoolId", "pool=2"))
+    assert kafka.sasl_oauth_extensions == expected
 
 
 def test_login_is_not_needed_without_sasl() -> None:
@@ -296,8 +344,12 @@ def test_ca_file_without_certificates_is_refused(tmp_path: Path) -> None:
 
 
 def test_errors_do_not_contain_secrets() -> None:
-    secrets = {"KAFKA_SASL_PASSWORD": "BrokerWord", "MESSAGES_URL": DATABASE_URL}
-    words = ("BrokerWord", "DatabaseWord", "ParameterWord")
+    secrets = {
+        "KAFKA_SASL_PASSWORD": "BrokerWord",
+        "KAFKA_SASL_OAUTH_CLIENT_SECRET": "ClientWord",
+        "MESSAGES_URL": DATABASE_URL,
+    }
+    words = ("BrokerWord", "ClientWord", "DatabaseWord", "ParameterWord")
     for wrong in (
         {"KAFKA_SECURITY_PROTOCOL": "SASL_SSL"},  # needs more than a password
         {"MESSAGES_URL": "nonsense:DatabaseWord"},

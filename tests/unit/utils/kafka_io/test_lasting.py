@@ -4,6 +4,7 @@ import pytest
 from kafka import errors
 
 from utils.kafka_io import KafkaUnavailable, Refused, raise_if_lasting
+from utils.kafka_io.tokens import TokenError
 
 
 @pytest.mark.parametrize(
@@ -16,7 +17,7 @@ from utils.kafka_io import KafkaUnavailable, Refused, raise_if_lasting
             "offset.metadata.max.bytes",
         ),
         (errors.InconsistentGroupProtocolError(), "other programs are members"),
-        (errors.SaslAuthenticationFailedError("Authentication failed"), "refuses this user now"),
+        (errors.SaslAuthenticationFailedError("Authentication failed"), "refuses this login now"),
         (Refused("denies access"), "denies access"),
     ],
 )
@@ -33,6 +34,9 @@ def test_lasting_error_says_what_to_change(error: Exception, text: str) -> None:
         errors.CommitFailedError(),
         errors.KafkaTimeoutError("the transaction coordinator does not answer"),
         errors.UnknownTopicOrPartitionError(),
+        errors.SaslAuthenticationFailedError('{"status":"invalid_token"}'),
+        TokenError("https://login.example.com: Service Unavailable"),
+        errors.KafkaConnectionError("Handshake failed: [SSL: CERTIFICATE_VERIFY_FAILED]"),
         KafkaUnavailable("no Kafka broker answers"),
     ],
 )
