@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from utils.errors import one_line
 from utils.kafka_io.clients import Refused
 
-_GRANT = "grant what README.md lists under ACLs"
+_GRANT = "grant what CLUSTERS.md lists under Rights"
 #: What a broker answers to a token that it does not take (RFC 7628, section 3.2.2).
 REFUSED_TOKEN = "invalid_token"
 #: What to change, by the name of the error.
