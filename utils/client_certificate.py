@@ -56,8 +56,8 @@ def _check_dates(certfile: Path) -> None:
         raise CertificateError("certfile", f"there is no certificate in {certfile}") from None
     except OSError as error:
         raise CertificateError("certfile", f"cannot read {certfile} ({error.strerror})") from None
-    begin, end = certificate["notBefore"], certificate["notAfter"]
-    if time.time() < ssl.cert_time_to_seconds(begin):
+    begin, end, now = certificate["notBefore"], certificate["notAfter"], time.time()
+    if now < ssl.cert_time_to_seconds(begin):
         raise CertificateError("certfile", f"{certfile} is not valid before {begin}")
-    if time.time() > ssl.cert_time_to_seconds(end):
+    if now > ssl.cert_time_to_seconds(end):
         raise CertificateError("certfile", f"{certfile} has expired on {end}")

@@ -265,6 +265,8 @@ SYSTEM_CLOCK_READS = {
     "utils/message_store/timestamps.py": 1,  # whether a record's timestamp makes sense
     "utils/model_store/bundle.py": 1,  # when a bundle was made
     "utils/home.py": 1,  # when a home was made
+    "utils/client_certificate.py": 1,  # whether a certificate is valid
+    "utils/kafka_io/oauth.py": 1,  # how long a token of AWS can be used
     "utils/kafka_io/transactions.py": 1,  # a record's timestamp
     "utils/telemetry/reporter.py": 1,  # before each line of output
     "ops/demo_screen.py": 1,  # before each line of output
