@@ -15,10 +15,10 @@ from utils.kafka_io.clients import (
     Refused,
     check_broker,
     client_settings,
+    raise_if_lasting,
     wait_for_broker,
 )
 from utils.kafka_io.exactly_once import ExactlyOnce, Fenced, Polled
-from utils.kafka_io.lasting import raise_if_lasting
 from utils.kafka_io.log_reader import LogReader, partition_bounds
 from utils.kafka_io.ownership import Claim, ForeignTopics, check_owner, claim_topics
 from utils.kafka_io.record_batches import LARGEST_COMPRESSED, Content, Headers, Record

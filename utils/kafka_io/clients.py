@@ -13,6 +13,7 @@ from kafka.structs import OffsetAndMetadata
 
 from utils.errors import UserError
 from utils.kafka_io import connection
+from utils.kafka_io.lasting import remedy
 from utils.kafka_io.naming import full_name
 from utils.kafka_io.record_batches import PartitionRecords
 from utils.settings import Kafka
@@ -149,6 +150,18 @@ def _return_when_full(fetcher: Fetcher) -> None:
     fetcher._append = append_until_full
 
 
+def raise_if_lasting(error: Exception) -> None:
+    """Raise `Refused` in place of an error that waiting does not cure; else do nothing.
+
+    Raises:
+        Refused: One line that says what to change.
+    """
+    if isinstance(error, Refused):
+        raise error
+    if text := remedy(error):
+        raise Refused(text) from None
+
+
 @contextmanager
 def translate_connection_errors(kafka: Kafka) -> Iterator[None]:
     """Turn the errors of opening a client into a one-line `KafkaUnavailable`.
@@ -158,13 +171,10 @@ def translate_connection_errors(kafka: Kafka) -> Iterator[None]:
     """
     try:
         yield
-    except kafka_errors.AuthorizationError as error:
-        raise Refused(
-            f"the broker at {kafka.bootstrap_servers} denies access: {type(error).__name__}"
-        ) from None
     except (KafkaError, OSError, ValueError) as error:
         if connection.is_refusal(error):
             raise Refused(connection.refusal(kafka, error)) from None
+        raise_if_lasting(error)
         raise KafkaUnavailable(
             f"no Kafka broker answers at {kafka.bootstrap_servers} with "
             f"{kafka.security_protocol} (start one: python -m utils.broker)"

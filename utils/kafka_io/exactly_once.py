@@ -196,6 +196,8 @@ class ExactlyOnce:
             KafkaError: The poll failed; poll again.
             Fenced: Another process runs under this instance_id.
         """
+        if hidden := self._consumer._cluster.unauthorized_topics & {*self._topics}:
+            raise kafka_errors.TopicAuthorizationFailedError(hidden)  # else it is as if missing
         self._watch.look(self._consumer)
         coordinator = self._consumer._coordinator
         if coordinator.rejoining:

@@ -4,7 +4,6 @@ import re
 from collections.abc import Iterator
 
 from utils.errors import one_line
-from utils.kafka_io.clients import Refused
 
 _GRANT = "grant what CLUSTERS.md lists under Rights"
 #: What a broker answers to a token that it does not take (RFC 7628, section 3.2.2).
@@ -35,21 +34,16 @@ _REMEDIES = {
 }
 
 
-def raise_if_lasting(error: Exception) -> None:
-    """Raise `Refused` in place of an error that waiting does not cure; else do nothing.
-
-    Raises:
-        Refused: One line that says what to change.
-    """
-    if isinstance(error, Refused):
-        raise error
+def remedy(error: Exception) -> str:
+    """What to change so that an error ends, in one line; empty if waiting may cure it."""
     for one in _causes(error):
         if REFUSED_TOKEN in str(one):  # the next one may be taken
-            return
+            return ""
         # The client often wraps an error in another one, which only repeats its text.
         for name in (type(one).__name__, *re.findall(r"\b\w+Error\b", str(one))):
             if name in _REMEDIES:
-                raise Refused(f"{_REMEDIES[name]} ({one_line(error)})") from None
+                return f"{_REMEDIES[name]} ({one_line(error)})"
+    return ""
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
