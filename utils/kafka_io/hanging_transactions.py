@@ -8,16 +8,17 @@ and counts the transaction as complete. The records, or the consumed offsets, st
 those partitions: consumers wait for them, and the next marker of the same producer decides
 what becomes of them.
 
-An open transaction is ended with the decision that the coordinator made. `init_and_resolve` reads
-that decision before `init_transactions`, which replaces it, and ends what is open; what changed
-in between follows from the epochs. The rules rely on this:
+An open transaction is ended with the decision that the coordinator made, which `init_and_resolve`
+reads before `init_transactions` replaces it. A transaction that is still ongoing is first aborted
+by a request of its own, because `init_transactions` aborts and forgets at once. The rules rely on
+this:
 
-* Each `init_transactions` adds 1 to the producer's epoch. If a transaction is open, it is
-  aborted with that epoch, and 1 is added once more. The coordinator's own timeout aborts in
-  the same way.
-* Nothing else aborts: this package never asks for an abort. So a transaction that ended with
-  the epoch in which it began was committed.
-* kafka-python 3.0.12 speaks the first version of the protocol: a commit keeps the epoch.
+* A state that is neither Ongoing nor about to end is Empty, CompleteCommit or CompleteAbort.
+  Empty follows from `init_transactions`, which adds 1 to the producer's epoch, and does not say
+  how the last transaction ended.
+* With version 1 a commit keeps the epoch in which the transaction began. With version 2 it adds 1.
+* This package never asks for an abort. The coordinator aborts by itself, on a timeout or because
+  the id is initialised; it adds 1.
 * No transaction begins while an earlier one is open on a partition: a producer that loses a
   connection is replaced first (`transactions.open_transactional_producer`).
 """
@@ -25,11 +26,13 @@ in between follows from the epochs. The rules rely on this:
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 from kafka import errors as kafka_errors
 from kafka.admin import AbortTransactionSpec, TransactionDescription, TransactionState
+from kafka.protocol.producer import InitProducerIdRequest
 
 from utils import messages
 from utils.kafka_io.clients import OPERATION_TIMEOUT_MS, open_admin
@@ -53,6 +56,7 @@ _FORBIDDEN = (
     kafka_errors.TopicAuthorizationFailedError,
     kafka_errors.ClusterAuthorizationFailedError,
     kafka_errors.TransactionalIdAuthorizationFailedError,
+    kafka_errors.UnsupportedVersionError,  # a broker before Kafka 3.0, or one that is no Kafka
 )
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -80,99 +84,90 @@ def init_and_resolve(kafka: Kafka, producer: KafkaProducer, name: str) -> None:
     """
     admin = open_admin(kafka)
     try:
-        found = _resolve_before(admin, name)
+        _resolve(admin, name)
         producer.init_transactions()
-        if found is not None:
-            now = producer._transaction_manager.producer_id_and_epoch
-            _resolve_after(admin, *found, now.producer_id, now.epoch)
     finally:
         admin.close()
 
 
-def decision(before: TransactionDescription, epoch: int) -> bool:
-    """Whether the transaction of this epoch was committed, by a state that is not Ongoing."""
-    if epoch == before.producer_epoch:
-        return bool(before.state == TransactionState.COMPLETE_COMMIT)
-    # An abort would have added 1 to the epoch before `init_transactions` did.
-    initialised = (TransactionState.EMPTY, TransactionState.COMPLETE_COMMIT)
-    return epoch == before.producer_epoch - 1 and before.state in initialised
-
-
-def decision_since(before: TransactionDescription, epoch: int, now: int) -> bool | None:
-    """Whether what was still undecided `before` was committed; None if nobody can know.
+def decision(state: TransactionDescription, epoch: int) -> bool | None:
+    """Whether the transaction of this epoch was committed; None if nobody can know.
 
     Args:
-        before: The state before `init_transactions`.
-        epoch: The epoch of the open transaction.
-        now: The epoch that `init_transactions` returned.
+        state: A state of the transactional id that is neither Ongoing nor about to end.
+        epoch: The epoch in which the transaction began.
     """
-    if epoch < before.producer_epoch or now - epoch > 2:
-        return None
-    return now - epoch == 1
+    added = state.producer_epoch - epoch
+    if state.state == TransactionState.COMPLETE_COMMIT and added in (0, 1):
+        return True
+    if state.state == TransactionState.COMPLETE_ABORT and added in (0, 1):
+        return False
+    # Empty after 0: records that were never in a transaction. After 1: a commit of version 1 and
+    # a new producer. After 2: that, in version 2, or an abort and a new producer.
+    return {0: False, 1: True}.get(added) if state.state == TransactionState.EMPTY else None
 
 
-def _resolve_before(
-    admin: KafkaAdminClient, name: str
-) -> tuple[TransactionDescription, list[TopicPartition]] | None:
-    """End what is open and decided.
-
-    Returns:
-        The state, and the partitions where something may be open; None if that is nowhere,
-        or if asking is forbidden.
-    """
+def _resolve(admin: KafkaAdminClient, name: str) -> None:
+    """Abort what is ongoing, and end what a restarted broker has left open."""
     try:
-        before = _describe(admin, name)
-        partitions = _partitions(admin) if before is not None else []
+        state = _settle(admin, name)
+        partitions = _partitions(admin) if state is not None else []
         for _ in range(RESOLVE_ATTEMPTS):
-            if before is None:
-                return None
-            if before.state == TransactionState.ONGOING:
-                return before, partitions
-            hanging = _open_transactions(admin, partitions, before.producer_id)
+            if state is None:
+                return
+            hanging = _open_transactions(admin, partitions, state.producer_id)
             if not hanging:
-                return before, partitions
+                return
             # If nothing has begun since, what is open belongs to what was decided.
-            last, before = before, _describe(admin, name)
-            if before == last:
-                for one in hanging:
-                    _write_marker(admin, last.producer_id, one, decision(last, one.epoch))
+            last, state = state, _settle(admin, name)
+            if state == last:
+                return _end(admin, last, hanging)
     except _FORBIDDEN as error:
         _pass_over(type(error).__name__)
-        return None
+        return
     raise kafka_errors.KafkaTimeoutError(f"another process writes as {name}")
 
 
-def _resolve_after(
-    admin: KafkaAdminClient,
-    before: TransactionDescription,
-    partitions: list[TopicPartition],
-    producer_id: int,
-    epoch: int,
-) -> None:
-    """End what is open after `init_transactions`, when its last owner can decide no more."""
-    try:
-        for one in _open_transactions(admin, partitions, before.producer_id):
-            same = producer_id == before.producer_id
-            committed = decision_since(before, one.epoch, epoch) if same else None
-            if committed is None:
-                _log.error("a transaction on %s stays open: its outcome is unknown", one.tp)
-            else:
-                _write_marker(admin, before.producer_id, one, committed)
-    except _FORBIDDEN as error:
-        _pass_over(type(error).__name__)
+def _end(admin: KafkaAdminClient, state: TransactionDescription, hanging: list[_Open]) -> None:
+    for one in hanging:
+        committed = decision(state, one.epoch)
+        if committed is None:
+            _log.error("a transaction on %s stays open: its outcome is unknown", one.tp)
+        else:
+            _write_marker(admin, state.producer_id, one, committed)
+
+
+def _abort(admin: KafkaAdminClient, name: str, ongoing: TransactionDescription) -> None:
+    """Let the coordinator abort a transaction, and leave its state at that.
+
+    The first InitProducerId only aborts; a client repeats it until the state is Empty.
+    """
+    request = InitProducerIdRequest(
+        transactional_id=name,
+        transaction_timeout_ms=ongoing.transaction_timeout_ms,
+        producer_id=-1,
+        producer_epoch=-1,
+        max_version=4,
+    )
+    response = admin._manager.run(
+        partial(admin._manager.send, request, node_id=ongoing.coordinator_id)
+    )
+    error = kafka_errors.for_code(response.error_code)
+    if error not in (kafka_errors.NoError, kafka_errors.ConcurrentTransactionsError):
+        raise error()
 
 
 def _pass_over(error: str) -> None:
     # Aborting without knowing could lose what was committed; readers that wait lose nothing.
     _log.warning(
-        "not allowed to look for transactions that a restarted broker left open (%s); "
+        "cannot look for transactions that a restarted broker left open (%s); "
         "if there is one, its readers wait until an administrator ends it",
         error,
     )
 
 
-def _describe(admin: KafkaAdminClient, name: str) -> TransactionDescription | None:
-    """The state of a transactional id that writes no markers now; None if it was never used.
+def _settle(admin: KafkaAdminClient, name: str) -> TransactionDescription | None:
+    """The state after the last transaction, which is aborted if ongoing; None if there was none.
 
     Raises:
         KafkaTimeoutError: The coordinator does not finish to end the last transaction.
@@ -180,7 +175,10 @@ def _describe(admin: KafkaAdminClient, name: str) -> TransactionDescription | No
 
     def describe() -> TransactionDescription:
         found = admin.describe_transactions([name])[name]
-        if found.state.value.startswith("Prepare"):
+        if found.state == TransactionState.ONGOING:
+            _abort(admin, name, found)
+            found = admin.describe_transactions([name])[name]
+        if found.state == TransactionState.ONGOING or found.state.value.startswith("Prepare"):
             raise kafka_errors.KafkaTimeoutError(f"the last transaction of {name} is still ending")
         return found
 

@@ -118,7 +118,7 @@ class TransactionalSender:
                 if the broker did not answer is its outcome unknown.
             KafkaUnavailable: No broker answers; nothing was sent.
         """
-        if self._failed or is_lost(self._producer):
+        while self._failed or is_lost(self._producer):
             self._replace()
         producer, manager = self._producer, self._producer._transaction_manager
         self._failed = True

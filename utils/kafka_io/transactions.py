@@ -15,7 +15,7 @@ from kafka.producer.producer_batch import FinalState, ProducerBatch
 from kafka.producer.transaction_manager import TransactionalRequestResult
 from kafka.structs import ConsumerGroupMetadata, OffsetAndMetadata
 
-from utils.kafka_io import record_batches
+from utils.kafka_io import record_batches, transactions_v2
 from utils.kafka_io.clients import (
     OPERATION_TIMEOUT_MS,
     REQUEST_TIMEOUT_MS,
@@ -71,6 +71,7 @@ def open_transactional_producer(
     try:
         _retry_lost_coordinator_requests(producer)
         _fail_when_a_connection_is_lost(producer)
+        transactions_v2.use_if_supported(producer)
         if may_have_open_transaction:
             init_and_resolve(kafka, producer, name)
         else:
@@ -82,8 +83,9 @@ def open_transactional_producer(
 
 
 def is_lost(producer: KafkaProducer) -> bool:
-    """Whether the producer has failed for good, or has lost a connection to a broker."""
-    return bool(producer._transaction_manager.has_fatal_error())
+    """Whether the producer has failed for good, lost a connection, or used up its epochs."""
+    failed = bool(producer._transaction_manager.has_fatal_error())
+    return failed or transactions_v2.has_used_up_its_epochs(producer)
 
 
 def commit(
@@ -92,27 +94,28 @@ def commit(
     records: Mapping[TopicPartition, Sequence[Content]],
     positions: Mapping[TopicPartition, Position],
 ) -> None:
-    """Send records and positions in one transaction.
+    """Send positions and records in one transaction.
 
-    1. Begin. 2. Send all records. 3. Send the positions, fenced by the membership that
-    polled them. 4. Wait until all records (a commit can succeed without records that have
-    expired) and the positions are acknowledged. 5. Commit.
+    1. Begin. 2. Send the positions, fenced by the membership that polled them. They go first: while
+    the last transaction is still completing, a broker refuses positions at once, and they are sent
+    again; records it holds for 20 ms. 3. Send all records. 4. Wait until the positions and all
+    records are acknowledged (a commit can succeed without records that have expired). 5. Commit.
     """
     producer.begin_transaction()  # 1
-    batches = enqueue_batches(producer, records)  # 2
     manager, sent = producer._transaction_manager, None
-    if positions:  # 3: at the same time as the records
+    if positions:  # 2
         offsets = {
             tp: OffsetAndMetadata(position.offset, position.metadata, -1)
             for tp, position in positions.items()
         }
         sent = manager.send_offsets_to_transaction(offsets, membership)
-    producer.flush(timeout=OPERATION_TIMEOUT_MS / 1000)  # 4
+    batches = enqueue_batches(producer, records)  # 3
+    if sent is not None:  # 4
+        await_result(producer, sent)
+    producer.flush(timeout=OPERATION_TIMEOUT_MS / 1000)
     for batch in batches:
         if batch.final_state is not FinalState.SUCCEEDED:
             raise delivery_error(batch, producer._sender._client.pipeline)
-    if sent is not None:
-        await_result(producer, sent)
     await_result(producer, manager.begin_commit())  # 5
 
 

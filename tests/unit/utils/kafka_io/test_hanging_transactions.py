@@ -3,7 +3,9 @@
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from kafka import KafkaProducer
@@ -17,7 +19,12 @@ from kafka.admin import (
     TransactionDescription,
     TransactionState,
 )
-from kafka.producer.transaction_manager import TransactionalRequestResult, TxnOffsetCommitHandler
+from kafka.producer.sender import Sender
+from kafka.producer.transaction_manager import (
+    TransactionalRequestResult,
+    TransactionManager,
+    TxnOffsetCommitHandler,
+)
 
 from tests.harness import Pipeline, delete_topics_and_groups, until
 from tests.unit.utils.kafka_io.test_exactly_once import join_group, poll_until_assigned
@@ -35,11 +42,14 @@ from utils.kafka_io import (
     Record,
     TopicPartition,
     TransactionalSender,
+    hanging_transactions,
 )
 from utils.kafka_io.clients import open_admin
-from utils.kafka_io.hanging_transactions import decision, decision_since
+from utils.kafka_io.hanging_transactions import decision
 from utils.kafka_io.transactions import TRANSACTION_TIMEOUT_MS, await_result, enqueue_batches
+from utils.kafka_io.transactions_v2 import FEATURE
 from utils.messages import APP_MESSAGES, GROUPS, PREDICTIONS
+from utils.settings import Kafka
 
 #: A broker that lets a producer write to a partition that is not in its transaction. The
 #: coordinator writes no marker there, as after a restart that made it drop the marker.
@@ -56,8 +66,21 @@ def forgetful_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broke
         yield running
 
 
+@pytest.fixture(scope="module", params=[1, 2])
+def version(request: pytest.FixtureRequest, forgetful_broker: Broker) -> int:
+    """The version of the cluster's transactions."""
+    kafka = Kafka(bootstrap_servers=forgetful_broker.bootstrap)
+    with closing(open_admin(kafka)) as admin:
+        level = admin.describe_features()[FEATURE]["finalized"][1]
+        if level != request.param:
+            change = "SAFE_DOWNGRADE" if level > request.param else "UPGRADE"
+            admin.update_features({FEATURE: (change, request.param)})
+            until(lambda: admin.describe_features()[FEATURE]["finalized"][1] == request.param, 10)
+    return int(request.param)
+
+
 @pytest.fixture
-def forgetful(forgetful_broker: Broker, tmp_path: Path) -> Pipeline:
+def forgetful(version: int, forgetful_broker: Broker, tmp_path: Path) -> Pipeline:
     pipeline = Pipeline(tmp_path, forgetful_broker.bootstrap, PARTITIONS="4")
     delete_topics_and_groups(pipeline.env["KAFKA_BOOTSTRAP_SERVERS"])
     kafka_io.ensure_topics(pipeline.settings.kafka, GROUPS)
@@ -67,6 +90,7 @@ def forgetful(forgetful_broker: Broker, tmp_path: Path) -> Pipeline:
 def forget(exchange: ExactlyOnce, *partitions: TopicPartition) -> None:
     """Let the coordinator not learn of these partitions of the coming transaction."""
     assert exchange._producer is not None
+    add_by_request(exchange._producer)
     manager = exchange._producer._transaction_manager
     add = manager.maybe_add_partition_to_transaction
 
@@ -77,6 +101,18 @@ def forget(exchange: ExactlyOnce, *partitions: TopicPartition) -> None:
             add(tp)
 
     manager.maybe_add_partition_to_transaction = add_or_forget
+
+
+def add_by_request(producer: KafkaProducer) -> None:
+    """Add partitions as version 1 does, and send records that the broker does not add.
+
+    The transaction still ends as its version does.
+    """
+    manager, sender = producer._transaction_manager, producer._sender
+    manager.maybe_add_partition_to_transaction = partial(
+        TransactionManager.maybe_add_partition_to_transaction, manager
+    )
+    sender._produce_request = partial(Sender._produce_request, sender)
 
 
 def forget_offsets(exchange: ExactlyOnce) -> None:
@@ -115,6 +151,22 @@ def predictions(pipeline: Pipeline, seconds: float = 10.0) -> list[bytes]:
     return sorted(record.key or b"" for record in found)
 
 
+def open_on(pipeline: Pipeline, tp: TopicPartition) -> bool:
+    """Whether a transaction is open on a partition."""
+    with closing(open_admin(pipeline.settings.kafka)) as admin:
+        producers = admin.describe_producers([tp])[tp].active_producers
+    return any(one.current_transaction_start_offset >= 0 for one in producers)
+
+
+def until_ended(pipeline: Pipeline, state: str) -> None:
+    """Wait until the coordinator is in a state, which it reaches after a timeout at the latest."""
+    with closing(open_admin(pipeline.settings.kafka)) as admin:
+        until(
+            lambda: admin.describe_transactions(["tester"])["tester"].state == state,
+            TRANSACTION_TIMEOUT_MS / 1000 + 10,
+        )
+
+
 def commit_and_wait(
     exchange: ExactlyOnce,
     polled: Polled,
@@ -133,6 +185,34 @@ def leave_open(exchange: ExactlyOnce, *keys: bytes) -> KafkaProducer:
     enqueue_batches(producer, {prediction(n): record(key) for n, key in enumerate(keys)})
     producer.flush(10)
     return producer
+
+
+def test_epochs_are_as_the_decisions_assume(forgetful: Pipeline, version: int) -> None:
+    with (
+        closing(join_group(forgetful)) as exchange,
+        closing(open_admin(forgetful.settings.kafka)) as admin,
+    ):
+        polled = poll_until_assigned(exchange)
+
+        def state() -> tuple[str, int]:
+            found = admin.describe_transactions(["tester"])["tester"]
+            return found.state.value, found.producer_epoch - first
+
+        first = 0
+        first = state()[1]
+        assert state() == ("Empty", 0)
+        commit_and_wait(exchange, polled, {prediction(0): record(b"0")})
+        until_ended(forgetful, "CompleteCommit")
+        committed = 0 if version == 1 else 1
+        assert state() == ("CompleteCommit", committed)
+        leave_open(exchange, b"1")
+        assert state() == ("Ongoing", committed)
+        ongoing = admin.describe_transactions(["tester"])["tester"]
+        hanging_transactions._abort(admin, "tester", ongoing)
+        until_ended(forgetful, "CompleteAbort")
+        assert state() == ("CompleteAbort", committed + 1)
+    with closing(join_group(forgetful)), closing(open_admin(forgetful.settings.kafka)) as admin:
+        assert state() == ("Empty", committed + 2)
 
 
 def test_next_commit_does_not_include_a_forgotten_transaction(forgetful: Pipeline) -> None:
@@ -197,32 +277,33 @@ def test_transaction_that_timed_out_without_marker_is_aborted(forgetful: Pipelin
         poll_until_assigned(exchange)
         forget(exchange, prediction(0))
         leave_open(exchange, b"half", b"done")
-        with closing(open_admin(forgetful.settings.kafka)) as admin:
-            until(
-                lambda: admin.describe_transactions(["tester"])["tester"].state == "CompleteAbort",
-                TRANSACTION_TIMEOUT_MS / 1000 + 10,
-            )
+        until_ended(forgetful, "CompleteAbort")
     with closing(join_group(forgetful)):
         assert predictions(forgetful) == []
 
 
-def test_transaction_that_a_zombie_commits_meanwhile_is_committed(
-    forgetful: Pipeline, monkeypatch: pytest.MonkeyPatch
+def test_transaction_that_a_zombie_commits_meanwhile_is_not_aborted(
+    forgetful: Pipeline, version: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The old process commits after the new one has asked for the transaction's state."""
+    """The old process commits after the new one has asked for the transaction's state.
+
+    With version 2 the state after it is that of an abort, too, and nothing is decided.
+    """
     with closing(join_group(forgetful)) as zombie:
         poll_until_assigned(zombie)
         forget(zombie, prediction(0))
         producer = leave_open(zombie, b"0", b"1")
-        init_transactions = KafkaProducer.init_transactions
+        abort = hanging_transactions._abort
 
-        def commit_first(other: KafkaProducer) -> None:
+        def commit_first(*arguments: Any) -> None:
             await_result(producer, producer._transaction_manager.begin_commit())
-            init_transactions(other)
+            until_ended(forgetful, "CompleteCommit")
+            abort(*arguments)
 
-        monkeypatch.setattr(KafkaProducer, "init_transactions", commit_first)
+        monkeypatch.setattr(hanging_transactions, "_abort", commit_first)
         with closing(join_group(forgetful)):
-            assert predictions(forgetful) == [b"0", b"1"]
+            assert predictions(forgetful) == ([b"0", b"1"] if version == 1 else [b"1"])
+            assert open_on(forgetful, prediction(0)) == (version == 2)
 
 
 def test_zombie_cannot_commit_what_its_successor_aborted(forgetful: Pipeline) -> None:
@@ -290,9 +371,12 @@ def test_process_killed_right_after_its_start_loses_no_decision(
 
 @pytest.mark.parametrize("allowed", [ACLOperation.DESCRIBE, ACLOperation.ALTER])
 def test_nothing_is_aborted_if_asking_is_forbidden(
-    forgetful: Pipeline, caplog: pytest.LogCaptureFixture, allowed: ACLOperation
+    forgetful: Pipeline, version: int, caplog: pytest.LogCaptureFixture, allowed: ACLOperation
 ) -> None:
-    """Asking needs READ on the topic, and DESCRIBE to learn of its partitions."""
+    """Asking needs READ on the topic, and DESCRIBE to learn of its partitions.
+
+    With version 2 nobody can know later how the transaction ended.
+    """
     with closing(join_group(forgetful)) as exchange:
         polled = poll_until_assigned(exchange)
         forget(exchange, prediction(0))
@@ -307,30 +391,31 @@ def test_nothing_is_aborted_if_asking_is_forbidden(
         finally:
             admin.delete_acls([ACLFilter(*rule)])
     with closing(join_group(forgetful)):
-        assert predictions(forgetful) == [b"0", b"1"]
+        assert predictions(forgetful) == ([b"0", b"1"] if version == 1 else [b"1"])
+        assert open_on(forgetful, prediction(0)) == (version == 2)
 
 
+#: What the coordinator may say after a transaction of epoch 5, and how that ended.
 @pytest.mark.parametrize(
     ("state", "state_epoch", "committed"),
     [
-        ("CompleteCommit", 5, True),
-        ("CompleteAbort", 5, False),  # on request, of an earlier version
+        ("CompleteCommit", 5, True),  # version 1
+        ("CompleteCommit", 6, True),  # version 2
+        ("CompleteCommit", 7, None),  # another transaction since
+        ("CompleteAbort", 5, False),  # on request, version 1
+        ("CompleteAbort", 6, False),  # by the coordinator, or on request in version 2
+        ("CompleteAbort", 7, None),
         ("Empty", 5, False),  # records that were never in a transaction
-        ("CompleteAbort", 6, False),  # the abort added 1
         ("Empty", 6, True),  # only a new producer added 1
-        ("Empty", 7, False),  # an abort and then a new producer
+        ("Empty", 7, None),  # a new producer, after an abort or after a commit of version 2
+        ("Empty", 8, None),
+        ("CompleteCommit", 4, None),
+        ("CompleteAbort", 4, None),
+        ("Empty", 0, None),  # a new producer id
     ],
 )
-def test_decision_about_epoch_5(state: str, state_epoch: int, committed: bool) -> None:
+def test_decision_about_epoch_5(state: str, state_epoch: int, committed: bool | None) -> None:
     assert decision(described(state, state_epoch), 5) is committed
-
-
-@pytest.mark.parametrize(
-    ("state_epoch", "now", "committed"),
-    [(5, 6, True), (5, 7, False), (5, 8, None), (6, 7, None)],
-)
-def test_decision_about_epoch_5_since(state_epoch: int, now: int, committed: bool | None) -> None:
-    assert decision_since(described("Ongoing", state_epoch), 5, now) is committed
 
 
 def described(state: str, epoch: int) -> TransactionDescription:
@@ -341,8 +426,8 @@ def test_sender_commits_what_its_predecessor_committed_without_marker(
     forgetful: Pipeline,
 ) -> None:
     with TransactionalSender(forgetful.settings.kafka, "resender") as sender:
-        manager = sender._producer._transaction_manager
-        manager._partitions_in_transaction.add(prediction(0))
+        add_by_request(sender._producer)
+        sender._producer._transaction_manager._partitions_in_transaction.add(prediction(0))
         sender.send(Outgoing(PREDICTIONS, n, b"%d" % n, b"{}") for n in range(2))
     with TransactionalSender(forgetful.settings.kafka, "resender") as sender:
         assert predictions(forgetful) == [b"0", b"1"]
