@@ -1,6 +1,7 @@
 """A cluster that others run: Kafka's own limits, every codec, rules of access."""
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -18,7 +19,7 @@ from kafka.admin import (
 )
 from kafka.errors import InvalidReplicationFactorError
 
-from tests.harness import Pipeline
+from tests.harness import Pipeline, until
 from utils.broker import Broker
 from utils.kafka_io import topics
 from utils.kafka_io.clients import open_consumer
@@ -83,7 +84,10 @@ def test_pipeline_runs_on_a_cluster_of_others(
 
         predictor, trainer = pipeline.start("predictor.py"), pipeline.start("trainer.py")
         predictor.says("serves partitions [0, 1, 2, 3]")
+        long_ago = int(time.time() * 1000) - 30 * 86_400_000
+        pipeline.send([(APP_MESSAGES, None, message("old", age=39))], timestamp=long_ago)
         sent, bad = send_in_all_codecs(foreign.bootstrap, adult)
+        sent.insert(0, (0, "old"))
         answers = pipeline.wait_for_records(PREDICTIONS, len(sent), timeout=60)
         by_partition: dict[int, list[str]] = {}
         for answer in answers:
@@ -100,6 +104,11 @@ def test_pipeline_runs_on_a_cluster_of_others(
         for script in (predictor, trainer):
             assert script.text().count("the broker allows no session under 6 s") == 1
             assert "waiting" not in script.text()
+        until(lambda: pipeline.stored_messages() >= len(sent), 60)
+        shown = pipeline.run("initialize.py")
+        kept = "retention.ms of 7 days, shorter than what the message store has read"
+        assert f"app_messages: {kept}" in shown.stdout
+
         # With a rule for a topic all else is forbidden there; waiting would not help.
         forbid(foreign.bootstrap, PREDICTIONS, ACLOperation.WRITE)
         pipeline.send([(APP_MESSAGES, None, message("too late", age=39))])
