@@ -251,6 +251,7 @@ def test_changed_system_clock_delays_nothing(
 
 #: The modules that read the system clock, how often, and what for: to record or show it.
 SYSTEM_CLOCK_READS = {
+    "initialize.py": 1,  # how old the oldest record of the message store is
     "predictor.py": 1,  # how old a message is when its prediction is committed
     "trainer.py": 3,  # how old the newest training is, and a request; when a training began
     "monitor/cluster.py": 3,  # when the cluster was looked at, and which predictions are recent

@@ -39,14 +39,7 @@ from utils.kafka_io.clients import OPERATION_TIMEOUT_MS, open_admin
 from utils.settings import Kafka
 
 #: The topics that are written in transactions, the broker's committed offsets among them.
-TOPICS = (
-    messages.PREDICTIONS,
-    messages.RETRAIN_TOPIC,
-    messages.DEAD_LETTERS,
-    messages.APP_MESSAGES,
-    messages.OUTCOMES,
-    "__consumer_offsets",
-)
+TOPICS = (*messages.TOPICS, "__consumer_offsets")
 #: A broker that has just restarted may not know every topic yet.
 MISSING_TOPICS_TIMEOUT_S = 2.0
 RESOLVE_ATTEMPTS = 5

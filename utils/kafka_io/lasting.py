@@ -7,7 +7,7 @@ from utils.errors import one_line
 
 _GRANT = "grant what CLUSTERS.md lists under Rights"
 #: What a broker answers to a token that it does not take (RFC 7628, section 3.2.2).
-REFUSED_TOKEN = "invalid_token"
+NOT_TAKEN = "invalid_token"
 #: What to change, by the name of the error.
 _REMEDIES = {
     "TopicAuthorizationFailedError": f"this user may not use a topic: {_GRANT}",
@@ -37,7 +37,7 @@ _REMEDIES = {
 def remedy(error: Exception) -> str:
     """What to change so that an error ends, in one line; empty if waiting may cure it."""
     for one in _causes(error):
-        if REFUSED_TOKEN in str(one):  # the next one may be taken
+        if NOT_TAKEN in str(one):  # the next one may be taken
             return ""
         # The client often wraps an error in another one, which only repeats its text.
         for name in (type(one).__name__, *re.findall(r"\b\w+Error\b", str(one))):

@@ -52,7 +52,7 @@ def ensure_topics(kafka: Kafka, groups: Mapping[str, Sequence[str]]) -> list[str
     try:
         there = {
             topic["name"]: len(topic["partitions"])
-            for topic in admin.describe_topics(sorted(admin.list_topics()))
+            for topic in admin.describe_topics(sorted({*messages.TOPICS} & {*admin.list_topics()}))
         }
         count = there.get(messages.APP_MESSAGES, kafka.partitions)
         wanted = dict.fromkeys(messages.CO_PARTITIONED, count)
