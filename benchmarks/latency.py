@@ -27,9 +27,12 @@ from benchmarks.common import (
     Table,
     Workshop,
     at_most,
+    ends,
+    fill,
     percentile,
     rows_of,
     running,
+    stamps,
 )
 from tests.harness import Script
 from train.retrain import train
@@ -70,6 +73,7 @@ def add_options(parser: argparse.ArgumentParser, quick: bool) -> None:
     parser.add_argument(
         "--seconds", type=float, default=1.0 if quick else 5.0, help="least duration of a slice"
     )
+    parser.add_argument("--warm", type=process.at_least(1), default=1_000 if quick else 100_000)
     parser.add_argument("--rounds", type=process.at_least(1), default=1 if quick else 2)
     parser.add_argument("--trainings", type=process.at_least(1), default=1 if quick else 4)
 
@@ -117,6 +121,7 @@ class Latency:
             for name in RIVALS:
                 command = ("-m", f"benchmarks.rivals.{name.replace(' ', '_')}", *TOPICS[name])
                 resources.enter_context(running(self.pipeline, *command, says="ready"))
+            self._warm(options.warm)
             for rate in options.rates:
                 names = [n for n in TOPICS if n != "row by row" or rate <= SLOW_RATE]
                 seconds = max(options.seconds, options.messages / rate)
@@ -126,6 +131,12 @@ class Latency:
                         until = _for(seconds)
                         found[rate, name] += self.measure(name, rate, until)
         return found
+
+    def _warm(self, messages: int) -> None:
+        """Send messages in bulk, until Java has compiled the broker's hot code."""
+        since = ends(self.pipeline)
+        fill(self.pipeline, self.rows, messages, f"warm{self._numbers}")
+        stamps(self.pipeline, since, messages)
 
     def measure_beside(self, options: argparse.Namespace) -> dict[tuple[str, str], list[float]]:
         """Measure alone and during other work; returns latencies (ms) by name and work."""
