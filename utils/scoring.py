@@ -59,20 +59,15 @@ class Limits:
         sizes = (found.get(topic) for topic in (messages.PREDICTIONS, messages.DEAD_LETTERS))
         return cls(*(MAX_MESSAGE_BYTES if one is None else one.largest_record for one in sizes))
 
-    @property
-    def can_be_reached(self) -> bool:
-        """Whether there are messages whose prediction is too large."""
-        # In JSON a character of a request_id takes up to six bytes, and as a key up to four.
-        return self.prediction < 10 * messages.MAX_REQUEST_ID + MAX_HEADERS
+    def longest_id(self, bundle: Bundle) -> int:
+        """The most characters of a request_id with which a prediction fits in any case."""
+        # In JSON a character of it takes up to six bytes, and as a key up to four.
+        return (self.prediction - MAX_HEADERS - _other_bytes(bundle)) // 10
 
     def allow(self, request_id: str, headers: Headers, bundle: Bundle) -> bool:
         """Whether the prediction of a message is small enough."""
-        label = max(map(len, bundle.features.classes))
-        numbers = PREDICTION_NUMBERS * len(bundle.features.classes) + 6 * label
-        if 10 * len(request_id) + MAX_HEADERS + numbers <= self.prediction:
-            return True
-        size = len(request_id.encode()) + len(msgspec.json.encode(request_id)) + numbers
-        return size + _size_of(headers) <= self.prediction
+        size = len(request_id.encode()) + len(msgspec.json.encode(request_id))
+        return size + _other_bytes(bundle) + _size_of(headers) <= self.prediction
 
 
 #: Of topics that initialize.py could create as it wants to.
@@ -112,6 +107,12 @@ class DecodedRecords:
             self.headers_left_out += 1
 
 
+def _other_bytes(bundle: Bundle) -> int:
+    """The most bytes of a prediction besides its request_id and its headers."""
+    classes = bundle.features.classes
+    return PREDICTION_NUMBERS * len(classes) + 6 * max(map(len, classes))
+
+
 def _size_of(headers: Headers) -> int:
     return sum(len(name.encode()) + len(value or b"") + _HEADER_NUMBERS for name, value in headers)
 
@@ -133,7 +134,7 @@ def decode_messages(
     decode, codes = bundle.decoder, bundle.features.class_codes
     decoded = DecodedRecords()
     rows, request_ids, known = decoded.rows, decoded.request_ids, decoded.known
-    timestamps, is_limited = decoded.timestamps, limits.can_be_reached
+    timestamps, longest_id = decoded.timestamps, limits.longest_id(bundle)
     lenient = [0] * len(bundle.features.columns)
     for record in records:
         try:
@@ -141,7 +142,9 @@ def decode_messages(
         except BadRecord as fault:
             decoded.rejected.append(dead_letter(record, str(fault), limits=limits))
             continue
-        if is_limited and not limits.allow(message.request_id, record.headers, bundle):
+        if len(message.request_id) > longest_id and not limits.allow(
+            message.request_id, record.headers, bundle
+        ):
             reason = f"the prediction would be larger than {messages.PREDICTIONS} takes"
             decoded.rejected.append(dead_letter(record, reason, limits=limits))
             continue
