@@ -5,7 +5,6 @@ the predictor starts; its rate is measured as in the benchmark `throughput`. Rou
 """
 
 import argparse
-import time
 from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
@@ -19,12 +18,8 @@ from benchmarks.common import (
     Table,
     Workshop,
     by_turns,
-    ends,
-    fill,
-    rate,
+    predictor_rate,
     rows_of,
-    running,
-    stamps,
 )
 from utils import messages, process
 from utils.settings import ROOT, Kafka
@@ -88,10 +83,7 @@ class Codecs:
     def measure(self, codec: str, rows: int) -> float:
         """Rows per second of a predictor that starts when all rows are on the topic."""
         pipeline, before = self._pipelines[codec], self._bytes()
-        fill(pipeline, self._rows, rows, f"c{time.monotonic_ns()}")
-        since = ends(pipeline)
-        with running(pipeline, "predictor.py"):
-            found = rate(stamps(pipeline, since, rows))
+        found = predictor_rate(pipeline, self._rows, rows)
         for topic, size in self._bytes().items():
             self.sizes[codec, topic] = size - before[topic]
         return found

@@ -287,6 +287,14 @@ def rate(stamped: Sequence[float], begin: float = 0.25, end: float = 0.9) -> flo
     return sum(first < stamp <= last for stamp in stamped) / (last - first)
 
 
+def predictor_rate(pipeline: Pipeline, rows: Sequence[dict[str, Any]], count: int) -> float:
+    """Rows per second of a predictor that starts when `count` rows are on the topic."""
+    fill(pipeline, rows, count, f"t{time.monotonic_ns()}")
+    since = ends(pipeline)
+    with running(pipeline, "predictor.py"):
+        return rate(stamps(pipeline, since, count))
+
+
 def resident(pid: int) -> float:
     """A process's resident memory in MB."""
     done = subprocess.run(["ps", "-o", "rss=", "-p", str(pid)], capture_output=True, text=True)

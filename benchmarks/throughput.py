@@ -24,6 +24,7 @@ from benchmarks.common import (
     by_turns,
     ends,
     fill,
+    predictor_rate,
     rate,
     rows_of,
     running,
@@ -95,10 +96,7 @@ class Contenders:
 
     def predictor(self, rows: int) -> float:
         """Measure this project's predictor, which starts when all rows are on the topic."""
-        fill(self.pipeline, self.rows, rows, _prefix())
-        since = ends(self.pipeline)
-        with running(self.pipeline, "predictor.py"):
-            return rate(stamps(self.pipeline, since, rows))
+        return predictor_rate(self.pipeline, self.rows, rows)
 
     def quix(self, rows: int, *how: str) -> float:
         """Measure Quix Streams in the same way."""
