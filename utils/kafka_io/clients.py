@@ -84,22 +84,18 @@ def client_settings(kafka: Kafka) -> dict[str, object]:
     return settings
 
 
-def producer_settings(kafka: Kafka) -> dict[str, object]:
-    """The settings of every producer, as keyword arguments."""
-    return {
+def open_producer(kafka: Kafka, **more: object) -> KafkaProducer:
+    """Open a producer that divides what is to be sent into requests that any broker takes."""
+    producer = KafkaProducer(
         **client_settings(kafka),
-        "metrics_enabled": False,
-        "allow_auto_create_topics": False,
-        "compression_type": None if kafka.compression == "none" else kafka.compression,
-    }
-
-
-def limit_requests(producer: KafkaProducer) -> None:
-    """Divide what is to be sent into requests that any broker takes.
-
-    A record that is larger than that is sent alone. The producer's own option limits records too.
-    """
+        metrics_enabled=False,
+        allow_auto_create_topics=False,
+        compression_type=None if kafka.compression == "none" else kafka.compression,
+        **more,
+    )
+    # A record that is larger is sent alone; the producer's own option would limit records, too.
     producer._sender.config["max_request_size"] = REQUEST_BYTES
+    return producer
 
 
 def open_consumer(kafka: Kafka, **more: object) -> KafkaConsumer:

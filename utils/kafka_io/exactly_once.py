@@ -21,7 +21,7 @@ from utils.kafka_io.clients import (
     translate_connection_errors,
 )
 from utils.kafka_io.group_watch import GroupWatch
-from utils.kafka_io.naming import full_name
+from utils.kafka_io.naming import full_name, full_names
 from utils.kafka_io.positions import Positions, Resume
 from utils.kafka_io.record_batches import Content, Record
 from utils.kafka_io.topic_settings import broker_setting
@@ -156,7 +156,7 @@ class ExactlyOnce:
         # moment, it does not assign them later either.
         missing = [topic for topic in self._topics if not consumer.partitions_for_topic(topic)]
         if missing:
-            names = ", ".join(full_name(self._kafka.name, topic) for topic in missing)
+            names = full_names(self._kafka.name, missing)
             self._report(f"waiting for topic {names} (initialize.py creates it)")
         consumer.subscribe(self._topics, listener=self._rebalance)
         # Take the current metadata as the baseline: otherwise the first update after joining

@@ -23,9 +23,6 @@ _REMEDIES = {
     "InvalidTransactionTimeoutError": (
         "the broker does not allow transactions of 4 s: raise transaction.max.timeout.ms"
     ),
-    "MessageSizeTooLargeError": (
-        "a topic takes no record as large as this one: raise its max.message.bytes"
-    ),
     "OffsetMetadataTooLargeError": (
         "the broker takes no offsets with so much metadata: raise offset.metadata.max.bytes to 4096"
     ),

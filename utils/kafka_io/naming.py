@@ -62,6 +62,15 @@ def full_name(pipeline: str, short: str) -> str:
     return short[1:] if short.startswith(_FOREIGN) else f"{pipeline}.{short}"
 
 
+def full_names(pipeline: str, short: Iterable[str]) -> str:
+    """Names of a pipeline as text for the user.
+
+    >>> full_names("fraud", ["app_messages", "outcomes"])
+    'fraud.app_messages, fraud.outcomes'
+    """
+    return ", ".join(full_name(pipeline, name) for name in short)
+
+
 def all_topics(pipeline: str) -> str:
     """The topics of a pipeline as text for the user.
 

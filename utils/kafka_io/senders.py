@@ -14,8 +14,7 @@ from utils.kafka_io.clients import (
     REQUEST_TIMEOUT_MS,
     RETRIABLE_ERRORS,
     KafkaUnavailable,
-    limit_requests,
-    producer_settings,
+    open_producer,
     translate_connection_errors,
 )
 from utils.kafka_io.transactions import (
@@ -45,8 +44,8 @@ class Sender:
 
     def __init__(self, kafka: Kafka, *, linger_ms: int = 0) -> None:
         with translate_connection_errors(kafka):
-            self._producer = KafkaProducer(
-                **producer_settings(kafka),
+            self._producer = open_producer(
+                kafka,
                 acks="all",
                 enable_idempotence=True,
                 linger_ms=linger_ms,
@@ -54,7 +53,6 @@ class Sender:
                 max_block_ms=60_000,
                 max_request_size=LARGEST_REQUEST,
             )
-        limit_requests(self._producer)
 
     def send(self, record: Outgoing) -> FutureRecordMetadata:
         """Queue a record; returns a future whose `get(timeout)` waits for the broker."""

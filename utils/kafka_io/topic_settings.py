@@ -11,7 +11,7 @@ from kafka.errors import KafkaError
 from utils import messages
 from utils.errors import one_line
 from utils.kafka_io.clients import KafkaUnavailable, open_admin
-from utils.kafka_io.naming import full_name
+from utils.kafka_io.naming import full_name, full_names
 from utils.settings import Kafka
 
 #: max.message.bytes of `predictions` and `dead_letters`. A prediction repeats its request_id
@@ -81,7 +81,8 @@ def read_settings(kafka: Kafka, topics: Iterable[str]) -> dict[str, TopicSetting
             values = _values(admin, ConfigResourceType.TOPIC, wanted, _NAMES)
             largest = _largest_request(admin)
     except KafkaError as error:
-        raise KafkaUnavailable(f"{', '.join(wanted)} cannot be seen: {one_line(error)}") from None
+        names = full_names(kafka.name, wanted)
+        raise KafkaUnavailable(f"{names} cannot be seen: {one_line(error)}") from None
     return {
         topic["name"]: TopicSettings(
             topic["name"],

@@ -22,7 +22,7 @@ from utils.kafka_io.clients import (
     open_consumer,
     partitions_of,
 )
-from utils.kafka_io.naming import all_topics, full_name
+from utils.kafka_io.naming import all_topics, full_name, full_names
 from utils.kafka_io.topic_settings import LARGE, MAX_MESSAGE_BYTES
 from utils.settings import Kafka
 
@@ -104,8 +104,7 @@ def wait_for_topics(
     admin = open_admin(kafka)
     try:
         while missing := sorted(set(topics) - set(admin.list_topics())):
-            names = ", ".join(full_name(kafka.name, topic) for topic in missing)
-            line = f"topic {names} (initialize.py creates it)"
+            line = f"topic {full_names(kafka.name, missing)} (initialize.py creates it)"
             if time.monotonic() > until:
                 raise KafkaUnavailable(f"after {seconds:g} s there is no {line}")
             if not reported:

@@ -6,7 +6,7 @@ kafka-python 3.0.12 is not exactly-once by itself; each workaround names the fau
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from kafka import KafkaProducer, TopicPartition
 from kafka import errors as kafka_errors
@@ -20,8 +20,7 @@ from utils.kafka_io.clients import (
     OPERATION_TIMEOUT_MS,
     REQUEST_TIMEOUT_MS,
     Refused,
-    limit_requests,
-    producer_settings,
+    open_producer,
 )
 from utils.kafka_io.hanging_transactions import init_and_resolve
 from utils.kafka_io.naming import full_name
@@ -60,14 +59,13 @@ def open_transactional_producer(
     Raises:
         KafkaError: The transactional id could not be initialised.
     """
-    producer = KafkaProducer(
-        **producer_settings(kafka),
+    producer = open_producer(
+        kafka,
         transactional_id=name,
         transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
         delivery_timeout_ms=REQUEST_TIMEOUT_MS,
         **more,
     )
-    limit_requests(producer)
     try:
         _retry_lost_coordinator_requests(producer)
         _fail_when_a_connection_is_lost(producer)
@@ -115,7 +113,7 @@ def commit(
     producer.flush(timeout=OPERATION_TIMEOUT_MS / 1000)
     for batch in batches:
         if batch.final_state is not FinalState.SUCCEEDED:
-            raise delivery_error(batch, producer._sender._client.pipeline)
+            raise_delivery_error(batch, producer._sender._client.pipeline)
     await_result(producer, manager.begin_commit())  # 5
 
 
@@ -163,17 +161,19 @@ def enqueue_batches(
     return queued
 
 
-def delivery_error(batch: ProducerBatch, pipeline: str) -> Exception:
-    """Why a batch of a pipeline was not acknowledged."""
+def raise_delivery_error(batch: ProducerBatch, pipeline: str) -> NoReturn:
+    """Say why a batch of a pipeline was not acknowledged.
+
+    Raises:
+        Refused: The topic takes no record so large.
+        KafkaTimeoutError: It may be acknowledged when it is sent again.
+    """
     topic, future = full_name(pipeline, batch.topic_partition.topic), batch.produce_future
     record_error = future.value[2] if future.is_done and future.value else None
-    error: object = record_error(0) if record_error else "no answer"
+    error = record_error(0) if record_error else "no answer"
     if isinstance(error, kafka_errors.MessageSizeTooLargeError):
-        return Refused(f"{topic} takes no record so large; give it a larger max.message.bytes")
-    unknown: Exception = kafka_errors.KafkaTimeoutError(
-        f"{topic} has not acknowledged every record: {error}"
-    )
-    return unknown
+        raise Refused(f"{topic} takes no record so large; give it a larger max.message.bytes")
+    raise kafka_errors.KafkaTimeoutError(f"{topic} has not acknowledged every record: {error}")
 
 
 def _retry_lost_coordinator_requests(producer: KafkaProducer) -> None:
