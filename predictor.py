@@ -28,7 +28,7 @@ from utils.kafka_io import Content, ExactlyOnce, Polled, Position, TopicPartitio
 from utils.message_decoder import request_id_of
 from utils.messages import ModelLoaded, PredictorStarted, Rejection, RetrainRequest
 from utils.model_store import Bundle, ModelStore
-from utils.model_store.watcher import BundleWatcher
+from utils.model_store.watcher import Announcements, BundleWatcher
 from utils.outcome_count import OutcomeCount
 from utils.scoring import NO_LIMITS, DecodedRecords, Limits
 from utils.settings import Kafka, Settings
@@ -381,7 +381,9 @@ def main(settings: Settings) -> None:
         home = kafka_io.claim_topics(settings).home
         limits = read_limits(settings.kafka, report)
         instance_id = resources.enter_context(process.claim_instance_id(settings, "predictor"))
-        watcher = resources.enter_context(BundleWatcher(store, settings.kafka, report))
+        watcher = resources.enter_context(
+            BundleWatcher(store, Announcements(settings.kafka), report)
+        )
         client = ExactlyOnce(
             settings.kafka,
             group=messages.PREDICTOR_GROUP,
