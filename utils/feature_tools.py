@@ -110,9 +110,12 @@ class _Pairs:
         keys = [first * width + second for first, second in cross.pairs]
         self._keys = np.array([*keys, np.inf], dtype=np.float64)
         self._other = None if cross.other_share is UNSET else len(keys) + 1.0
+        self._codes = {float(key): code for code, key in enumerate(keys, 1)}
 
     def __call__(self, first: Matrix, second: Matrix) -> Matrix:
         keys = first * self._width + second
+        if self._other is None and len(keys) < BY_COLUMN_MIN_ROWS:
+            return np.array([self._codes.get(key, 0) for key in keys.tolist()], np.float64)
         places = np.searchsorted(self._keys, keys)
         rest: Matrix | float = 0.0
         if self._other is not None:
@@ -120,6 +123,9 @@ class _Pairs:
         codes: Matrix = np.where(self._keys[places] == keys, places + 1.0, rest)
         return codes
 
+
+#: Fewer rows are read row by row: NumPy's calls for each column take longer than the values.
+BY_COLUMN_MIN_ROWS = 4
 
 #: A decoded message's `data`; Any, because its type (`FeatureTools.row_type`) has a field for
 #: each column and is made at run time.
@@ -268,23 +274,36 @@ class FeatureTools:
             float64, (rows, features), C order.
         """
         matrix = self._empty(len(rows))
-        for place, get in enumerate(self._getters[: len(self.numerical)]):
-            values: Iterable[Any] = map(get, rows)  # any JSON value
-            matrix[:, place] = np.fromiter(values, np.float64, len(rows))  # None becomes NaN
-        for name in self.dates:
-            values = map(self._read_date[name], map(attrgetter(self.field_names[name]), rows))
-            self._fill_date(matrix, name, np.fromiter(values, np.float64, len(rows)))
-        getters = self._getters[len(self.columns) - len(self.categorical) :]
-        for place, (name, get) in enumerate(
-            zip(self.categorical, getters, strict=True), self._first_code
-        ):
-            values = map(self._codes[name].__getitem__, map(get, rows))
-            matrix[:, place] = np.fromiter(values, np.float64, len(rows))
+        if len(rows) < BY_COLUMN_MIN_ROWS:
+            self._read_by_row(rows, matrix)
+        else:
+            self._read_by_column(rows, matrix)
         self._remove_marks(matrix)
         if tally is not None:
             self._count(matrix, tally)
         self._plain_codes(matrix)
         return self._finish(matrix)
+
+    def _read_by_row(self, rows: Sequence[Row], matrix: Matrix) -> None:
+        n_plain = len(self.numerical)
+        for place, row in enumerate(rows):
+            matrix[place, :n_plain] = [get(row) for get in self._get_number]  # None becomes NaN
+            for name, get in self._get_date:
+                seconds = np.array([self._read_date[name](get(row))])
+                self._fill_date(matrix[place : place + 1], name, seconds)
+            codes = [codes[get(row)] for codes, get in self._get_category]
+            matrix[place, self._first_code : self._n_codes] = codes
+
+    def _read_by_column(self, rows: Sequence[Row], matrix: Matrix) -> None:
+        for place, get in enumerate(self._get_number):
+            values: Iterable[Any] = map(get, rows)  # any JSON value
+            matrix[:, place] = np.fromiter(values, np.float64, len(rows))  # None becomes NaN
+        for name, get in self._get_date:
+            values = map(self._read_date[name], map(get, rows))
+            self._fill_date(matrix, name, np.fromiter(values, np.float64, len(rows)))
+        for place, (codes, get) in enumerate(self._get_category, self._first_code):
+            values = map(codes.__getitem__, map(get, rows))
+            matrix[:, place] = np.fromiter(values, np.float64, len(rows))
 
     def row_values(self, row: Row) -> tuple[float | str | None, ...]:
         """A row's raw values in the order of `columns`, None where missing.
@@ -438,6 +457,11 @@ class FeatureTools:
         self._getters: list[Callable[[Row], Any]]  # any JSON value
         self.field_names = {column: f"f{place}" for place, column in enumerate(self.columns)}
         self._getters = [attrgetter(field) for field in self.field_names.values()]
+        first_date, first_category = len(self.numerical), len(self.columns) - len(self.categorical)
+        self._get_number = self._getters[:first_date]
+        self._get_date = list(zip(self.dates, self._getters[first_date:], strict=False))
+        codes = self._codes.values()
+        self._get_category = list(zip(codes, self._getters[first_category:], strict=True))
         absent = [ABSENT] * len(self.numerical) + [UNSET] * (len(dates) + len(categories))
         self._absent = list(zip(self._getters, absent, strict=True))
         self.row_type = _row_type(state, self.field_names)
@@ -463,6 +487,13 @@ class FeatureTools:
             matrix[:, place + 2] = np.floor(np.mod(seconds, DAY) / 3600)
 
     def _count(self, matrix: Matrix, tally: ValueTally) -> None:
+        # NumPy counts a single row in 20 us; that it has nothing to count is seen in 2.
+        if (
+            len(matrix) < BY_COLUMN_MIN_ROWS
+            and not self._has_others
+            and _is_plain(matrix, self._first_code, self._n_codes)
+        ):
+            return
         n_numerical, n_plain = len(self.numerical), len(self.numerical) + len(self.dates)
         tally[0, :n_numerical] += np.isnan(matrix[:, :n_numerical]).sum(axis=0)
         for place, name in enumerate(self.dates, n_numerical):
@@ -495,6 +526,15 @@ class FeatureTools:
         for place, (first, second, pairs) in enumerate(self._crosses, self._n_codes):
             matrix[:, place] = pairs(matrix[:, first], matrix[:, second])
         return matrix
+
+
+def _is_plain(matrix: Matrix, first_code: int, end: int) -> bool:
+    """Whether no value is missing and all categories are known, as they are written."""
+    return all(
+        value == value if place < first_code else value >= 1 and value % 1 == 0
+        for row in matrix[:, :end].tolist()
+        for place, value in enumerate(row)
+    )
 
 
 class _Version(msgspec.Struct):

@@ -12,14 +12,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, cached_property
 from importlib import metadata
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
-from utils.boosting import lgb
+from utils.boosting import SingleRowPredictor, lgb
 from utils.durable_files import open_folder, read_plain
 from utils.errors import UserError, describe_error
 from utils.feature_tools import FeatureTools, IntegerCodes
@@ -118,7 +118,13 @@ class Bundle:
             float64: (rows,) with the probability of class 1 if there are two classes; else
             (rows, classes).
         """
+        if len(matrix) == 1 and matrix.flags.c_contiguous:
+            return self._single_row.predict(matrix)
         return _score(self.booster, matrix)
+
+    @cached_property
+    def _single_row(self) -> SingleRowPredictor:
+        return SingleRowPredictor(self.booster)
 
 
 def predicted_codes(scores: np.ndarray) -> IntegerCodes:

@@ -2,7 +2,12 @@
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
+import pytest
+
+from utils.boosting import SingleRowPredictor, lgb
 from utils.settings import ROOT
 
 
@@ -22,3 +27,17 @@ booster = lgb.train({"verbose": -1}, lgb.Dataset(rows, rows[:, 0] > 99), 2)
 print(np.array_equal(booster.predict(scipy.sparse.csr_matrix(rows)), booster.predict(rows)))
 """
     assert run(program) == "True"
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_single_rows_in_several_threads_score_as_in_a_batch(classes: int) -> None:
+    rows = np.random.default_rng(1).random((400, 3))
+    rows[::7, 1] = np.nan
+    kind = {"objective": "binary"} if classes == 2 else {"objective": "multiclass", "num_class": 3}
+    labels = (rows[:, 0] * classes).astype(int)
+    booster = lgb.train({**kind, "verbose": -1}, lgb.Dataset(rows, labels), 20)
+    predictor = SingleRowPredictor(booster)
+    with ThreadPoolExecutor(4) as threads:
+        alone = list(threads.map(predictor.predict, (rows[n : n + 1] for n in range(len(rows)))))
+    assert np.concatenate(alone).tobytes() == booster.predict(rows, num_threads=1).tobytes()
+    assert alone[0].shape == booster.predict(rows[:1]).shape

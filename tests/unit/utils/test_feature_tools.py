@@ -65,6 +65,18 @@ def frame_of(rows: Rows, columns: list[str]) -> pd.DataFrame:
 
 @settings(max_examples=150, deadline=None)
 @given(tables())
+def test_row_alone_gives_the_same_floats_and_counts(table: tuple[FeatureTools, Rows]) -> None:
+    features, rows = table
+    decoded = [decode_data(features, row) for row in rows]
+    tally, tally_alone = (np.zeros((4, len(features.columns)), np.int64) for _ in range(2))
+    together = features.transform_rows(decoded, tally)
+    alone = [features.transform_rows([row], tally_alone) for row in decoded]
+    assert b"".join(row.tobytes() for row in alone) == together.tobytes()
+    assert tally_alone.tolist() == tally.tolist()
+
+
+@settings(max_examples=150, deadline=None)
+@given(tables())
 def test_frame_and_messages_give_the_same_floats(table: tuple[FeatureTools, Rows]) -> None:
     features, rows = table
     by_frame = features.transform(frame_of(rows, list(features.columns)))
