@@ -3,7 +3,7 @@
 The predictor and the replay of its predictions share this module, so their results agree.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -189,6 +189,23 @@ def decode_outcomes(
 DECODERS = {messages.APP_MESSAGES: decode_messages, messages.OUTCOMES: decode_outcomes}
 
 
+def predictions(
+    bundle: Bundle, request_ids: Sequence[str], scores: np.ndarray
+) -> Iterator[messages.Prediction]:
+    """The predictions of rows.
+
+    Args:
+        bundle: The bundle that scored the rows.
+        request_ids: The request ids of the rows, in order.
+        scores: The result of `Bundle.score` for the rows.
+    """
+    labels, model_id = bundle.features.classes, bundle.model_id
+    for name, code, probability in zip(
+        request_ids, predicted_codes(scores).tolist(), scores.tolist(), strict=True
+    ):
+        yield messages.Prediction(name, code, labels[code], probability, model_id)
+
+
 def prediction_records(
     bundle: Bundle,
     request_ids: Sequence[str],
@@ -206,16 +223,10 @@ def prediction_records(
         scores: The result of `Bundle.score` for the rows.
         headers: `DecodedRecords.headers` of the rows.
     """
-    encode, labels, model_id = msgspec.json.encode, bundle.features.classes, bundle.model_id
+    encode = msgspec.json.encode
     records: list[Content] = [
-        (
-            name.encode(),
-            encode(messages.Prediction(name, code, labels[code], probability, model_id)),
-            None,
-        )
-        for name, code, probability in zip(
-            request_ids, predicted_codes(scores).tolist(), scores.tolist(), strict=True
-        )
+        (prediction.request_id.encode(), encode(prediction), None)
+        for prediction in predictions(bundle, request_ids, scores)
     ]
     if headers:
         for row, sent in headers.items():

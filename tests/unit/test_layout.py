@@ -8,7 +8,7 @@ import pytest
 
 from utils.settings import ROOT
 
-LIBRARIES = ("monitor", "ops", "train", "utils")
+LIBRARIES = ("cloud", "monitor", "ops", "serving", "train", "utils")
 
 
 def modules() -> list[Path]:

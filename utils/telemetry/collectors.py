@@ -24,9 +24,11 @@ from utils.telemetry.counts import (
     Counts,
     InitializeCounts,
     PredictorCounts,
+    ServingCounts,
     TrainerCounts,
 )
 from utils.telemetry.latency import BOUNDS_MS, Latencies
+from utils.value_counts import ValueTotals
 
 Families = Iterator[Metric]
 
@@ -61,6 +63,8 @@ class _Counts(Collector):
             yield from _app(counts)
         elif isinstance(counts, InitializeCounts):
             yield from _initialize(counts)
+        elif isinstance(counts, ServingCounts):
+            yield from _serving(counts)
         else:
             yield _gauge("pages_open", "Browsers that show the page", counts.viewers)
 
@@ -113,8 +117,7 @@ def _predictor(counts: PredictorCounts) -> Families:
         letters.add_metric((topic, "record"), records)
     letters.add_metric(("app_messages", "outcome"), counts.unknown_outcomes)
     yield letters
-    for kind, text in _VALUES.items():
-        yield _labelled(f"{kind}_values", text, "column", counts.values.by_column(kind))
+    yield from _values(counts.values)
     yield _labelled(
         "retrain_requests_sent",
         "Retrain requests that this process has sent",
@@ -131,6 +134,30 @@ _VALUES = {
     "lenient": "Values in scored messages that are written in another way than in the data set",
     "other": "Categories in scored messages that were not learnt one by one",
 }
+
+
+def _values(values: ValueTotals) -> Families:
+    for kind, text in _VALUES.items():
+        yield _labelled(f"{kind}_values", text, "column", values.by_column(kind))
+
+
+def _serving(counts: ServingCounts) -> Families:
+    if counts.model_id is not None:
+        yield _gauge("model_id", "The model that serves", counts.model_id, process="serving")
+    yield _counter("models_loaded", "Models loaded while it served", counts.swaps)
+    statuses = {str(status): count for status, count in sorted(counts.requests.items())}
+    yield _labelled("http_requests", "Answered HTTP requests", "status", statuses)
+    yield _counter("http_predictions", "Rows with a prediction", counts.predictions)
+    yield _counter("http_refused_rows", "Rows that could not be scored", counts.refused)
+    yield _counter(
+        "http_repeated_rows", "Rows with the answer that they had before", counts.repeated
+    )
+    yield _histogram(
+        "http_latency_seconds",
+        "Time from the arrival of a request's headers to its answer",
+        counts.latencies,
+    )
+    yield from _values(counts.values)
 
 
 def _trainer(counts: TrainerCounts) -> Families:
@@ -179,6 +206,12 @@ def _trainer(counts: TrainerCounts) -> Families:
     yield gate
     if counts.live is not None:
         yield from _live(counts.live)
+    if counts.deployed_id is not None:
+        yield _gauge("deployed_model_id", "The model deployed to SageMaker", counts.deployed_id)
+    deployments = {"true": counts.deployments[True], "false": counts.deployments[False]}
+    yield _labelled(
+        "deployments", "Deployments to SageMaker, by whether they succeeded", "success", deployments
+    )
     yield _counter("step_errors", "Steps that have failed and were repeated", counts.errors)
 
 

@@ -27,6 +27,7 @@ PREDICTOR_STEP_S = 7.0
 TRAINER_STEP_S = 15.0
 APP_STEP_S = 7.0
 MONITOR_STEP_S = 15.0
+SERVING_STEP_S = 5.0
 
 
 class Recent(NamedTuple):
@@ -205,6 +206,8 @@ class TrainerCounts:
         challenger_log_loss: Of the last training's model, at the gate, in nats, or None.
         champion_log_loss: Of the model that served then, on the same rows, or None.
         live: The loss of the real predictions, or None while it is not known.
+        deployed_id: The model that was deployed to SageMaker last, or None.
+        deployments: Deployments to SageMaker that have ended, by whether they succeeded.
         errors: Steps that have failed; they are repeated.
         health: Whether it serves.
     """
@@ -224,6 +227,8 @@ class TrainerCounts:
     challenger_log_loss: float | None = None
     champion_log_loss: float | None = None
     live: LiveLoss | None = None
+    deployed_id: int | None = None
+    deployments: Counter[bool] = field(default_factory=Counter)
     errors: int = 0
     health: Health = field(default_factory=lambda: Health(TRAINER_STEP_S))
 
@@ -326,5 +331,46 @@ class MonitorCounts:
     health: Health = field(default_factory=lambda: Health(MONITOR_STEP_S))
 
 
+@dataclass
+class ServingCounts:
+    """What the HTTP server counts; its event loop counts, any thread may look.
+
+    Attributes:
+        model_id: The model that serves.
+        swaps: How many models have been loaded while it served.
+        requests: Answered requests by HTTP status.
+        predictions: Rows with a prediction.
+        refused: Rows that could not be scored.
+        repeated: Rows that were answered before, and got the same answer.
+        values: Missing, unknown and leniently read values by column, of rows scored here.
+        latencies: From the arrival of a request's headers to its answer.
+        health: Whether it serves.
+    """
+
+    process: ClassVar[str] = "serving"
+    model_id: int | None = None
+    swaps: int = 0
+    requests: Counter[int] = field(default_factory=Counter)
+    predictions: int = 0
+    refused: int = 0
+    repeated: int = 0
+    values: ValueTotals = field(default_factory=ValueTotals)
+    latencies: Latencies = field(default_factory=Latencies)
+    health: Health = field(default_factory=lambda: Health(SERVING_STEP_S))
+
+    def __post_init__(self) -> None:
+        self._recent = RecentAnswers(self.latencies)
+
+    def mark(self) -> None:
+        """To be called several times a second, so that `recent` knows what was when."""
+        self._recent.mark(self.requests.total())
+
+    def recent(self) -> Recent:
+        """Requests a second and their latency, over the last seconds."""
+        return self._recent.now(self.requests.total())
+
+
 #: What some process counts.
-Counts = PredictorCounts | TrainerCounts | AppCounts | InitializeCounts | MonitorCounts
+Counts = (
+    PredictorCounts | TrainerCounts | AppCounts | InitializeCounts | MonitorCounts | ServingCounts
+)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from utils.metrics import ValueShares
-from utils.telemetry.counts import PredictorCounts, TrainerCounts
+from utils.telemetry.counts import PredictorCounts, Recent, ServingCounts, TrainerCounts
 from utils.telemetry.live_text import duration_text, rate_text
 
 #: Kinds of values of which the column with the largest share is named.
@@ -27,9 +27,7 @@ def of_predictor(counts: PredictorCounts, last: ValueShares) -> list[str]:
     rejected = counts.rejected.total() + counts.unknown_outcomes
     if rejected:
         parts.append(f"rejected {rejected:,}")
-    if recent.p50_ms is not None and recent.p99_ms is not None:
-        p50, p99 = duration_text(recent.p50_ms / 1000), duration_text(recent.p99_ms / 1000)
-        parts.append(f"p50 {p50} p99 {p99}")
+    parts += _latency(recent)
     for kind in NAMED_KINDS:
         if largest := _largest(getattr(last, kind)):
             parts.append(f"{kind}: {largest}")
@@ -48,6 +46,27 @@ def _largest(shares: Mapping[str, float]) -> str:
     name, share = max(shares.items(), key=lambda one: one[1])
     more = f" and {len(shares) - 1} more" if len(shares) > 1 else ""
     return f"{name} {share * 100:.2g} %{more}"
+
+
+def of_serving(counts: ServingCounts) -> list[str]:
+    """What an HTTP server does."""
+    health, recent = counts.health.check(), counts.recent()
+    parts = [] if health.ready else [health.text]
+    parts += [rate_text(recent.rate), f"model {counts.model_id}", *_latency(recent)]
+    if counts.refused:
+        parts.append(f"refused {counts.refused:,}")
+    failed = sum(count for status, count in counts.requests.copy().items() if status >= 400)
+    if failed:
+        parts.append(f"failed requests {failed:,}")
+    parts.append(f"{counts.predictions:,} predictions")
+    return parts
+
+
+def _latency(recent: Recent) -> list[str]:
+    if recent.p50_ms is None or recent.p99_ms is None:
+        return []
+    p50, p99 = duration_text(recent.p50_ms / 1000), duration_text(recent.p99_ms / 1000)
+    return [f"p50 {p50} p99 {p99}"]
 
 
 def of_trainer(counts: TrainerCounts, training: str) -> list[str]:
@@ -71,4 +90,6 @@ def of_trainer(counts: TrainerCounts, training: str) -> list[str]:
     parts.append(f"trainings {counts.trainings.total()}{refused}")
     if counts.failures:
         parts.append(f"failed {counts.failures}")
+    if counts.deployed_id is not None:
+        parts.append(f"model {counts.deployed_id} deployed")
     return parts

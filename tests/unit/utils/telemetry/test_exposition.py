@@ -107,11 +107,14 @@ def test_trainer_exposes_its_counts(port: int) -> None:
     counts = TrainerCounts(model_id=4, failures=1, waiting=2, waiting_since=12.0)
     counts.add_training(False, {"fitting": 2.5})
     counts.received["manual"] += 1
+    counts.deployments[False] += 1
     counts.challenger_log_loss = 0.25
     counts.live = LiveLoss(log_loss=0.3, standard_error=0.01, outcomes=500)
     with exposition.serve(Metrics(port=port), counts):
         found = scrape(port)
         assert "pipeline_live_log_loss_high" not in found  # it is not known
+        assert "pipeline_deployed_model_id" not in found
+        counts.deployed_id = 4
         counts.live = LiveLoss(
             log_loss=0.3, standard_error=0.01, outcomes=500, expected=0.29, low=0.25, high=0.33
         )
@@ -122,6 +125,9 @@ def test_trainer_exposes_its_counts(port: int) -> None:
     assert found["pipeline_training_seconds_count fitting"] == 1
     assert found["pipeline_training_failures_total"] == 1
     assert found["pipeline_requests_waiting"] == 2
+    assert found["pipeline_deployments_total false"] == 1
+    assert found["pipeline_deployments_total true"] == 0
+    assert later["pipeline_deployed_model_id"] == 4
     assert found["pipeline_oldest_request_timestamp_seconds"] == 12
     assert found["pipeline_retrain_requests_total manual"] == 1
     assert found["pipeline_gate_log_loss challenger"] == 0.25

@@ -1,0 +1,1 @@
+"""The model over HTTP: `python -m serving`."""
