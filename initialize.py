@@ -14,15 +14,10 @@ import time
 from collections.abc import Collection
 from functools import partial
 
-from rich.console import Console
-
-from train import optimisers, profile, tracking
-from train.profile import Profile
-from train.progress import SharedProgress
-from train.results import Result
-from train.retrain import serving_bundle, train
+from train import first_model, optimisers, tracking
+from train.retrain import serving_bundle
 from train.tracking import Tracking
-from train.training_rows import Rows, rows_of
+from train.training_rows import Rows
 from utils import (
     changes,
     data_set,
@@ -41,7 +36,6 @@ from utils.model_store import BundleError, ModelStore
 from utils.settings import Settings
 from utils.telemetry import exposition
 from utils.telemetry.counts import InitializeCounts
-from utils.telemetry.live_line import LiveLine
 from utils.telemetry.reporter import Reporter
 
 #: Seconds that MLflow may take to create its database and log the model.
@@ -101,35 +95,24 @@ def create_model(
     except BundleError as error:
         if store.on_disk():
             report(str(error), level="warning")
-    base = read_data_set(settings, report)
+    base = first_model.read_data_set(settings, report)
+    report_test_rows(settings, base, report)
     outcomes_from = _outcomes_from(settings, store)
     if lacking := model_numbers.keep_above_log(settings, store, known):
         report(lacking, level="warning")
-    shared = SharedProgress()
 
-    def show(done: int, total: int, best: float) -> None:
+    def count(done: int, total: int, best: float) -> None:
         counts.evaluations, counts.best_log_loss = done, best
-        shared.search(done, total, best)
 
-    with LiveLine(report, lambda: [one.in_words()] if (one := shared.read()) else []):
-        result = train(
-            settings,
-            snapshot=None,
-            hyper=arguments.hyper,
-            evals=arguments.evals,
-            base=base,
-            outcomes_from=outcomes_from,
-            progress=show,
-            begin=shared.begin,
-        )
-    if counts.best_log_loss is not None:
-        report(
-            f"{counts.evaluations} candidates tried, best log loss {counts.best_log_loss:.4f} in "
-            "cross-validation",
-            evaluations=counts.evaluations,
-            best_log_loss=counts.best_log_loss,
-        )
-    report_model(result, report)
+    result = first_model.train_first(
+        settings,
+        base,
+        report,
+        hyper=arguments.hyper,
+        evals=arguments.evals,
+        outcomes_from=outcomes_from,
+        progress=count,
+    )
     if arguments.force:
         done = TrainingCompleted(model_id=result.model_id, accepted=True, batch_id=None)
         kafka_io.announce(settings, done)
@@ -149,31 +132,13 @@ def _outcomes_from(settings: Settings, store: ModelStore) -> dict[int, int]:
     return {partition: end for partition, (_, end) in ends.items()}
 
 
-def read_data_set(settings: Settings, report: Reporter) -> Rows:
-    """Read the training file, show what was understood, and split off rows for testing."""
-    data, path = settings.data, settings.data_dir / settings.data.train
-    found = data_set.read_data(path, data)
-    understood = profile.describe(found, data, settings.training.folds)
-    show_profile(understood, report)
-    for line in understood.warnings:
-        report(f"WARNING: {line}", level="warning")
+def report_test_rows(settings: Settings, base: Rows, report: Reporter) -> None:
+    """Check pipeline.toml's file of rows for testing, or split some off the training file."""
+    data = settings.data
     if data.test:
-        tested = data_set.read_data(settings.data_dir / data.test, data, found.types)
+        tested = data_set.read_data(settings.data_dir / data.test, data, base.types)
         report(f"{len(tested.frame):,} rows for testing in {data.test}, which sample_app.py sends")
     split_off_test_rows(settings, report)
-    return rows_of(found, path, data)
-
-
-def show_profile(understood: Profile, report: Reporter) -> None:
-    """Show what was understood of the columns and classes: as tables, or as one line of JSON."""
-    if report.is_json:
-        report(f"read {understood.rows:,} rows", **vars(understood))
-        return
-    console = Console(stderr=True, highlight=False)
-    if not console.is_terminal:
-        console.width = 160  # whole lines for a log
-    for table in profile.tables(understood):
-        console.print(table)
 
 
 def split_off_test_rows(settings: Settings, report: Reporter) -> None:
@@ -185,28 +150,6 @@ def split_off_test_rows(settings: Settings, report: Reporter) -> None:
             f"{rows} rows are never trained on: they are in {preprocess_data.held_out_file(data)}, "
             "which sample_app.py sends (pipeline.toml names no test file)"
         )
-
-
-def report_model(result: Result, report: Reporter) -> None:
-    """Show the figures of the first model, and those of knowing nothing but the classes."""
-    if result.learnt_from:
-        report(
-            f"the search learnt from {result.learnt_from} earlier candidates",
-            learnt_from=result.learnt_from,
-        )
-    figures, known = result.challenger, result.challenger.log_loss is not None
-    if not known or result.majority is None:
-        report(
-            f"model {result.model_id} serves; there are no validation rows to judge it by",
-            **vars(result),
-        )
-        return
-    report(
-        f"model {result.model_id} serves: log loss {figures.log_loss:.4f}, accuracy "
-        f"{figures.accuracy:.4f} on {figures.rows} validation rows; always predicting the shares "
-        f"of the classes gives {result.majority.log_loss:.4f} and {result.majority.accuracy:.4f}",
-        **vars(result),
-    )
 
 
 def create_topics(settings: Settings, take_over: bool, report: Reporter) -> Claim:

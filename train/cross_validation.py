@@ -14,6 +14,7 @@ import numpy as np
 
 from train import fit
 from utils.boosting import lgb
+from utils.errors import UserError
 from utils.feature_tools import FeatureTools, IntegerCodes, Matrix
 from utils.model_store.manifest import Parameters
 
@@ -62,9 +63,13 @@ class Folds:
         seed: int,
         threads: int,
     ) -> Iterator["Folds"]:
-        """Bin the rows and split them into folds, stratified by class."""
+        """Bin the rows and split them into folds, stratified by class.
+
+        Raises:
+            UserError: There are fewer rows than folds.
+        """
         if len(y) < folds:
-            raise ValueError(f"{len(y)} rows are too few for {folds} folds")
+            raise UserError(f"{len(y)} rows are too few for {folds} folds")
         binned = fit.dataset(X, y, features, threads=1).construct()
         shuffled = np.random.default_rng(seed).permutation(len(y))
         fold_of_row = np.empty(len(y), dtype=np.int64)

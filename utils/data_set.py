@@ -84,7 +84,7 @@ def read_data(path: Path, data: Data, types: Mapping[str, ColumnType] | None = N
     Raises:
         DataError: The file cannot be read, or does not fit its description.
     """
-    text = _without_comments(_read_text(path, data), data.comment)
+    text = read_text(path, data)
     duplicates, blank_names = _check_header(path, text, data)
     frame = _parse(path, text, data)
     _check_columns(path, list(frame.columns), data)
@@ -98,7 +98,7 @@ def read_data(path: Path, data: Data, types: Mapping[str, ColumnType] | None = N
     names = list(frame.columns)
     text_columns = _text_columns(frame, text, data, known)
     frame = frame.drop(columns=text_columns)  # millions of texts should not be there twice
-    texts = _parse_as_text(text, data, text_columns)
+    texts = _parse_as_text(path, text, data, text_columns)
     columns: dict[str, pd.Series] = {}
     for name in names:
         if name not in texts:
@@ -216,7 +216,12 @@ def _taken(names: list[str | None], places: np.ndarray, name: str) -> "pd.Series
 # The file
 
 
-def _read_text(path: Path, data: Data) -> str:
+def read_text(path: Path, data: Data) -> str:
+    """The text of a CSV file without its comments.
+
+    Raises:
+        DataError: The file cannot be read or is not in the encoding that its description names.
+    """
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -235,7 +240,7 @@ def _read_text(path: Path, data: Data) -> str:
         raise DataError(f'{path} is not {data.encoding}; set [data] encoding to "utf-8"')
     if "\0" in text:
         raise DataError(f"{path} is not valid CSV: it contains NUL characters")
-    return text
+    return _without_comments(text, data.comment)
 
 
 def _candidates(content: bytes) -> tuple[str, ...]:
@@ -363,19 +368,24 @@ def _text_columns(
     return [name for name in frame.columns if not is_number(name)]
 
 
-def _parse_as_text(text: str, data: Data, names: list[str]) -> dict[str, "pd.Series"]:
+def _parse_as_text(path: Path, text: str, data: Data, names: list[str]) -> dict[str, "pd.Series"]:
     """The same file again, these columns as they are written."""
     if not names:
         return {}
-    columns = pd.read_csv(
-        io.BytesIO(text.encode()),
-        sep=data.separator,
-        names=list(data.columns) or None,
-        index_col=False,
-        skipinitialspace=True,
-        keep_default_na=False,
-        na_filter=False,
-        dtype=str,
-        usecols=lambda name: str(name).strip() in names,
-    )
+    try:
+        columns = pd.read_csv(
+            io.BytesIO(text.encode()),
+            sep=data.separator,
+            names=list(data.columns) or None,
+            index_col=False,
+            skipinitialspace=True,
+            keep_default_na=False,
+            na_filter=False,
+            dtype=str,
+            usecols=lambda name: str(name).strip() in names,
+        )
+    except ValueError:  # pandas counts the fields only where it is to choose columns
+        raise DataError(
+            f"{path} is not valid CSV: its lines have fewer fields than [data] columns has names"
+        ) from None
     return {str(name).strip(): columns[name].astype(object) for name in columns}

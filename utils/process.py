@@ -84,6 +84,7 @@ def run(
     errors: Sequence[type[Exception]] = (),
     log_format: LogFormat | None = None,
     any_name: bool = False,
+    on_error: Report = lambda text: None,
 ) -> int:
     """Run a script's main with the settings; errors that a user can fix are printed in one line.
 
@@ -92,12 +93,19 @@ def run(
         errors: Further types whose text is meant for the user.
         log_format: The command line's `--log-format`, which overrides the settings.
         any_name: Whether the home may be that of a pipeline with another name.
+        on_error: Called with the line of such an error before it is printed.
 
     Returns:
         The exit status: 1 after such an error.
     """
     expected: tuple[type[Exception], ...] = (UserError, *errors)
     shown = log_format or settings_module.log_format()
+
+    def fail(text: str) -> int:
+        on_error(text)
+        _print_error(text, shown)
+        return 1
+
     try:
         interpreter.prepare()
         settings = settings_module.load()
@@ -109,25 +117,21 @@ def run(
             home.check_name(settings)
         return main(settings) or 0
     except expected as error:
-        _print_error(str(error), shown)
-        return 1
+        return fail(str(error))
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # `... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:  # a full disk, a missing folder for temporary files
-        _print_error(_describe(error), shown)
-        return 1
+        return fail(_describe(error))
     except UnicodeEncodeError as error:
         if error.encoding == "utf-8":
             raise
-        _print_error(
+        return fail(
             f"{error.object!r} cannot be used where the encoding is {error.encoding}: "
-            "set PYTHONUTF8=1",
-            shown,
+            "set PYTHONUTF8=1"
         )
-        return 1
     finally:
         gc.freeze()  # otherwise the garbage collector scans all imported objects at exit
 

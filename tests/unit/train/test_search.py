@@ -17,6 +17,7 @@ from train.search import RACING_RATE
 from train.search_space import defaults, space_of
 from utils import settings, splits
 from utils.data_set import read_data
+from utils.errors import UserError
 from utils.settings import Data
 
 
@@ -115,7 +116,7 @@ def test_search_handles_few_rows_and_a_single_class(binary_rows: Rows) -> None:
     assert search((X[:30], y[:30], features), evals=3).rounds >= 1
     one_class = (X, np.zeros_like(y), features)
     assert math.isfinite(search(one_class, evals=2).loss)
-    with pytest.raises(ValueError, match="too few"):
+    with pytest.raises(UserError, match="too few"):
         search((X[:2], y[:2], features))
 
 

@@ -247,6 +247,7 @@ def test_what_means_missing_is_missing_in_the_target_too(tmp_path: Path) -> None
         ("y\nx\nz\n", {}, "no column to learn from"),
         ("a,y\n1,x\n2,z\n", {"drop": ("a",)}, "no column to learn from"),
         ("a,y\n1,2,x\n1,2,z\n", {}, "more fields than its header"),
+        ("1 x\n2 z\n", {"columns": ("a", "b", "y")}, "fewer fields than"),
     ],
 )
 def test_other_misfits_are_clear_lines(
