@@ -20,6 +20,7 @@ from typing import NamedTuple
 from msgspec import UNSET
 
 from train import live, optimisers, reasons, tracking
+from train.deployment import Deployment
 from train.drift import Alarm
 from train.input_alarm import InputAlarm
 from train.results import Judgement, Result, Review
@@ -425,7 +426,9 @@ class Trainer:
         )
 
 
-def loop(trainer: Trainer, stop: process.Stop, report: process.Report) -> None:
+def loop(
+    trainer: Trainer, deployment: Deployment, stop: process.Stop, report: process.Report
+) -> None:
     """Step until asked to stop and idle; errors that may end by themselves are retried."""
     outage = process.Outage(report, "waiting: {}", "recovered", settled=process.SETTLED)
     while not stop() or trainer.busy:
@@ -438,6 +441,8 @@ def loop(trainer: Trainer, stop: process.Stop, report: process.Report) -> None:
             outage.begin(one_line(error))
             trainer.counts.failed(outage.reason)
             time.sleep(0.2)
+        if not stop():
+            deployment.step()
 
 
 def main(arguments: argparse.Namespace, settings: Settings) -> None:
@@ -491,8 +496,11 @@ def main(arguments: argparse.Namespace, settings: Settings) -> None:
         trainer = Trainer(
             client, ingest, worker, store, settings, claim.home, report, counts=counts
         )
-        with LiveLine(report, trainer.live_figures):
-            loop(trainer, stop, report)
+        with (
+            LiveLine(report, trainer.live_figures),
+            Deployment(settings, report, counts) as deployment,
+        ):
+            loop(trainer, deployment, stop, report)
         trainings = trainer.counts.trainings.total()
         report(f"stopped after {trainings} trainings", trainings=trainings)
 
