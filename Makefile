@@ -60,7 +60,7 @@ check: .venv/.requirements-dev  ## run linter, formatter, type checker, import r
 	$(VENV)/ruff format --check .
 	$(VENV)/mypy .
 	$(VENV)/lint-imports --no-logo
-	$(VENV)/bandit --quiet --configfile pyproject.toml --recursive *.py utils train ops monitor
+	$(VENV)/bandit --quiet --configfile pyproject.toml --recursive *.py utils train ops monitor serving cloud
 	$(VENV)/python -m tests.tools.audit
 
 soak: .venv/.requirements-dev  ## watch memory, files, threads and disk for an hour: make soak MINUTES=60
@@ -82,8 +82,14 @@ fuzz: .venv/.requirements-fuzz  ## test with millions of broken messages: make f
 	.venv-quix/bin/python -m pip install --quiet -r requirements-quix.txt
 	@touch $@
 
-bench: .venv/.requirements-bench .venv-quix/.requirements  ## run all benchmarks (half an hour), or one: make bench BENCH="--quick latency"
+# Another one, because MLflow and BentoML bring some 130 packages that nothing else needs.
+.venv-http/.requirements: requirements-http-rivals.txt | .venv/bin/python
+	$(PYTHON) -m venv .venv-http
+	.venv-http/bin/python -m pip install --quiet -r requirements-http-rivals.txt
+	@touch $@
+
+bench: .venv/.requirements-bench .venv-quix/.requirements .venv-http/.requirements  ## run all benchmarks (half an hour), or one: make bench BENCH="--quick latency"
 	$(VENV)/python -m benchmarks $(BENCH)
 
 clean:  ## remove .venv and caches, but not data/, models/, messages/ and searches/
-	rm -rf .venv .venv-quix .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-quix .venv-http .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -22,6 +22,7 @@ from benchmarks import (
     drift,
     freshness,
     growth,
+    http,
     inputs,
     latency,
     metrics,
@@ -39,6 +40,7 @@ from benchmarks.common import Workshop
 BENCHES: dict[str, ModuleType] = {
     "throughput": throughput,
     "latency": latency,
+    "http": http,
     "codecs": codecs,
     "metrics": metrics,
     "freshness": freshness,

@@ -213,7 +213,9 @@ def rows_of(config: Settings, *, outcome: bool = False) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def running(pipeline: Pipeline, *command: str, says: str = "", **more: Any) -> Iterator[Script]:
+def running(
+    pipeline: harness.Pipeline, *command: str, says: str = "", **more: Any
+) -> Iterator[Script]:
     """Start a script, wait until it prints `says`, and stop it after the block."""
     script = pipeline.start(*command, **more)
     try:
