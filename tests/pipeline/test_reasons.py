@@ -76,7 +76,7 @@ def request_by_age_across_a_kill(pipeline: Pipeline) -> None:
     pipeline.wait_for_events("retrain", 7)
     trainer.kill()
     trainer = pipeline.start("trainer.py", "--evals", "1", MAX_AGE="1s")
-    trainer.says("RETRAINING COMPLETED")
+    trainer.says("RETRAINING COMPLETED", 60)
     assert trainer.end() == 0
     ages = by_reason(pipeline, "age")
     assert ages and all(request["batch_id"].startswith("age-") for request in ages)
@@ -108,7 +108,7 @@ def test_moved_inputs_ask_once_across_a_kill(make_pipeline: MakePipeline, adult:
     trainer = pipeline.start("trainer.py", "--evals", "1")
     trainer.says("ready")
     pipeline.send_rows(map(make_older, adult[900:1000]), "older-still")
-    trainer.says("RETRAINING COMPLETED")
+    trainer.says("RETRAINING COMPLETED", 60)
     pipeline.send_rows(map(make_older, adult[1000:1500]), "as-old")
     until(lambda: measured(pipeline) >= 1450, 30.0, lambda: trainer.text())
     assert trainer.end() == 0
