@@ -21,6 +21,7 @@ from pydantic import (
     Field,
     SecretStr,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -299,6 +300,105 @@ class Monitor(_Section):
     slices: tuple[str, ...] = ()
 
 
+class Serving(_Section):
+    """The model over HTTP ([serving] in pipeline.toml).
+
+    Attributes:
+        log: Whether rows go through Kafka, as an application's do.
+        max_body: The most bytes of a request's body.
+        max_rows: The most rows of a request.
+        timeout: Seconds that a request may take to arrive, and then to be answered.
+    """
+
+    log: bool = False
+    max_body: Count = 16 * 1024 * 1024
+    max_rows: Count = 100_000
+    timeout: Annotated[float, Field(gt=0, le=3600)] = 30.0
+
+
+class Sagemaker(_Section):
+    """SageMaker: its containers, and the endpoint to deploy to ([sagemaker] in pipeline.toml).
+
+    Attributes:
+        base_dir: A container's folder with `input/`, `model/` and `output/`.
+        port: Where a container serves the model over HTTP.
+        endpoint: The endpoint that the trainer deploys every model to that it accepts.
+        role: The ARN of the role that the endpoint runs under.
+        image: The container's image in ECR, with its tag or digest.
+        bucket: The S3 bucket of the packed bundles.
+        prefix: Put before their keys.
+        package_group: The group of model packages; empty for the pipeline's name.
+        instance_type: Of every variant.
+        instance_count: Of every variant.
+        timeout: Seconds to wait for the endpoint.
+    """
+
+    base_dir: Path = Path("/opt/ml")
+    port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    endpoint: str = ""
+    role: str = ""
+    image: str = ""
+    bucket: str = ""
+    prefix: str = ""
+    package_group: str = ""
+    instance_type: Annotated[str, Field(pattern=r"^ml\.[a-z0-9.-]+$")] = "ml.m5.large"
+    instance_count: Count = 1
+    timeout: Annotated[float, Field(gt=0, le=86400)] = 1800
+
+    @field_validator("endpoint")
+    @classmethod
+    def _is_an_endpoint(cls, name: str) -> str:
+        return check_endpoint(name) if name else name
+
+    @field_validator("role", "bucket", "prefix", "package_group", "image")
+    @classmethod
+    def _is_legal_in_aws(cls, text: str, info: ValidationInfo) -> str:
+        pattern, wanted = _AWS[info.field_name or ""]
+        if text and not re.fullmatch(pattern, text, re.ASCII):
+            raise ValueError(f"wants {wanted}")
+        return text
+
+    @field_validator("timeout", mode="before")
+    @classmethod
+    def _in_seconds(cls, value: object) -> object:
+        seconds = parse_duration(value)
+        if isinstance(seconds, str):
+            raise ValueError('wants seconds, or text such as "30m"')
+        return seconds
+
+
+#: What a setting looks like by AWS's own rules, and that in words.
+_AWS = {
+    "role": (
+        r"arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]+",
+        "a role's ARN, such as arn:aws:iam::123456789012:role/name",
+    ),
+    "bucket": (r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", "the name of a bucket, without s3://"),
+    "prefix": (r"[\w!.*'()-]+(/[\w!.*'()-]+)*", "names separated by /, such as models/adult"),
+    "package_group": (
+        r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}",
+        "at most 63 letters, digits and hyphens, with a letter or digit at both ends",
+    ),
+    "image": (r"\S{1,255}", "an image's address without blanks"),
+}
+
+
+def check_endpoint(name: str) -> str:
+    """The name of an endpoint, if SageMaker allows it.
+
+    It may have 40 of the 63 characters of SageMaker's names: the names of what belongs to the
+    endpoint begin with it.
+
+    Raises:
+        ValueError: It does not.
+    """
+    if not re.fullmatch("[a-zA-Z0-9](-*[a-zA-Z0-9])*", name, re.ASCII) or len(name) > 40:
+        raise ValueError(
+            "wants at most 40 letters, digits and hyphens, with a letter or digit at both ends"
+        )
+    return name
+
+
 class Metrics(_Section):
     """Where a process serves its metrics ([metrics] in pipeline.toml); nowhere without a port."""
 
@@ -317,6 +417,8 @@ class Settings(_Section):
     mlflow: Mlflow = Mlflow()
     metrics: Metrics = Metrics()
     monitor: Monitor = Monitor()
+    serving: Serving = Serving()
+    sagemaker: Sagemaker = Sagemaker()
     monitor_token: SecretStr | None = None
     log: Literal["debug", "info", "warning", "error", "critical"] = "critical"
     log_format: LogFormat = "text"
@@ -488,6 +590,16 @@ VARIABLES = (
         ("mlflow", "experiment_name"),
         "MLflow's experiment and registered model (default: the target's name)",
     ),
+    Variable(
+        "SAGEMAKER_BASE_DIR",
+        ("sagemaker", "base_dir"),
+        "the folder of input/, model/ and output/ for `python -m cloud train` and `serve`",
+    ),
+    Variable(
+        "SAGEMAKER_BIND_TO_PORT",
+        ("sagemaker", "port"),
+        "the port of `python -m cloud serve`; 0 for a free one",
+    ),
 )
 
 
@@ -523,13 +635,21 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
     try:
         settings = Settings.model_validate(values)
     except ValidationError as error:
-        raise SettingsError(_first_line(error, names, config)) from None
+        raise SettingsError(describe_invalid(error, names, config)) from None
     return settings.model_copy(update={"home": _home(settings.home)})
 
 
 def log_format(environ: Mapping[str, str] = os.environ) -> LogFormat:
     """The format in which a script reports errors of the settings themselves."""
     return "json" if environ.get("PIPELINE_LOG_FORMAT", "").lower() == "json" else "text"
+
+
+def base_dir(environ: Mapping[str, str] = os.environ) -> Path:
+    """The folder in which a container reports errors of the settings themselves."""
+    try:
+        return load(environ).sagemaker.base_dir
+    except SettingsError:
+        return Path(environ.get("SAGEMAKER_BASE_DIR") or Sagemaker().base_dir)
 
 
 def _decode(name: str, text: str) -> str:
@@ -594,7 +714,16 @@ def _put(values: dict[str, object], path: tuple[str, ...], text: str) -> None:
     values[path[-1]] = text
 
 
-def _first_line(error: ValidationError, names: Mapping[tuple[str, ...], str], config: Path) -> str:
+def describe_invalid(
+    error: ValidationError, names: Mapping[tuple[str, ...], str], source: Path
+) -> str:
+    """The first fault of a section on one line, without secrets.
+
+    Args:
+        error: What pydantic says.
+        names: What the user calls a setting, by its path in what was validated.
+        source: The file that holds the others.
+    """
     first = error.errors(include_url=False, include_context=False)[0]
     path = tuple(str(part) for part in first["loc"])
     reason = first["msg"].removeprefix("Value error, ")
@@ -602,6 +731,6 @@ def _first_line(error: ValidationError, names: Mapping[tuple[str, ...], str], co
         return reason  # it names the variables itself
     name = names.get(path)
     if name is None:
-        return f"{config}: {'.'.join(path)}: {reason}"
+        return ": ".join(part for part in (str(source), ".".join(path), reason) if part)
     secret = re.search("password|secret|_token$", path[-1]) or path[-1] in ("url", "tracking_uri")
     return f"{name}: {reason}" + ("" if secret else f", not {first['input']!r}")

@@ -24,6 +24,7 @@ from utils.broker import Broker, free_port
 from utils.settings import ROOT
 
 README = (ROOT / "README.md").read_text("utf-8")
+HTTP = (ROOT / "HTTP.md").read_text("utf-8")
 
 NOT_COPIED = (
     *(".git", ".venv", "data", "models", "messages", "mlruns", "searches", "own"),
@@ -49,6 +50,7 @@ class Step:
 
 
 PREDICTOR, TRAINER = "python predictor.py", "python trainer.py"
+ROW_BY_HTTP = next(line for line in HTTP.splitlines() if line.startswith("curl "))
 
 STEPS = {
     "python -m utils.broker": Step(ready="is ready at"),
@@ -69,6 +71,8 @@ STEPS = {
     "python -m ops replay": Step(),
     "python -m ops rebuild 2": Step(),
     "python -m ops rollback 1": Step(prints="bundle 1 serves"),
+    "python -m serving": Step("--port PORT", ready="serves at"),
+    ROW_BY_HTTP: Step(prints='"label":"<=50K"'),
     "python -m monitor": Step("--port 0", ready="shows the pipeline"),
     "python initialize.py --mlflow": Step("--evals 1", prints="model 1 logged"),
     "python -m ops retrain": Step(prints="retraining requested: manual-"),
@@ -82,9 +86,9 @@ STEPS = {
 }
 
 
-def blocks(language: str) -> list[str]:
+def blocks(language: str, page: str = README) -> list[str]:
     """The fenced blocks of a language."""
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.M | re.S)
+    return re.findall(rf"^```{language}\n(.*?)^```", page, re.M | re.S)
 
 
 #: Sections about packages that are not in requirements.txt.
@@ -95,10 +99,13 @@ def sections() -> dict[str, list[str]]:
     """The commands of each section by its title, in the order of the README."""
     found = {}
     for section in README.split("\n## ")[1:]:
-        shell = re.findall(r"^```sh\n(.*?)^```", section, re.M | re.S)
-        lines = [re.sub(r"\s+# .*", "", line) for line in "".join(shell).splitlines()]
-        found[section.splitlines()[0]] = lines
+        found[section.splitlines()[0]] = commands_of(section)
     return found
+
+
+def commands_of(page: str) -> list[str]:
+    """The commands of a page, without their comments."""
+    return [re.sub(r"\s+# .*", "", line) for line in "".join(blocks("sh", page)).splitlines()]
 
 
 @dataclass
@@ -195,7 +202,13 @@ def terminals(tmp_path: Path, adult_files: Path) -> Iterator[Terminals]:
         **{name: value for name, value in os.environ.items() if name not in ours},
         "KAFKA_BOOTSTRAP_SERVERS": f"localhost:{free_port()}",
     }
-    opened = Terminals(clone, environ, {"localhost:9094": f"localhost:{free_port()}"})
+    port = str(free_port())
+    words = {
+        "localhost:9094": f"localhost:{free_port()}",
+        "localhost:8080/invocations": f"localhost:{port}/invocations",
+        "PORT": port,
+    }
+    opened = Terminals(clone, environ, words)
     yield opened
     opened.kill_all()
 
@@ -231,6 +244,16 @@ def test_every_command_of_the_readme_runs(terminals: Terminals) -> None:
     terminals.stop_all()
     missing = [name for name in named_files() if not (terminals.folder / name).exists()]
     assert all(name.startswith("mlruns/") for name in missing), f"missing files: {missing}"
+
+
+@pytest.mark.timeout(150)
+def test_the_five_commands_to_a_row_scored_over_http(terminals: Terminals) -> None:
+    commands = commands_of(HTTP)
+    assert len(commands) == 5
+    run_section(terminals, commands)
+    terminals.stop_all()
+    (answer,) = blocks("json", HTTP)
+    msgspec.json.decode(answer, type=messages.Prediction)
 
 
 @pytest.mark.optional
@@ -281,6 +304,7 @@ def named_files() -> set[str]:
 
 def test_every_tested_command_is_in_the_readme() -> None:
     documented = {command for commands in sections().values() for command in commands}
+    documented.update(commands_of(HTTP))
     assert set(STEPS) <= documented
 
 

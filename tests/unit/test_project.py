@@ -13,6 +13,7 @@ import pytest
 import initialize
 import sample_app
 import trainer
+from cloud import __main__ as cloud_command
 from monitor import __main__ as monitor_command
 from ops import __main__ as ops_command
 from utils.broker import __main__ as broker_command
@@ -23,7 +24,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 NAME_AND_VERSION = f"{PROJECT['name']} {PROJECT['version']}\n"
 
 #: Of the makers of the project, or of an environment of its own; nobody installs them as extras.
-TOOLS = {"bench", "dev", "fuzz", "quix"}
+TOOLS = {"bench", "dev", "fuzz", "http-rivals", "quix"}
 
 
 def pins(path: Path) -> list[str]:
@@ -69,8 +70,9 @@ def test_predictor_prints_version() -> None:
         ops_command.main,
         broker_command.main,
         monitor_command.arguments,
+        cloud_command.main,
     ],
-    ids=["initialize", "trainer", "sample_app", "ops", "broker", "monitor"],
+    ids=["initialize", "trainer", "sample_app", "ops", "broker", "monitor", "cloud"],
 )
 def test_command_prints_version(
     parse: Callable[[], object],

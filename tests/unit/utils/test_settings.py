@@ -70,7 +70,7 @@ def test_committed_file_has_the_documented_defaults() -> None:
 
 def test_committed_file_repeats_the_defaults_of_the_code(config: Path) -> None:
     committed, defaults = settings.load({}), load(config)
-    for section in ("training", "kafka", "messages", "mlflow", "log"):
+    for section in ("training", "kafka", "messages", "sagemaker", "mlflow", "log"):
         assert getattr(committed, section) == getattr(defaults, section)
 
 
@@ -110,6 +110,8 @@ def test_folders_are_inside_the_home(config: Path, tmp_path: Path) -> None:
         ("PIPELINE_LOG_FORMAT", "JSON", "json"),
         ("MLFLOW_TRACKING_URI", "http://host:5000", "http://host:5000"),
         ("MLFLOW_EXPERIMENT_NAME", "mine", "mine"),
+        ("SAGEMAKER_BASE_DIR", "/srv/ml", Path("/srv/ml")),
+        ("SAGEMAKER_BIND_TO_PORT", "8081", 8081),
     ],
 )
 def test_environment_overrides_the_file(
@@ -174,6 +176,28 @@ def test_settings_cannot_be_changed(config: Path) -> None:
         (MINIMAL + "[kafka]\npartitions = 0\n", "kafka.partitions: "),
         (MINIMAL + '[messages]\nurl = "nonsense"\n', "messages.url: is not a database URL"),
         (MINIMAL + '[mlflow]\ntracking_uri = "host"\n', "mlflow.tracking_uri: is not a URI"),
+        (
+            MINIMAL + '[sagemaker]\nendpoint = "an_endpoint"\n',
+            "sagemaker.endpoint: wants at ",
+        ),
+        (
+            MINIMAL + f'[sagemaker]\nendpoint = "{"a" * 41}"\n',
+            "sagemaker.endpoint: wants at ",
+        ),
+        (MINIMAL + '[sagemaker]\nrole = "admin"\n', "sagemaker.role: wants a role's ARN"),
+        (MINIMAL + '[sagemaker]\nbucket = "s3://mine"\n', "sagemaker.bucket: wants the name of"),
+        (MINIMAL + '[sagemaker]\nprefix = "/models"\n', "sagemaker.prefix: wants names separated"),
+        (
+            MINIMAL + '[sagemaker]\npackage_group = "a_b"\n',
+            "sagemaker.package_group: wants at ",
+        ),
+        (
+            MINIMAL + '[sagemaker]\nimage = "my image"\n',
+            "sagemaker.image: wants an image's",
+        ),
+        (MINIMAL + '[sagemaker]\ninstance_type = "m5.large"\n', "sagemaker.instance_type: "),
+        (MINIMAL + "[sagemaker]\ninstance_count = 0\n", "sagemaker.instance_count: "),
+        (MINIMAL + '[sagemaker]\ntimeout = "soon"\n', "sagemaker.timeout: wants seconds, or text"),
         ("training = 1\n" + MINIMAL, "training: "),
         ('[data]\ntrain = "t.csv"\n', "data.target: Field required"),
         ("", "data: Field required"),
@@ -410,6 +434,8 @@ def test_help_names_every_variable_with_its_default() -> None:
         "PARTITIONS": "(default: 1)",
         "METRICS_HOST": "(default: 127.0.0.1)",
         "MLFLOW_EXPERIMENT_NAME": "(default: the target's name)",
+        "SAGEMAKER_BASE_DIR": "(default: /opt/ml)",
+        "SAGEMAKER_BIND_TO_PORT": "(default: 8080)",
     }
     for variable, line in zip(VARIABLES, lines[1:], strict=True):
         assert variable.meaning in line
