@@ -32,8 +32,6 @@ OFFSETS_PER_REQUEST = 4
 LISTED = 1_000
 #: Seconds between two looks whether the broker answers.
 LOOK_EVERY = 2.0
-#: Seconds to wait for Kafka to have an outcome.
-OUTCOME_TIMEOUT = 30.0
 
 Headers = list[tuple[str, bytes]]
 decode_prediction = messages.Decoder(Prediction)
@@ -115,7 +113,8 @@ class LoggedScorer:
                     await self._send(claim, list(headers))
                 await asyncio.wrap_future(claim.wait.done)
         except TimeoutError:
-            raise self._too_late(claim) from None
+            if missing := self._ledger.leave(claim.wait):
+                raise self._too_late(missing) from None
         answers = [
             claim.refused.get(place) or claim.wait.answers[row.request_id]
             for place, row in enumerate(rows)
@@ -126,8 +125,7 @@ class LoggedScorer:
         self._counts.repeated += claim.repeated
         return answers
 
-    def _too_late(self, claim: Claim) -> NoAnswer:
-        missing = self._ledger.leave(claim.wait)
+    def _too_late(self, missing: Sequence[str]) -> NoAnswer:
         text = (
             f"no prediction within {self._timeout:g} s; send the rows again with these "
             "request_ids to get them"
@@ -167,7 +165,7 @@ class LoggedScorer:
         loop = asyncio.get_running_loop()
         sending = loop.run_in_executor(self._sending, self._send_outcomes, records)
         try:
-            await asyncio.wait_for(sending, OUTCOME_TIMEOUT)
+            await asyncio.wait_for(sending, self._timeout)
         except (TimeoutError, *kafka_io.RETRIABLE_ERRORS) as error:
             raise Unavailable(
                 f"Kafka may not have all outcomes, send them again: {one_line(error)}"
@@ -179,7 +177,7 @@ class LoggedScorer:
             for request_id, value in records
         ]
         for one in sent:
-            one.get(OUTCOME_TIMEOUT)
+            one.get(self._timeout)
 
     # The reader
 
@@ -196,6 +194,12 @@ class LoggedScorer:
             self._report(f"{count:,} requests read back: their request_ids are not sent again")
 
     def _read(self) -> None:
+        try:
+            self._follow()
+        except Exception as error:  # no request would have an answer without this thread
+            self._fail(error)
+
+    def _follow(self) -> None:
         look_at = 0.0
         while not self._stop.is_set():
             try:
@@ -205,11 +209,7 @@ class LoggedScorer:
                     self._look()
                 self._outage.end()
             except kafka_io.RETRIABLE_ERRORS as error:
-                try:
-                    kafka_io.raise_if_lasting(error)
-                except kafka_io.Refused as refused:
-                    self._fail(refused)
-                    return
+                kafka_io.raise_if_lasting(error)
                 self._outage.begin(one_line(error))
                 self._stop.wait(0.2)
 
