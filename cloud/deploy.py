@@ -151,7 +151,7 @@ def deploy(session: Session, variants: Sequence[Variant], made: Made, *, wait: b
     config = str(request["EndpointConfigName"])
     found, tags = _look(session)  # 1
     if found is not None and found.endpoint_config_name == config:
-        _keep_weights(session, found, variants)
+        _keep_weights(session, found, variants, wait=wait)
         return
     _ensure_models(session, variants, made)  # 2
     _ensure_config(session, request, made)  # 3
@@ -206,12 +206,15 @@ def _look(session: Session) -> tuple[Endpoint | None, dict[str, str]]:
     return found, tags
 
 
-def _keep_weights(session: Session, found: Endpoint, variants: Sequence[Variant]) -> None:
+def _keep_weights(
+    session: Session, found: Endpoint, variants: Sequence[Variant], *, wait: bool
+) -> None:
     """Say that the endpoint serves the variants already; the traffic may have been moved since."""
     wanted = {one.name: one.weight for one in variants if one.name != SHADOW}
     if not endpoints.has_weights(found, wanted):
         endpoints.set_weights(session.aws, session.endpoint, wanted)
-        session.waiting.until_serves(session.endpoint, found.endpoint_config_name)
+        if wait:
+            session.waiting.until_serves(session.endpoint, found.endpoint_config_name)
     session.report(
         f"endpoint {session.endpoint} serves {in_words(variants)} already", models=_ids(variants)
     )

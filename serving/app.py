@@ -81,12 +81,9 @@ async def score(
     """Score the rows of a request, which may take as long as the settings say.
 
     Raises:
-        RequestError: There are too many rows.
-        Unavailable: They cannot be scored now.
+        RequestError: There are too many rows, or they cannot be scored now.
     """
-    if len(rows) > limits.max_rows:
-        text = f"a request may have {limits.max_rows} rows ([serving] max_rows), not {len(rows)}"
-        raise TooLarge(text)
+    bodies.check_rows(len(rows), limits.max_rows)
     return await scorer.score(rows, _trace_of(request))
 
 
@@ -198,6 +195,6 @@ def build(
         *docs.routes(scorer, name, limits),
     ]
     if isinstance(scorer, OutcomeSender):
-        routes += Outcomes(scorer).routes()
+        routes += Outcomes(scorer, limits.max_rows).routes()
     app = Starlette(routes=routes, exception_handlers=_handlers(report))
     return Counted(SameOrigin(LimitedBodies(app, limits)), counts)  # outermost: it counts faults

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from serving.errors import BadBody
+from serving.errors import BadBody, TooLarge
 from serving.rows import SentRow
 from utils.errors import one_line
 from utils.feature_tools import FeatureTools
@@ -170,6 +170,17 @@ def _parts(row: bytes, data: bytes, request_id: bytes) -> _Parts:
 
 def _raw(value: Raw | UnsetType) -> bytes:
     return b"" if value is UNSET else bytes(value)
+
+
+def check_rows(count: int, most: int) -> None:
+    """Check the number of rows of a request.
+
+    Raises:
+        TooLarge: There are more.
+    """
+    if count > most:
+        text = f"a request may have {most} rows ([serving] max_rows), not {count}"
+        raise TooLarge(text)
 
 
 def split(content: bytes, kind: ContentType) -> list[bytes]:

@@ -75,7 +75,12 @@ class LoggedScorer:
         self._thread = threading.Thread(target=self._read, name="reader", daemon=True)
 
     def __enter__(self) -> "LoggedScorer":
-        self._read_back()
+        try:
+            self._read_back()
+        except kafka_io.KafkaError as error:
+            raise kafka_io.KafkaUnavailable(
+                f"what was sent before cannot be read: {one_line(error)}"
+            ) from None
         self._thread.start()
         return self
 
@@ -140,6 +145,9 @@ class LoggedScorer:
 
     def _send_rows(self, rows: Sequence[SentRow], headers: Headers) -> None:
         for row in rows:
+            if self._stop.is_set():  # each could wait for a broker that is away
+                self._ledger.doubt(row.request_id, "the server ends")
+                continue
             record = Outgoing(
                 messages.APP_MESSAGES, None, row.request_id.encode(), row.message, headers or None
             )
@@ -162,10 +170,9 @@ class LoggedScorer:
         Raises:
             Unavailable: It is not known whether Kafka has all of them.
         """
-        loop = asyncio.get_running_loop()
-        sending = loop.run_in_executor(self._sending, self._send_outcomes, records)
         try:
-            await asyncio.wait_for(sending, self._timeout)
+            # Not in the thread that sends rows, which must not wait for Kafka.
+            await asyncio.wait_for(asyncio.to_thread(self._send_outcomes, records), self._timeout)
         except (TimeoutError, *kafka_io.RETRIABLE_ERRORS) as error:
             raise Unavailable(
                 f"Kafka may not have all outcomes, send them again: {one_line(error)}"

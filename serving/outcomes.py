@@ -9,8 +9,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from serving import bodies
-from serving.bodies import JSON, JSON_LINES
+from serving import bodies, offload
+from serving.bodies import JSON, JSON_LINES, ContentType
 from serving.errors import UnsupportedType
 from utils.message_decoder import request_id_of
 from utils.messages import BadRecord
@@ -52,10 +52,12 @@ class Outcomes:
 
     Args:
         sender: Sends the outcomes.
+        max_rows: The most outcomes of a request.
     """
 
-    def __init__(self, sender: OutcomeSender) -> None:
+    def __init__(self, sender: OutcomeSender, max_rows: int) -> None:
         self._sender = sender
+        self._max_rows = max_rows
 
     def routes(self) -> list[BaseRoute]:
         """The route."""
@@ -68,15 +70,23 @@ class Outcomes:
             text = f"outcomes come as {JSON} or {JSON_LINES}, not as {kind.name}"
             raise UnsupportedType(text)
         content = await request.body()
-        decode = self._sender.bundle.outcome_decoder
-        good, rejected = list[tuple[str, bytes]](), list[RejectedOutcome]()
-        for value in bodies.split(content, kind):
-            try:
-                good.append((decode(value).request_id, value))
-            except BadRecord as reason:
-                rejected.append(RejectedOutcome(str(reason), request_id_of(value)))
+        good, rejected = await offload.call(len(content), self._read, content, kind)
         if good:
             await self._sender.send_outcomes(good)
         status = HTTPStatus.ACCEPTED if good or not rejected else HTTPStatus.BAD_REQUEST
         answer = msgspec.json.encode(Accepted(len(good), rejected))
         return Response(answer, status, media_type=JSON)
+
+    def _read(
+        self, content: bytes, kind: ContentType
+    ) -> tuple[list[tuple[str, bytes]], list[RejectedOutcome]]:
+        """The outcomes that can be used, each with its request_id, and the others."""
+        decode, values = self._sender.bundle.outcome_decoder, bodies.split(content, kind)
+        bodies.check_rows(len(values), self._max_rows)
+        good, rejected = list[tuple[str, bytes]](), list[RejectedOutcome]()
+        for value in values:
+            try:
+                good.append((decode(value).request_id, value))
+            except BadRecord as reason:
+                rejected.append(RejectedOutcome(str(reason), request_id_of(value)))
+        return good, rejected

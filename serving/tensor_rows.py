@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from serving.bodies import REQUEST_ID, new_id
-from serving.errors import BadBody, TooLarge
+from serving.bodies import REQUEST_ID, check_rows, new_id
+from serving.errors import BadBody
 from serving.rows import SentRow
 from serving.tensor_answers import OUTPUTS
 from serving.tensors import BinaryData, Elements, Parameters, SentTensor, read_elements
@@ -121,9 +121,7 @@ def _read_rows(
     sent: _SentRequest, binary: BinaryData, features: FeatureTools, max_rows: int
 ) -> list[SentRow]:
     count = _count_rows(sent.inputs)
-    if count > max_rows:
-        text = f"a request may have {max_rows} rows ([serving] max_rows), not {count}"
-        raise TooLarge(text)
+    check_rows(count, max_rows)
     columns = [
         column
         for tensor in sent.inputs

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import uvicorn
 from starlette.datastructures import Headers
-from starlette.responses import PlainTextResponse
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from utils.errors import UserError
@@ -39,7 +39,7 @@ class SameOrigin:
             headers = Headers(scope=scope)
             origin = headers.get("origin")
             if origin is not None and _host_of(origin) != headers.get("host"):
-                refused = PlainTextResponse("a page of another site", status_code=403)
+                refused = JSONResponse({"error": "a page of another site"}, status_code=403)
                 await refused(scope, receive, send)
                 return
         await self._app(scope, receive, send)
