@@ -28,8 +28,8 @@ READ = (messages.APP_MESSAGES, messages.PREDICTIONS, messages.DEAD_LETTERS)
 #: Offsets that are read back at the start for each request to remember. A prediction of a small
 #: transaction takes two of them, and of one that was aborted as many for nothing.
 OFFSETS_PER_REQUEST = 4
-#: How many request_ids an answer lists that came too early.
-LISTED = 1_000
+#: Rows that are sent at a time, so that those of other requests are sent in between.
+SENT_AT_ONCE = 500
 #: Seconds between two looks whether the broker answers.
 LOOK_EVERY = 2.0
 
@@ -69,6 +69,7 @@ class LoggedScorer:
         )
         self._ledger = Ledger()
         self._stop = threading.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._reader = LogReader(settings.kafka, READ, default="latest")
         self._sender = Sender(settings.kafka)
         self._sending = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sender")
@@ -119,7 +120,7 @@ class LoggedScorer:
                 await asyncio.wrap_future(claim.wait.done)
         except TimeoutError:
             if missing := self._ledger.leave(claim.wait):
-                raise self._too_late(missing) from None
+                raise self._too_late(rows, missing) from None
         answers = [
             claim.refused.get(place) or claim.wait.answers[row.request_id]
             for place, row in enumerate(rows)
@@ -130,18 +131,25 @@ class LoggedScorer:
         self._counts.repeated += claim.repeated
         return answers
 
-    def _too_late(self, missing: Sequence[str]) -> NoAnswer:
+    def _too_late(self, rows: Sequence[SentRow], missing: Sequence[str]) -> NoAnswer:
         text = (
-            f"no prediction within {self._timeout:g} s; send the rows again with these "
-            "request_ids to get them"
+            f"no prediction within {self._timeout:g} s for {len(missing)} of {len(rows)} rows; "
+            "send the rows again with these request_ids, which are in their order, to get them"
         )
-        return NoAnswer(text, request_ids=missing[:LISTED])
+        return NoAnswer(text, request_ids=[row.request_id for row in rows])
 
     async def _send(self, claim: Claim, headers: Headers) -> None:
-        loop = asyncio.get_running_loop()
-        sending = loop.run_in_executor(self._sending, self._send_rows, claim.to_send, headers)
+        sending = asyncio.create_task(self._send_parts(claim.to_send, headers))
+        self._tasks.add(sending)  # the event loop holds no reference
+        sending.add_done_callback(self._tasks.discard)
         # Rows that wait behind others are sent also after the timeout: they stay claimed.
         await asyncio.shield(sending)
+
+    async def _send_parts(self, rows: Sequence[SentRow], headers: Headers) -> None:
+        loop = asyncio.get_running_loop()
+        for first in range(0, len(rows), SENT_AT_ONCE):
+            part = rows[first : first + SENT_AT_ONCE]
+            await loop.run_in_executor(self._sending, self._send_rows, part, headers)
 
     def _send_rows(self, rows: Sequence[SentRow], headers: Headers) -> None:
         for row in rows:

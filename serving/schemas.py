@@ -159,7 +159,7 @@ def _of_outcomes(classes: Sequence[str]) -> dict[str, Schema]:
     texts: Schema = {"type": "array", "items": {"type": "string"}}
     return {
         "NoAnswer": _object(
-            {"error": why, "request_ids": {**texts, "description": "the first 1,000"}},
+            {"error": why, "request_ids": {**texts, "description": "of all rows, in their order"}},
             *("error", "request_ids"),
             text="The answer to rows that are on their way to a predictor.",
         ),

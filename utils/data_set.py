@@ -5,8 +5,9 @@ import io
 import re
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,8 @@ SAMPLE = 1_000
 
 _LINE = re.compile(r"[^\n]*\n|[^\n]+")
 _LEADING_ZERO = re.compile(r"0\d+", re.ASCII)
+#: From so many records the first one is recognised as a header.
+HEADER_SAMPLE = 50
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}([.,]\d{3})*", re.ASCII)
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+", re.ASCII)
 
@@ -287,7 +290,7 @@ def _check_header(path: Path, text: str, data: Data) -> tuple[tuple[str, ...], t
     except csv.Error as error:
         raise DataError(f"{path} is not valid CSV: {error}") from None
     if data.columns:
-        if list(map(str.strip, fields)) == list(data.columns):
+        if list(map(str.strip, fields)) == list(data.columns) or _names_numbers(text, data):
             raise DataError(f"the first line of {path} is a header: remove [data] columns")
         return (), ()
     names = Counter(map(str.strip, fields))
@@ -295,6 +298,29 @@ def _check_header(path: Path, text: str, data: Data) -> tuple[tuple[str, ...], t
         tuple(name for name, count in names.items() if count > 1),
         tuple(name for name in fields if name != name.strip()),
     )
+
+
+def _names_numbers(text: str, data: Data) -> bool:
+    """Whether each column of numbers begins with a text: the first line has names, not values."""
+    lines = (line[0] for line in _LINE.finditer(text))
+    records = filter(None, csv.reader(lines, delimiter=data.separator))
+    try:
+        first, *others = list(islice(records, HEADER_SAMPLE)) or [[]]
+    except csv.Error:  # parsing the file says it
+        return False
+    if len(first) != len(data.columns):
+        return False
+    columns, rules = zip(*others, strict=False), rules_of(data)
+    names = [name for name, column in zip(first, columns, strict=False) if _numbers(column, rules)]
+    return bool(names) and all(_numbers([name], rules) is None for name in names)
+
+
+def _numbers(texts: Sequence[str], rules: Rules) -> int | None:
+    """How many of the texts are numbers; None if one is neither that nor means "missing"."""
+    try:
+        return sum(not np.isnan(read_number(text, rules)) for text in texts)
+    except BadValue:
+        return None
 
 
 def _header_fits(fields: list[str], data: Data) -> bool:

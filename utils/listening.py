@@ -52,13 +52,14 @@ def add_arguments(parser: argparse.ArgumentParser, *, host: str, port: int) -> N
     parser.add_argument("--host", default=host, help="the address to listen at (%(default)s)")
     parser.add_argument(
         "--port",
-        type=_port,
+        type=port_number,
         default=port,
         help="the port to listen at; 0 for a free one (%(default)s)",
     )
 
 
-def _port(text: str) -> int:
+def port_number(text: str) -> int:
+    """An argparse type: the number of a port; 0 is a free one."""
     number = int(text)
     if not 0 <= number < 65536:
         raise argparse.ArgumentTypeError(f"must be 0 to 65535, not {text}")

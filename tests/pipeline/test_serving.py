@@ -272,14 +272,21 @@ def test_rows_go_through_kafka_once(make_pipeline: MakePipeline, adult: list[Row
         assert predictor.end() == 0
         unanswered = post("c", row)
         assert unanswered.status_code == 504 and unanswered.json()["request_ids"] == ["c"]
+        new = [row, row | {"age": 60}]
+        nameless = client.post("/invocations", json={"instances": new})
+        assert nameless.status_code == 504
+        ids = nameless.json()["request_ids"]
+        named = [{"request_id": one, "data": data} for one, data in zip(ids, new, strict=True)]
         pipeline.start("predictor.py").says("serves partitions [0]")
         until(lambda: post("c", row).status_code == 200, 20)
+        again = client.post("/invocations", json={"instances": named})
+        assert [one["request_id"] for one in again.json()["predictions"]] == ids
         assert serving.end() == 0
 
     sent = pipeline.records(messages.APP_MESSAGES)
     assert [record.key for record in sent].count(b"a") == 1
     assert [record.key for record in sent].count(b"c") == 1
-    assert len(sent) == 1 + 2 + 50 + 2 + 1
+    assert len(sent) == 1 + 2 + 50 + 2 + 1 + 2
     predictions = pipeline.records(messages.PREDICTIONS)
     assert json.loads(predictions[0].value) == first.json()
     assert ("traceparent", TRACE.encode()) in predictions[0].headers

@@ -132,7 +132,7 @@ def test_several_classes_are_sorted_as_numbers_or_text() -> None:
         ({"drop": ("gone",)}, "no column 'gone'"),
         ({"cross": (("gone", "job"),)}, "no column 'gone'"),
         ({"columns": ("a", "b")}, "not valid CSV"),
-        ({"columns": tuple("abcdefg")}, "no column"),
+        ({"columns": tuple("abcdefg")}, "is a header"),
         ({"cross": (("Age", "job"),)}, "cannot cross 'Age'"),
         ({"positive": "yes"}, "the positive class 'yes' is none of"),
     ],
@@ -244,6 +244,7 @@ def test_what_means_missing_is_missing_in_the_target_too(tmp_path: Path) -> None
     ("text", "changes", "reason"),
     [
         ("a,y\n1,x\n2,z\n", {"columns": ("a", "y")}, "is a header: remove"),
+        ("size,kind\n1,x\n,x\n2,z\n", {"columns": ("a", "y")}, "is a header: remove"),
         ("y\nx\nz\n", {}, "no column to learn from"),
         ("a,y\n1,x\n2,z\n", {"drop": ("a",)}, "no column to learn from"),
         ("a,y\n1,2,x\n1,2,z\n", {}, "more fields than its header"),
@@ -296,3 +297,11 @@ def test_a_german_file(tmp_path: Path) -> None:
     features = fitted(found, data)
     rows = [decode_data(features, {"größe": sent}) for sent in ("3,5", 3.5, " 3.5")]
     assert len({row.f0 for row in rows}) == 1
+
+
+@pytest.mark.parametrize("text", ["1,x\n2,z\n", "?,x\n2,z\n", "x,z\n,z\n", "old,1,x\n3,2,z\n"])
+def test_first_values_are_no_header(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text(text)
+    names = ("a", "y") if text.count(",") < 3 else ("a", "b", "y")
+    read_data(path, Data(train="rows.csv", target="y", columns=names))
